@@ -1,0 +1,88 @@
+//! Produces evidence on this machine: the hardware's, or the simulator's where the operator named it.
+//!
+//! Detection reports what it found and never falls back: no TEE is an error. Nothing here judges evidence.
+
+pub mod batch;
+#[cfg(feature = "simulator")]
+pub mod simulator;
+pub mod snp;
+pub mod tsm;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::evidence::{Endorsements, Evidence, ReportData};
+
+/// Something that makes evidence over report data of our choice. Blocking; one call at a time.
+pub trait Attester: Send + Sync {
+    /// The platform's name.
+    fn platform(&self) -> &'static str;
+
+    /// Where the evidence comes from, for people: `configfs-tsm`, `sev-guest`, `simulator`.
+    fn provider(&self) -> &'static str;
+
+    /// Makes evidence over `report_data`, with what endorsements the hardware has at hand.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when the hardware or its driver does not answer as it should.
+    fn attest(&self, report_data: &ReportData) -> Result<Quote, Unavailable>;
+}
+
+/// Evidence with its stapled endorsements.
+#[derive(Clone, Debug)]
+pub struct Quote {
+    /// The TEE's evidence.
+    pub evidence: Evidence,
+    /// What came with it.
+    pub endorsements: Endorsements,
+}
+
+/// How a platform's evidence is had on this machine.
+pub trait Provider: Sync {
+    /// Looks for the hardware's ways to evidence, best first, and says what stands in the way of each.
+    fn detect(&self, places: &Places) -> Vec<Detected>;
+}
+
+/// Where the kernel's interfaces are; settings, so that tests can offer faithful copies.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The configfs-tsm report folder.
+    pub tsm_root: PathBuf,
+    /// The sev-guest device.
+    pub sev_guest: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { tsm_root: PathBuf::from("/sys/kernel/config/tsm/report"), sev_guest: PathBuf::from("/dev/sev-guest") }
+    }
+}
+
+/// One way to evidence that was looked for.
+pub struct Detected {
+    /// Its name in configuration (`configfs-tsm`, `sev-guest`).
+    pub provider: &'static str,
+    /// The attester, or what stands in the way.
+    pub outcome: Result<Box<dyn Attester>, Unavailable>,
+}
+
+/// Why evidence could not be made.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Unavailable {
+    /// What was tried.
+    pub what: String,
+    /// What happened.
+    pub why: String,
+    /// What a person can do.
+    pub fix: String,
+    /// Whether a later try may succeed.
+    pub transient: bool,
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} ({})", self.what, self.why, self.fix)
+    }
+}
+
+impl std::error::Error for Unavailable {}

@@ -1,0 +1,167 @@
+//! The one seam to cryptography: digests, constant-time comparison and signature verification.
+//!
+//! A leaf of the core. Native builds use aws-lc-rs; with the feature `pure-crypto` the same functions are RustCrypto,
+//! for targets on which aws-lc-rs does not build. Nothing here knows a key, a clock or a platform.
+
+#![forbid(unsafe_code)]
+
+/// The signature schemes that evidence uses.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scheme {
+    /// ECDSA on P-384 over SHA-384. Key: uncompressed point (97 bytes). Signature: `r ‖ s`, 48 bytes each, big-endian.
+    EcdsaP384Sha384,
+    /// RSASSA-PSS, SHA-384, MGF1-SHA-384, salt 48, modulus 2048 to 8192 bits. Key: PKCS#1 `RSAPublicKey` DER.
+    RsaPssSha384,
+}
+
+/// SHA-256 of the concatenated parts.
+#[must_use]
+pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    backend::sha256(parts)
+}
+
+/// SHA-384 of the concatenated parts.
+#[must_use]
+pub fn sha384(parts: &[&[u8]]) -> [u8; 48] {
+    backend::sha384(parts)
+}
+
+/// SHA-512 of the concatenated parts.
+#[must_use]
+pub fn sha512(parts: &[&[u8]]) -> [u8; 64] {
+    backend::sha512(parts)
+}
+
+/// Whether two byte strings are equal, in time that depends on their lengths alone.
+#[must_use]
+pub fn same(a: &[u8], b: &[u8]) -> bool {
+    backend::same(a, b)
+}
+
+/// Whether `signature` over `message` verifies under `key`. A key that cannot be read verifies nothing.
+#[must_use]
+pub fn verifies(scheme: Scheme, key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    backend::verifies(scheme, key, message, signature)
+}
+
+#[cfg(not(feature = "pure-crypto"))]
+mod backend {
+    use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, RSA_PSS_2048_8192_SHA384, UnparsedPublicKey};
+    use aws_lc_rs::{constant_time, digest};
+
+    use super::Scheme;
+
+    fn hash<const N: usize>(algorithm: &'static digest::Algorithm, parts: &[&[u8]]) -> [u8; N] {
+        let mut context = digest::Context::new(algorithm);
+        parts.iter().for_each(|part| context.update(part));
+        let mut out = [0; N];
+        let digest = context.finish();
+        out.iter_mut().zip(digest.as_ref()).for_each(|(out, byte)| *out = *byte);
+        out
+    }
+
+    pub(super) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+        hash(&digest::SHA256, parts)
+    }
+
+    pub(super) fn sha384(parts: &[&[u8]]) -> [u8; 48] {
+        hash(&digest::SHA384, parts)
+    }
+
+    pub(super) fn sha512(parts: &[&[u8]]) -> [u8; 64] {
+        hash(&digest::SHA512, parts)
+    }
+
+    pub(super) fn same(a: &[u8], b: &[u8]) -> bool {
+        constant_time::verify_slices_are_equal(a, b).is_ok()
+    }
+
+    pub(super) fn verifies(scheme: Scheme, key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        match scheme {
+            Scheme::EcdsaP384Sha384 => UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, key).verify(message, signature),
+            Scheme::RsaPssSha384 => UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA384, key).verify(message, signature),
+        }
+        .is_ok()
+    }
+}
+
+#[cfg(feature = "pure-crypto")]
+mod backend {
+    use p384::ecdsa::signature::Verifier as _;
+    use rsa::pkcs1::DecodeRsaPublicKey as _;
+    use rsa::traits::PublicKeyParts as _;
+    use sha2::{Digest, Sha256, Sha384, Sha512};
+    use subtle::ConstantTimeEq as _;
+
+    use super::Scheme;
+
+    fn hash<D: Digest, const N: usize>(parts: &[&[u8]]) -> [u8; N] {
+        let mut context = D::new();
+        parts.iter().for_each(|part| context.update(part));
+        let mut out = [0; N];
+        out.iter_mut().zip(context.finalize().iter()).for_each(|(out, byte)| *out = *byte);
+        out
+    }
+
+    pub(super) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+        hash::<Sha256, 32>(parts)
+    }
+
+    pub(super) fn sha384(parts: &[&[u8]]) -> [u8; 48] {
+        hash::<Sha384, 48>(parts)
+    }
+
+    pub(super) fn sha512(parts: &[&[u8]]) -> [u8; 64] {
+        hash::<Sha512, 64>(parts)
+    }
+
+    pub(super) fn same(a: &[u8], b: &[u8]) -> bool {
+        a.ct_eq(b).into()
+    }
+
+    pub(super) fn verifies(scheme: Scheme, key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        match scheme {
+            Scheme::EcdsaP384Sha384 => ecdsa_p384(key, message, signature),
+            Scheme::RsaPssSha384 => rsa_pss(key, message, signature),
+        }
+    }
+
+    fn ecdsa_p384(key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        let Ok(key) = p384::ecdsa::VerifyingKey::from_sec1_bytes(key) else { return false };
+        let Ok(signature) = p384::ecdsa::Signature::from_slice(signature) else { return false };
+        key.verify(message, &signature).is_ok()
+    }
+
+    fn rsa_pss(key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        let Ok(key) = rsa::RsaPublicKey::from_pkcs1_der(key) else { return false };
+        if !(2048..=8192).contains(&key.n().bits()) {
+            return false;
+        }
+        let Ok(signature) = rsa::pss::Signature::try_from(signature) else { return false };
+        rsa::pss::VerifyingKey::<Sha384>::new(key).verify(message, &signature).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_are_those_of_the_standard() {
+        use data_encoding::HEXLOWER;
+        assert_eq!(HEXLOWER.encode(&sha256(&[b"a", b"bc"])), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert!(HEXLOWER.encode(&sha384(&[b"abc"])).starts_with("cb00753f45a35e8bb5a03d699ac65007272c32ab0eded163"));
+        assert!(HEXLOWER.encode(&sha512(&[b"abc"])).starts_with("ddaf35a193617abacc417349ae20413112e6fa4e89a97ea2"));
+    }
+
+    #[test]
+    fn unequal_lengths_are_never_the_same() {
+        assert!(same(b"ab", b"ab") && !same(b"ab", b"abc") && !same(b"", b"a") && same(b"", b""));
+    }
+
+    #[test]
+    fn an_unreadable_key_verifies_nothing() {
+        assert!(!verifies(Scheme::EcdsaP384Sha384, &[4; 97], b"m", &[1; 96]));
+        assert!(!verifies(Scheme::RsaPssSha384, b"", b"m", b""));
+    }
+}

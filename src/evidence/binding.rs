@@ -1,0 +1,448 @@
+//! The binding claims and the report data made from them: what ties evidence to one TLS key and one session.
+
+use std::collections::BTreeMap;
+
+use super::batch::{self, Node, Proof};
+use super::cbor::{NotCanonical, Reader, Writer};
+use super::{KeyDigest, ReportData, Timestamp};
+use crate::crypto::{sha384, sha512};
+use crate::refusal::{Denied, Finding, Reason};
+
+/// The label of the TLS exporter (RFC 8446 section 7.5).
+pub const EXPORTER_LABEL: &[u8] = b"EXPERIMENTAL-PORTCULLIS-1";
+
+/// Binding claims longer than this are not read. Names dominate: 64 of 253 octets.
+pub const MAX_CLAIMS: usize = 20 * 1024;
+
+const MAX_NAMES: usize = 64;
+const MAX_AUX: usize = 32;
+
+/// Which side of a connection attests.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Role {
+    /// The TLS client, 0x01 in hashes.
+    Client,
+    /// The TLS server, 0x02 in hashes.
+    Server,
+}
+
+impl Role {
+    /// The octet that stands for it in hashes and in the attest bits of a HELLO.
+    #[must_use]
+    pub const fn octet(self) -> u8 {
+        match self {
+            Self::Client => 1,
+            Self::Server => 2,
+        }
+    }
+}
+
+/// What the claims are about, with what only that kind carries.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// Evidence in a certificate.
+    Certificate {
+        /// When it was made, by the attester's clock.
+        issued: Timestamp,
+        /// Until when it may be believed.
+        expires: Timestamp,
+        /// The certificate's subject alternative names: sorted, unique.
+        names: Vec<String>,
+    },
+    /// Evidence made for one session.
+    Session {
+        /// SHA-384 of both HELLO frames, the client's first.
+        hello: [u8; 48],
+    },
+    /// Evidence fetched over HTTP with a nonce.
+    Web,
+}
+
+/// The claims that evidence is bound to (the map `CB` of the protocol).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BindingClaims {
+    /// What they are about.
+    pub kind: Kind,
+    /// The key the evidence speaks for.
+    pub spki: KeyDigest,
+    /// Random per boot, 16 to 64 octets.
+    pub instance: Vec<u8>,
+    /// SHA-384 of the value of every further evidence member, by its label.
+    pub aux: BTreeMap<String, [u8; 48]>,
+    /// Proof that the evidence is not older than a public unpredictable value: media type and value.
+    pub epoch: Option<(String, Vec<u8>)>,
+    /// A body-encryption key for browsers: HPKE KEM id and public key.
+    pub hpke: Option<(u64, Vec<u8>)>,
+}
+
+impl BindingClaims {
+    /// The one encoding of these claims.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        let of_kind = match &self.kind {
+            Kind::Certificate { .. } => 3,
+            Kind::Session { .. } => 1,
+            Kind::Web => 0,
+        };
+        let optional = [!self.aux.is_empty(), self.epoch.is_some(), self.hpke.is_some()].into_iter().filter(|there| *there).count();
+        w.map([4, of_kind, optional].into_iter().sum());
+        w.uint(1).uint(1).uint(2).uint(self.kind_number()).uint(3).bytes(&self.spki.0);
+        if let Kind::Certificate { issued, expires, names } = &self.kind {
+            w.uint(4).uint(issued.0).uint(5).uint(expires.0).uint(6).array(names.len());
+            for name in names {
+                w.text(name);
+            }
+        }
+        w.uint(7).bytes(&self.instance);
+        if let Kind::Session { hello } = &self.kind {
+            w.uint(8).bytes(hello);
+        }
+        if !self.aux.is_empty() {
+            // Deterministic order is by encoded key: shorter names first, then bytewise.
+            let mut aux: Vec<_> = self.aux.iter().collect();
+            aux.sort_by_key(|(name, _)| (name.len(), name.as_bytes()));
+            w.uint(9).map(aux.len());
+            for (name, digest) in aux {
+                w.text(name).bytes(digest);
+            }
+        }
+        if let Some((media_type, value)) = &self.epoch {
+            w.uint(10).array(2).text(media_type).bytes(value);
+        }
+        if let Some((kem, key)) = &self.hpke {
+            w.uint(11).array(2).uint(*kem).bytes(key);
+        }
+        w.finish()
+    }
+
+    /// Reads claims; the bytes must be their one encoding.
+    ///
+    /// # Errors
+    /// `evidence_size` beyond [`MAX_CLAIMS`], else `evidence_malformed`.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Denied> {
+        if bytes.len() > MAX_CLAIMS {
+            return Finding::new(Reason::EvidenceSize, "bind", format!("at most {MAX_CLAIMS} octets"), bytes.len().to_string()).refuse();
+        }
+        let mut raw = RawClaims::default();
+        read(bytes, &mut raw).map_err(|error| malformed("deterministic CBOR of the binding claims", error.to_string()))?;
+        raw.check()
+    }
+
+    const fn kind_number(&self) -> u64 {
+        match self.kind {
+            Kind::Certificate { .. } => 1,
+            Kind::Session { .. } => 2,
+            Kind::Web => 3,
+        }
+    }
+}
+
+/// The facts of one TLS connection, as the attesting side `role` sees them.
+#[derive(Clone, Copy, Debug)]
+pub struct Channel<'a> {
+    /// Which side attests.
+    pub role: Role,
+    /// 32 octets of the exporter for that role.
+    pub exporter: &'a [u8; 32],
+    /// The nonce of the side that verifies.
+    pub nonce_peer: &'a [u8; 32],
+    /// The nonce of the side that attests.
+    pub nonce_self: &'a [u8; 32],
+    /// The attesting side's key.
+    pub key_self: &'a KeyDigest,
+    /// The verifying side's key, when it presented a certificate.
+    pub key_peer: Option<&'a KeyDigest>,
+    /// The negotiated protocol.
+    pub alpn: &'a [u8],
+}
+
+impl Channel<'_> {
+    /// The tree leaf that stands for this session and these encoded binding claims.
+    #[must_use]
+    pub fn leaf(&self, claims: &[u8]) -> Node {
+        let mut input = vec![0];
+        input.extend(length_prefixed(b"PORTCULLIS/1 session-leaf"));
+        input.push(self.role.octet());
+        let key_peer: &[u8] = self.key_peer.map_or(&[], |key| &key.0);
+        for part in [self.exporter.as_slice(), self.nonce_peer, self.nonce_self, &self.key_self.0, key_peer, self.alpn, claims] {
+            input.extend(length_prefixed(part));
+        }
+        sha384(&[&input])
+    }
+}
+
+/// The exporter context for `role`: the role's octet and both nonces.
+#[must_use]
+pub fn exporter_context(role: Role, nonce_client: &[u8; 32], nonce_server: &[u8; 32]) -> [u8; 65] {
+    let mut context = [role.octet(); 65];
+    let nonces = nonce_client.iter().chain(nonce_server);
+    context.iter_mut().skip(1).zip(nonces).for_each(|(place, octet)| *place = *octet);
+    context
+}
+
+/// SHA-384 of both HELLO frames as they were on the wire.
+#[must_use]
+pub fn hello_digest(hello_client: &[u8], hello_server: &[u8]) -> [u8; 48] {
+    sha384(&[hello_client, hello_server])
+}
+
+/// The report data of certificate evidence with these encoded claims.
+#[must_use]
+pub fn certificate_report_data(claims: &[u8]) -> ReportData {
+    ReportData(sha512(&[&certificate_preimage(claims)]))
+}
+
+/// The same for fields shorter than 64 bytes.
+#[must_use]
+pub fn short_certificate_report_data(claims: &[u8]) -> [u8; 48] {
+    sha384(&[&certificate_preimage(claims)])
+}
+
+/// The tree leaf of evidence fetched over HTTP for `origin`.
+#[must_use]
+pub fn web_leaf(nonce: &[u8], key_self: &KeyDigest, origin: &str, claims: &[u8]) -> Node {
+    let mut input = vec![0];
+    for part in [b"PORTCULLIS/1 web-leaf".as_slice(), nonce, &key_self.0, origin.as_bytes(), claims] {
+        input.extend(length_prefixed(part));
+    }
+    sha384(&[&input])
+}
+
+/// A proven tie between evidence and a key of ours to judge: what the report data must be, and what follows from it.
+///
+/// Made only from facts that the caller observed itself ([`Binding::of_certificate`], [`Binding::of_session`]).
+/// It establishes nothing about the evidence until `verify` has compared the report data and the signature.
+#[derive(Clone, Debug)]
+pub struct Binding {
+    claims: BindingClaims,
+    expected: ReportData,
+    until: Option<Timestamp>,
+}
+
+/// What a verifier observed of a leaf certificate.
+#[derive(Clone, Debug)]
+pub struct LeafFacts {
+    /// The leaf's key.
+    pub key: KeyDigest,
+    /// Its validity.
+    pub not_before: Timestamp,
+    /// Its validity.
+    pub not_after: Timestamp,
+    /// Its subject alternative names, sorted and unique.
+    pub names: Vec<String>,
+}
+
+/// How old certificate evidence may be.
+#[derive(Clone, Copy, Debug)]
+pub struct AgeRule {
+    /// From issue to now, in seconds.
+    pub max_age: u64,
+    /// From issue to expiry, in seconds.
+    pub max_lifetime: u64,
+    /// How far the two clocks may differ, in seconds.
+    pub skew: u64,
+}
+
+impl Binding {
+    /// The tie between evidence and the certificate it was found in.
+    ///
+    /// # Errors
+    /// `evidence_malformed` for claims of another kind, `binding_mismatch` for another key, `name_mismatch`,
+    /// `evidence_stale`.
+    pub fn of_certificate(claims: &[u8], leaf: &LeafFacts, rule: AgeRule, now: Timestamp) -> Result<Self, Denied> {
+        let decoded = BindingClaims::decode(claims)?;
+        let Kind::Certificate { issued, expires, names } = &decoded.kind else {
+            return Err(malformed("binding claims of kind 1 (certificate)", format!("kind {}", decoded.kind_number())));
+        };
+        same_key(&decoded, &leaf.key)?;
+        if *names != leaf.names {
+            return Finding::new(Reason::NameMismatch, "bind.names", leaf.names.join(", "), names.join(", ")).refuse();
+        }
+        let stale = |field: &'static str, expected: String, found: Timestamp| {
+            Finding::new(Reason::EvidenceStale, field, expected, found.to_string())
+                .fix("compare the clocks of both sides, then see why the attesting side did not rotate its certificate")
+                .refuse()
+        };
+        if now.plus(rule.skew) < *issued {
+            return stale("bind.iat", format!("not after {now} (clock skew {} s)", rule.skew), *issued);
+        }
+        if now > *expires {
+            return stale("bind.exp", format!("not before {now}"), *expires);
+        }
+        if now > issued.plus(rule.max_age) {
+            return stale("bind.iat", format!("at most {} s before {now}", rule.max_age), *issued);
+        }
+        if *expires > issued.plus(rule.max_lifetime) {
+            return stale("bind.exp", format!("at most {} s after bind.iat {issued}", rule.max_lifetime), *expires);
+        }
+        if leaf.not_after > *expires {
+            return stale("leaf.not_after", format!("at most bind.exp {expires}"), leaf.not_after);
+        }
+        if leaf.not_before < issued.minus(600) {
+            return stale("leaf.not_before", format!("at most 600 s before bind.iat {issued}"), leaf.not_before);
+        }
+        let until = Some((*expires).min(issued.plus(rule.max_age)));
+        Ok(Self { expected: certificate_report_data(claims), claims: decoded, until })
+    }
+
+    /// The tie between evidence and the session that `channel` describes, through a batch proof.
+    ///
+    /// # Errors
+    /// `evidence_malformed` for claims of another kind, `binding_mismatch` for another key or HELLO,
+    /// `batch_proof_invalid` for a proof of the wrong shape.
+    pub fn of_session(claims: &[u8], channel: &Channel<'_>, hello: &[u8; 48], proof: &Proof) -> Result<Self, Denied> {
+        let decoded = BindingClaims::decode(claims)?;
+        let Kind::Session { hello: claimed } = &decoded.kind else {
+            return Err(malformed("binding claims of kind 2 (session)", format!("kind {}", decoded.kind_number())));
+        };
+        same_key(&decoded, channel.key_self)?;
+        if channel.key_peer == Some(channel.key_self) {
+            return Finding::new(Reason::BindingMismatch, "bind.spki", "another key than ours", "our own key").refuse();
+        }
+        if !crate::crypto::same(claimed, hello) {
+            return Finding::new(Reason::BindingMismatch, "bind.hello", "the digest of this connection's HELLO frames", "another").refuse();
+        }
+        let root = batch::fold(&channel.leaf(claims), proof)?;
+        Ok(Self { expected: batch::report_data(proof.size, &root), claims: decoded, until: None })
+    }
+
+    /// The claims that were bound.
+    #[must_use]
+    pub const fn claims(&self) -> &BindingClaims {
+        &self.claims
+    }
+
+    /// What the evidence's report data must be, over all 64 octets.
+    #[must_use]
+    pub const fn expected(&self) -> &ReportData {
+        &self.expected
+    }
+
+    /// The key this is about.
+    #[must_use]
+    pub const fn key(&self) -> &KeyDigest {
+        &self.claims.spki
+    }
+
+    /// Until when the tie holds; `None` when the connection alone bounds it.
+    #[must_use]
+    pub const fn until(&self) -> Option<Timestamp> {
+        self.until
+    }
+}
+
+/// `u32be(length) ‖ bytes`.
+pub(super) fn length_prefixed(bytes: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes();
+    [length.as_slice(), bytes].concat()
+}
+
+fn certificate_preimage(claims: &[u8]) -> Vec<u8> {
+    [length_prefixed(b"PORTCULLIS/1 cert-evidence"), length_prefixed(claims)].concat()
+}
+
+fn same_key(claims: &BindingClaims, key: &KeyDigest) -> Result<(), Denied> {
+    if crate::crypto::same(&claims.spki.0, &key.0) {
+        return Ok(());
+    }
+    let hex = |key: &KeyDigest| data_encoding::HEXLOWER.encode(&key.0);
+    Finding::new(Reason::BindingMismatch, "bind.spki", format!("the key of this connection's leaf, {}", hex(key)), hex(&claims.spki)).refuse()
+}
+
+fn malformed(expected: impl Into<String>, found: impl Into<String>) -> Denied {
+    Finding::new(Reason::EvidenceMalformed, "bind", expected, found).into()
+}
+
+#[derive(Default)]
+struct RawClaims {
+    version: Option<u64>,
+    kind: Option<u64>,
+    spki: Option<[u8; 48]>,
+    issued: Option<u64>,
+    expires: Option<u64>,
+    names: Option<Vec<String>>,
+    instance: Option<Vec<u8>>,
+    hello: Option<[u8; 48]>,
+    aux: BTreeMap<String, [u8; 48]>,
+    epoch: Option<(String, Vec<u8>)>,
+    hpke: Option<(u64, Vec<u8>)>,
+}
+
+fn read(bytes: &[u8], raw: &mut RawClaims) -> Result<(), NotCanonical> {
+    let mut reader = Reader::new(bytes);
+    reader.each_pair(Reader::uint, |key, offset, r| {
+        match key {
+            1 => raw.version = Some(r.uint()?),
+            2 => raw.kind = Some(r.uint()?),
+            3 => raw.spki = Some(r.array_of()?),
+            4 => raw.issued = Some(r.uint()?),
+            5 => raw.expires = Some(r.uint()?),
+            6 => raw.names = Some(names(r)?),
+            7 => raw.instance = Some(r.bytes()?.to_vec()),
+            8 => raw.hello = Some(r.array_of()?),
+            9 => aux(r, &mut raw.aux)?,
+            10 => raw.epoch = Some(pair(r, |r| r.text().map(str::to_owned))?),
+            11 => raw.hpke = Some(pair(r, |r| r.uint())?),
+            _ => return Err(NotCanonical { offset, expected: "key of the binding claims" }),
+        }
+        Ok(())
+    })?;
+    reader.end()
+}
+
+fn names(r: &mut Reader<'_>) -> Result<Vec<String>, NotCanonical> {
+    let offset = r.offset();
+    let count = r.array()?;
+    if !(1..=MAX_NAMES).contains(&count) {
+        return Err(NotCanonical { offset, expected: "list of 1 to 64 names" });
+    }
+    let mut names: Vec<String> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let offset = r.offset();
+        let name = r.text()?;
+        if names.last().is_some_and(|last| last.as_str() >= name) {
+            return Err(NotCanonical { offset, expected: "name greater than the one before" });
+        }
+        names.push(name.to_owned());
+    }
+    Ok(names)
+}
+
+fn aux(r: &mut Reader<'_>, into: &mut BTreeMap<String, [u8; 48]>) -> Result<(), NotCanonical> {
+    let offset = r.offset();
+    r.each_pair(
+        |r| r.text().map(str::to_owned),
+        |label, _, r| {
+            into.insert(label, r.array_of()?);
+            Ok(())
+        },
+    )?;
+    if (1..=MAX_AUX).contains(&into.len()) { Ok(()) } else { Err(NotCanonical { offset, expected: "map of 1 to 32 members" }) }
+}
+
+fn pair<T>(r: &mut Reader<'_>, first: impl FnOnce(&mut Reader<'_>) -> Result<T, NotCanonical>) -> Result<(T, Vec<u8>), NotCanonical> {
+    let offset = r.offset();
+    if r.array()? != 2 {
+        return Err(NotCanonical { offset, expected: "array of two" });
+    }
+    Ok((first(r)?, r.bytes()?.to_vec()))
+}
+
+impl RawClaims {
+    fn check(self) -> Result<BindingClaims, Denied> {
+        if self.version != Some(1) {
+            return Err(malformed("version 1", format!("{:?}", self.version)));
+        }
+        let kind = match (self.kind, self.issued, self.expires, self.names, self.hello) {
+            (Some(1), Some(issued), Some(expires), Some(names), None) => Kind::Certificate { issued: Timestamp(issued), expires: Timestamp(expires), names },
+            (Some(2), None, None, None, Some(hello)) => Kind::Session { hello },
+            (Some(3), None, None, None, None) => Kind::Web,
+            (kind, ..) => return Err(malformed("exactly the members of kind 1, 2 or 3", format!("kind {kind:?} with other members"))),
+        };
+        let spki = self.spki.ok_or_else(|| malformed("member 3 (spki)", "none"))?;
+        let instance = self.instance.filter(|instance| (16..=64).contains(&instance.len()));
+        let instance = instance.ok_or_else(|| malformed("member 7 (instance) of 16 to 64 octets", "none or another length"))?;
+        Ok(BindingClaims { kind, spki: KeyDigest(spki), instance, aux: self.aux, epoch: self.epoch, hpke: self.hpke })
+    }
+}

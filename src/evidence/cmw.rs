@@ -1,0 +1,154 @@
+//! The conceptual message wrapper (RFC 9999) in the one shape the protocol uses: a CBOR collection of records.
+
+use super::cbor::{NotCanonical, Reader, Writer};
+use super::{Endorsement, Endorsements, Evidence};
+use crate::refusal::{Denied, Finding, Reason};
+
+/// The collection type of native evidence (`__cmwc_t`).
+pub const COLLECTION_TYPE: &str = "2.25.120115747379330477659647502367075000153";
+
+/// The media type of binding claims.
+pub const BINDING_TYPE: &str = "application/vnd.portcullis.binding+cbor";
+
+/// A collection longer than this is not read: the most an EVIDENCE frame may carry.
+pub const MAX_COLLECTION: usize = 1 << 20;
+
+const MAX_MEMBERS: usize = 64;
+const MAX_LABEL: usize = 64;
+const MAX_TYPE: usize = 128;
+const INDICATES_ENDORSEMENT: u64 = 2;
+const INDICATES_EVIDENCE: u64 = 4;
+
+/// A member that is neither the TEE evidence nor the binding claims: event log, vTPM quote, GPU report.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Auxiliary {
+    /// `log`, `vtpm`, `gpu/0`, …
+    pub label: String,
+    /// The media type of its value.
+    pub media_type: String,
+    /// Its value; the binding claims list its SHA-384.
+    pub bytes: Vec<u8>,
+}
+
+/// The evidence of one peer with what belongs to it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Collection {
+    /// The TEE's evidence.
+    pub tee: Evidence,
+    /// The encoded binding claims.
+    pub bind: Vec<u8>,
+    /// Stapled endorsements: inputs, never authority.
+    pub endorsements: Endorsements,
+    /// Further evidence.
+    pub auxiliary: Vec<Auxiliary>,
+}
+
+impl Collection {
+    /// The one encoding of this collection.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut members: Vec<(String, &str, &[u8], u64)> = vec![
+            ("tee".to_owned(), &self.tee.media_type, &self.tee.bytes, INDICATES_EVIDENCE),
+            ("bind".to_owned(), BINDING_TYPE, &self.bind, INDICATES_EVIDENCE),
+        ];
+        members.extend(self.endorsements.iter().map(|e| (format!("end/{}", e.name), e.media_type.as_str(), e.bytes.as_slice(), INDICATES_ENDORSEMENT)));
+        members.extend(self.auxiliary.iter().map(|a| (a.label.clone(), a.media_type.as_str(), a.bytes.as_slice(), INDICATES_EVIDENCE)));
+        members.push(("__cmwc_t".to_owned(), COLLECTION_TYPE, &[], 0));
+        members.sort_by(|(a, ..), (b, ..)| (a.len(), a.as_bytes()).cmp(&(b.len(), b.as_bytes())));
+        let mut w = Writer::new();
+        w.map(members.len());
+        for (label, media_type, bytes, indicator) in members {
+            w.text(&label);
+            match indicator {
+                0 => w.text(media_type),
+                _ => w.array(3).text(media_type).bytes(bytes).uint(indicator),
+            };
+        }
+        w.finish()
+    }
+
+    /// Reads a collection: exactly one `tee`, one `bind`, endorsements under `end/`, the rest auxiliary.
+    ///
+    /// # Errors
+    /// `evidence_size` beyond [`MAX_COLLECTION`], `evidence_unsupported` without a `tee`, `evidence_ambiguous` for a
+    /// second hardware report, else `evidence_malformed`.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Denied> {
+        if bytes.len() > MAX_COLLECTION {
+            return Finding::new(Reason::EvidenceSize, "cmw", format!("at most {MAX_COLLECTION} octets"), bytes.len().to_string()).refuse();
+        }
+        let mut raw = Raw::default();
+        raw.read(bytes).map_err(|error| malformed("deterministic CBOR of a collection", error.to_string()))?;
+        raw.check()
+    }
+}
+
+#[derive(Default)]
+struct Raw<'a> {
+    collection_type: Option<&'a str>,
+    members: Vec<Member<'a>>,
+}
+
+struct Member<'a> {
+    label: &'a str,
+    media_type: &'a str,
+    bytes: &'a [u8],
+    indicator: u64,
+}
+
+impl<'a> Raw<'a> {
+    fn read(&mut self, bytes: &'a [u8]) -> Result<(), NotCanonical> {
+        let mut reader = Reader::new(bytes);
+        reader.each_pair(Reader::text, |label, offset, r| {
+            if self.members.len() >= MAX_MEMBERS || label.len() > MAX_LABEL {
+                return Err(NotCanonical { offset, expected: "at most 64 members with labels of at most 64 octets" });
+            }
+            if label == "__cmwc_t" {
+                self.collection_type = Some(r.text()?);
+                return Ok(());
+            }
+            let offset = r.offset();
+            if r.array()? != 3 {
+                return Err(NotCanonical { offset, expected: "record of type, value and indicator" });
+            }
+            let offset = r.offset();
+            let media_type = r.text()?;
+            if media_type.len() > MAX_TYPE {
+                return Err(NotCanonical { offset, expected: "media type of at most 128 octets" });
+            }
+            let bytes = r.bytes()?;
+            self.members.push(Member { label, media_type, bytes, indicator: r.uint()? });
+            Ok(())
+        })?;
+        reader.end()
+    }
+
+    fn check(self) -> Result<Collection, Denied> {
+        if self.collection_type != Some(COLLECTION_TYPE) {
+            return Err(malformed(format!("__cmwc_t {COLLECTION_TYPE}"), self.collection_type.unwrap_or("none")));
+        }
+        let (mut tee, mut bind, mut endorsements, mut auxiliary) = (None, None, Endorsements::default(), Vec::new());
+        for Member { label, media_type, bytes, indicator } in self.members {
+            let (media_type, bytes) = (media_type.to_owned(), bytes.to_vec());
+            match (label.strip_prefix("end/"), label, indicator) {
+                (Some(name), _, INDICATES_ENDORSEMENT) => endorsements.push(Endorsement { name: name.to_owned(), media_type, bytes }),
+                (None, "tee", INDICATES_EVIDENCE) => tee = Some(Evidence { media_type, bytes }),
+                (None, "bind", INDICATES_EVIDENCE) if media_type == BINDING_TYPE => bind = Some(bytes),
+                (None, "tee" | "bind", _) => return Err(malformed("tee and bind as evidence of their types", format!("{label} {media_type} ind {indicator}"))),
+                (None, _, INDICATES_EVIDENCE) if label.starts_with("tee") => {
+                    return Finding::new(Reason::EvidenceAmbiguous, "cmw", "one tee member", format!("also {label}")).refuse();
+                }
+                (None, _, INDICATES_EVIDENCE) => auxiliary.push(Auxiliary { label: label.to_owned(), media_type, bytes }),
+                _ => return Err(malformed("indicator 4 for evidence, 2 for end/*", format!("{label} ind {indicator}"))),
+            }
+        }
+        let Some(tee) = tee else {
+            return Finding::new(Reason::EvidenceUnsupported, "cmw.tee", "evidence of a TEE", "none").refuse();
+        };
+        let bind = bind.ok_or_else(|| malformed("a bind member", "none"))?;
+        Ok(Collection { tee, bind, endorsements, auxiliary })
+    }
+}
+
+fn malformed(expected: impl Into<String>, found: impl Into<String>) -> Denied {
+    Finding::new(Reason::EvidenceMalformed, "cmw", expected, found).into()
+}

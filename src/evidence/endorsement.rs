@@ -1,0 +1,64 @@
+//! What a verifier needs from a vendor, and what it got. Named here, judged in `verify`, fetched elsewhere.
+
+/// An endorsement that a piece of evidence asks for, as data.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct EndorsementId {
+    /// The short name under which it is stapled (`end/<name>`) and saved (`<name>.der`): `vcek`, `ask`, `crl`, …
+    pub name: &'static str,
+    /// Where the vendor's own service serves it, relative to the service's address. Names the item unmistakably.
+    pub path: String,
+}
+
+/// One endorsement as received: an input, never an authority.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Endorsement {
+    /// The short name.
+    pub name: String,
+    /// `application/pkix-cert` or `application/pkix-crl`.
+    pub media_type: String,
+    /// DER, not yet read.
+    pub bytes: Vec<u8>,
+}
+
+/// The endorsements at hand for one appraisal.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Endorsements(Vec<Endorsement>);
+
+impl Endorsements {
+    /// Adds one. The first of a name counts: add the operator's before the peer's.
+    pub fn push(&mut self, endorsement: Endorsement) {
+        self.0.push(endorsement);
+    }
+
+    /// The bytes of the endorsement called `name`.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&[u8]> {
+        self.0.iter().find(|endorsement| endorsement.name == name).map(|endorsement| endorsement.bytes.as_slice())
+    }
+
+    /// All of them, in order of precedence.
+    pub fn iter(&self) -> impl Iterator<Item = &Endorsement> {
+        self.0.iter()
+    }
+}
+
+impl Extend<Endorsement> for Endorsements {
+    fn extend<T: IntoIterator<Item = Endorsement>>(&mut self, endorsements: T) {
+        self.0.extend(endorsements);
+    }
+}
+
+impl FromIterator<Endorsement> for Endorsements {
+    fn from_iter<T: IntoIterator<Item = Endorsement>>(endorsements: T) -> Self {
+        Self(endorsements.into_iter().collect())
+    }
+}
+
+impl IntoIterator for Endorsements {
+    type IntoIter = std::vec::IntoIter<Endorsement>;
+    type Item = Endorsement;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}

@@ -1,0 +1,200 @@
+//! Bytes and types: what was received, read under strict bounds. A value here has been read, not believed.
+//!
+//! Pure: no I/O, no clock, no judgement. Judgement is `verify`'s.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::arithmetic_side_effects, clippy::as_conversions, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
+pub mod batch;
+pub mod binding;
+pub mod cbor;
+pub mod cmw;
+pub mod endorsement;
+pub mod snp;
+
+use std::fmt;
+
+pub use endorsement::{Endorsement, EndorsementId, Endorsements};
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
+
+/// The 64 bytes that a TEE signs for its guest and that tie evidence to a TLS key.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ReportData(pub [u8; 64]);
+
+/// SHA-384 of a DER SubjectPublicKeyInfo, the whole of it with its algorithm: the name of a TLS key.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct KeyDigest(pub [u8; 48]);
+
+impl KeyDigest {
+    /// The digest of `spki`, a DER SubjectPublicKeyInfo.
+    #[must_use]
+    pub fn of_spki(spki: &[u8]) -> Self {
+        Self(crate::crypto::sha384(&[spki]))
+    }
+}
+
+/// A moment in whole seconds since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// The moment `seconds` later, at most the last one that can be told.
+    #[must_use]
+    pub const fn plus(self, seconds: u64) -> Self {
+        Self(self.0.saturating_add(seconds))
+    }
+
+    /// The moment `seconds` earlier, at least the first.
+    #[must_use]
+    pub const fn minus(self, seconds: u64) -> Self {
+        Self(self.0.saturating_sub(seconds))
+    }
+
+    /// Reads an RFC 3339 date and time. `None` for any other text or a moment before 1970.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let moment = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;
+        u64::try_from(moment.unix_timestamp()).ok().map(Self)
+    }
+}
+
+impl fmt::Display for Timestamp {
+    /// RFC 3339 in UTC, to the second.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let moment = i64::try_from(self.0).ok().and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok());
+        match moment.and_then(|moment| moment.format(&time::format_description::well_known::Rfc3339).ok()) {
+            Some(text) => f.write_str(&text),
+            None => f.write_str("after the year 9999"),
+        }
+    }
+}
+
+/// Raw evidence of one TEE, as received.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Evidence {
+    /// The media type that names its format.
+    pub media_type: String,
+    /// The bytes, not yet read.
+    pub bytes: Vec<u8>,
+}
+
+/// One claim's value, in the shape it is shown and compared in.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ClaimValue {
+    /// A bit field; shown as `0x…`.
+    Bits(u64),
+    /// Octets; shown as lower-case hex.
+    Bytes(Vec<u8>),
+    /// A number.
+    Integer(u64),
+    /// Claims that belong together (the components of a TCB version).
+    Map(Claims),
+    /// A word.
+    Text(String),
+}
+
+impl fmt::Display for ClaimValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bits(bits) => write!(f, "{bits:#x}"),
+            Self::Bytes(bytes) => f.write_str(&data_encoding::HEXLOWER.encode(bytes)),
+            Self::Integer(number) => write!(f, "{number}"),
+            Self::Map(claims) => {
+                let parts: Vec<_> = claims.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                f.write_str(&parts.join(" "))
+            }
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+/// What evidence says, by the vendor's names, in the order of the vendor's table.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Claims(Vec<(&'static str, ClaimValue)>);
+
+impl Claims {
+    /// Adds a claim behind the others.
+    pub fn push(&mut self, name: &'static str, value: ClaimValue) {
+        self.0.push((name, value));
+    }
+
+    /// The claim called `name`.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&ClaimValue> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
+
+    /// The octets called `name`; `None` when there is no such claim or it is of another shape.
+    #[must_use]
+    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+        match self.find(name)? {
+            ClaimValue::Bytes(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// The number or bit field called `name`.
+    #[must_use]
+    pub fn number(&self, name: &str) -> Option<u64> {
+        match self.find(name)? {
+            ClaimValue::Bits(number) | ClaimValue::Integer(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// The word called `name`.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&str> {
+        match self.find(name)? {
+            ClaimValue::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The claims under `name`.
+    #[must_use]
+    pub fn map(&self, name: &str) -> Option<&Self> {
+        match self.find(name)? {
+            ClaimValue::Map(claims) => Some(claims),
+            _ => None,
+        }
+    }
+
+    /// All claims in order.
+    pub fn iter(&self) -> impl Iterator<Item = &(&'static str, ClaimValue)> {
+        self.0.iter()
+    }
+}
+
+impl Serialize for ClaimValue {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Integer(number) => serializer.serialize_u64(*number),
+            Self::Map(claims) => claims.serialize(serializer),
+            Self::Bits(_) | Self::Bytes(_) | Self::Text(_) => serializer.collect_str(self),
+        }
+    }
+}
+
+impl Serialize for Claims {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        self.0.iter().try_for_each(|(name, value)| map.serialize_entry(name, value))?;
+        map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_are_rfc_3339() {
+        let moment = Timestamp::parse("2026-10-01T00:00:00Z");
+        assert_eq!(moment, Some(Timestamp(1_790_812_800)));
+        assert_eq!(moment.map(|moment| moment.to_string()).as_deref(), Some("2026-10-01T00:00:00Z"));
+        assert_eq!(Timestamp::parse("1969-12-31T23:59:59Z"), None);
+        assert_eq!(Timestamp::parse("yesterday"), None);
+        assert_eq!(Timestamp(u64::MAX).to_string(), "after the year 9999");
+    }
+}

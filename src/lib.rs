@@ -1,0 +1,15 @@
+//! Portcullis: an attested TLS proxy. See `docs/architecture.md` for the map.
+//!
+//! The core (`evidence`, `policy`, `verify`, with the leaves `crypto`, `diagnostic`, `refusal`) does no I/O and reads
+//! no clock; it builds alone with `--no-default-features`.
+
+pub mod crypto;
+pub mod diagnostic;
+pub mod evidence;
+pub mod platform;
+pub mod policy;
+pub mod refusal;
+pub mod verify;
+
+#[cfg(feature = "proxy")]
+pub mod attester;

@@ -1,0 +1,141 @@
+//! The appraisal policy: what an operator accepts, as data. Loading checks everything at once; judging is `verify`'s.
+//!
+//! A platform describes its policy keys in a [`Vocabulary`]; the reader, the documentation and the appraisal all walk
+//! that one table.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::arithmetic_side_effects, clippy::as_conversions, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
+mod read;
+mod vocabulary;
+
+use crate::evidence::{Claims, Timestamp};
+use crate::refusal::Reason;
+
+pub use vocabulary::{Always, Component, Field, Flag, Meaning, Product, Rule, TcbClaims, Unset, Vocabulary, Zero};
+
+/// A policy file is not read beyond this many octets.
+pub const MAX_POLICY: usize = 1 << 20;
+
+/// What is accepted, and under which name it is known.
+#[derive(Clone, Debug)]
+pub struct AppraisalPolicy {
+    /// The operator's name for it.
+    pub name: String,
+    /// SHA-256 of the file's bytes: its identity in every log line.
+    pub digest: [u8; 32],
+    /// After this moment it accepts nobody.
+    pub expires: Option<Timestamp>,
+    /// Whether reference values are enforced or only observed.
+    pub mode: Mode,
+    /// The entries; a peer must fit one of them wholly.
+    pub accept: Vec<Entry>,
+    /// What is refused whatever the entries say.
+    pub deny: Vec<Denial>,
+    /// How old certificate evidence may be, in seconds.
+    pub max_evidence_age: u64,
+    /// How far two clocks may differ, in seconds.
+    pub clock_skew: u64,
+    /// Whether a current revocation list is needed for a verdict.
+    pub revocation: Revocation,
+    /// The weakening keys that were written, with their place (`accept[0].insecure_allow_debug`).
+    pub insecure: Vec<String>,
+    /// Whether the simulator's published roots are trusted.
+    pub roots: Roots,
+}
+
+/// Whether reference values are enforced.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    /// Everything refuses.
+    Enforce,
+    /// Mismatches of reference values (measurement and the like) are recorded and let pass; everything else refuses.
+    Observe,
+}
+
+/// Whether a revocation list is needed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Revocation {
+    /// Absent or out of date refuses.
+    Required,
+    /// Used when present and current; its absence is let pass (`insecure_allow_missing_crl`).
+    WhenPresent,
+}
+
+/// Which trust anchors a policy names.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Roots {
+    /// The vendors'.
+    Vendor,
+    /// The vendors' and the simulator's (`insecure_roots`).
+    VendorAndSimulator,
+}
+
+/// One thing that is accepted.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its name in logs, metrics and rules.
+    pub id: String,
+    /// The platform's name.
+    pub tee: &'static str,
+    /// After this moment it accepts nobody.
+    pub not_after: Option<Timestamp>,
+    /// What must hold, in the vocabulary's order.
+    pub constraints: Vec<Constraint>,
+    /// The loosening keys of this entry.
+    pub insecure: Vec<&'static str>,
+}
+
+/// One field of the vocabulary with the operator's or the default value.
+#[derive(Clone, Debug)]
+pub struct Constraint {
+    /// The vocabulary's row.
+    pub field: &'static Field,
+    /// What is accepted.
+    pub accept: Accept,
+}
+
+/// What a constraint accepts, by the shape of its rule.
+#[derive(Clone, Debug)]
+pub enum Accept {
+    /// One of these octet strings.
+    Bytes(Vec<Vec<u8>>),
+    /// Bits that must be set, bits that must be clear.
+    Bits {
+        /// Must be 1.
+        set: u64,
+        /// Must be 0.
+        clear: u64,
+    },
+    /// At least this number.
+    Minimum(u64),
+    /// One of these numbers.
+    Numbers(Vec<u64>),
+    /// Per product: at least these component values, in the order of the product's components.
+    Tcb(Vec<(&'static Product, Vec<u8>)>),
+    /// At least this version, component by component from the left.
+    Version(Vec<u64>),
+    /// One of these words.
+    Words(Vec<String>),
+}
+
+/// Something that is refused.
+#[derive(Clone, Debug)]
+pub struct Denial {
+    /// The claim it looks at.
+    pub claim: &'static str,
+    /// The value that is refused.
+    pub value: Vec<u8>,
+    /// The operator's words.
+    pub why: String,
+    /// The code of the refusal.
+    pub reason: Reason,
+}
+
+impl Denial {
+    /// Whether these claims are denied.
+    #[must_use]
+    pub fn hits(&self, claims: &Claims) -> bool {
+        claims.bytes(self.claim).is_some_and(|value| value == self.value)
+    }
+}

@@ -1,0 +1,205 @@
+//! The words a platform adds to policy files: one table per platform, read by the loader, the appraisal and the docs.
+
+use crate::refusal::Reason;
+
+/// A platform's policy keys.
+#[derive(Debug)]
+pub struct Vocabulary {
+    /// The platform's name, the value of `tee`.
+    pub tee: &'static str,
+    /// The keys, the most telling first: findings are reported in this order.
+    pub fields: &'static [Field],
+    /// Keys that loosen an entry and what each loosens. All start with `insecure_`.
+    pub loosening: &'static [(&'static str, &'static str)],
+}
+
+/// One policy key.
+#[derive(Debug)]
+pub struct Field {
+    /// The key in the file: the vendor's field name.
+    pub key: &'static str,
+    /// What it constrains, in one or two sentences.
+    pub doc: &'static str,
+    /// What is looked at and how.
+    pub rule: Rule,
+    /// What holds when the key is absent.
+    pub unset: Unset,
+    /// The code of a mismatch; flags may have their own.
+    pub reason: Reason,
+    /// Whether it holds even when nothing is pinned (`verify` without a policy).
+    pub always: Always,
+}
+
+/// Whether a field is part of being genuine, or of being what the operator expects.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Always {
+    /// Its default holds without any policy.
+    Genuine,
+    /// It is judged only under a policy.
+    Policy,
+    /// A reference value: judged only under a policy, and what `observe` mode lets pass.
+    Reference,
+}
+
+/// What holds when a key is absent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unset {
+    /// The rule's own default value.
+    Default,
+    /// The file is refused, unless this loosening key is written.
+    Refused {
+        /// The loosening key.
+        unless: &'static str,
+    },
+    /// The claim is reported and not judged.
+    Unjudged,
+}
+
+/// How a field's value is written and compared.
+#[derive(Debug)]
+pub enum Rule {
+    /// Octets: a hex string or `{ "any_of": [hex, …] }`; the claim equals one of them.
+    Bytes {
+        /// The claim.
+        claim: &'static str,
+        /// Its length in octets.
+        length: usize,
+        /// Whether an all-zero value may be pinned.
+        zero: Zero,
+    },
+    /// Bits by name: `{ "name": true | false, … }`.
+    Flags {
+        /// The claim.
+        claim: &'static str,
+        /// The bits that have names.
+        flags: &'static [Flag],
+    },
+    /// A bit mask that must be set in the claim: `"0x…"`.
+    Mask {
+        /// The claim.
+        claim: &'static str,
+    },
+    /// A number; the claim is at least that.
+    Minimum {
+        /// The claim.
+        claim: &'static str,
+    },
+    /// Numbers; the claim is one of them.
+    Numbers {
+        /// The claim.
+        claim: &'static str,
+        /// The default.
+        default: &'static [u64],
+    },
+    /// Security versions per product: `{ "genoa": { "snp": 22, … }, … }`; the claims are at least those.
+    Tcb {
+        /// The claims it is applied to, each a map of components.
+        claims: &'static [TcbClaims],
+        /// The claim that names the product.
+        product: &'static str,
+        /// The products with their shipped floors.
+        products: &'static [Product],
+        /// The key by which floors below the shipped ones are written.
+        lowered_by: &'static str,
+    },
+    /// A dotted version; the claims are at least that.
+    Version {
+        /// The claims it is applied to.
+        claims: &'static [&'static str],
+        /// The default.
+        default: &'static [u64],
+        /// The key by which a lower version than the default is written.
+        lowered_by: &'static str,
+    },
+    /// Words; the claim is one of them. A word of `guarded` needs its loosening key beside it.
+    Words {
+        /// The claim; when it is absent from the evidence, `absent` decides.
+        claim: &'static str,
+        /// All words there are; empty when any text may be written.
+        known: &'static [&'static str],
+        /// The default; empty for none.
+        default: &'static [&'static str],
+        /// Words that need a loosening key: word, key.
+        guarded: &'static [(&'static str, &'static str)],
+        /// Words that need another field of the entry to be set: word, field.
+        needs: &'static [(&'static str, &'static str)],
+        /// Whether evidence without the claim passes.
+        optional: bool,
+    },
+}
+
+/// Whether zeros may be pinned.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Zero {
+    /// Zero is a value like any other.
+    Allowed,
+    /// All-zero means "not set" to the hardware; pinning it is refused at load.
+    Refused,
+}
+
+/// A named bit.
+#[derive(Debug)]
+pub struct Flag {
+    /// Its name in the file.
+    pub key: &'static str,
+    /// Its place, 0 the lowest.
+    pub bit: u32,
+    /// What it means.
+    pub doc: &'static str,
+    /// What `true` and `false` say.
+    pub meaning: Meaning,
+    /// The code of a mismatch.
+    pub reason: Reason,
+    /// Whether its default is part of being genuine.
+    pub always: Always,
+}
+
+/// What a flag's `true` and `false` say. Either way the stricter word constrains and the other does not.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Meaning {
+    /// A weakening bit: `false` requires it clear, `true` lets it be set. The default, and the loosening key that
+    /// stands in for a bare `true` where setting it is unsafe.
+    Weakens {
+        /// The value when unset.
+        default: bool,
+        /// The key that must be written in place of `true`.
+        unless: Option<&'static str>,
+    },
+    /// A strengthening bit: `true` requires it, `false` does not care. The default, and the loosening key that stands in
+    /// for a bare `false`.
+    Strengthens {
+        /// The value when unset.
+        default: bool,
+        /// The key that must be written in place of `false`.
+        unless: Option<&'static str>,
+    },
+}
+
+/// A TCB claim and its name in findings.
+#[derive(Debug)]
+pub struct TcbClaims {
+    /// The claim: a map of component name to number.
+    pub claim: &'static str,
+    /// How findings call it.
+    pub field: &'static str,
+}
+
+/// A product with its TCB components.
+#[derive(Debug)]
+pub struct Product {
+    /// Its name in policy files.
+    pub name: &'static str,
+    /// Its components with their shipped floors.
+    pub components: &'static [Component],
+}
+
+/// One component of a product's TCB.
+#[derive(Debug)]
+pub struct Component {
+    /// Its name in policy files.
+    pub key: &'static str,
+    /// Its name in claims.
+    pub claim: &'static str,
+    /// The least value accepted when the policy says nothing.
+    pub floor: u8,
+}

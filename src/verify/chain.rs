@@ -1,0 +1,1 @@
+//! Certificate chains and CRLs at a given time.

@@ -1,0 +1,233 @@
+//! Judgement. Time, endorsements and trust anchors are arguments: no I/O, no clock, no knowledge of sockets.
+//!
+//! Stage 1 ([`Verifier::authenticate`], one per platform): is this evidence genuine? Stage 2 (`appraise`, one for
+//! all): is it about this key, and what the policy wants? Only here can [`AuthenticClaims`] and [`AttestationResult`]
+//! be made.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::arithmetic_side_effects, clippy::as_conversions, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
+mod appraise;
+mod chain;
+pub mod memo;
+pub mod roots;
+pub mod snp;
+
+use crate::evidence::binding::Binding;
+use crate::evidence::cmw::{Auxiliary, Collection};
+use crate::evidence::{Claims, EndorsementId, Endorsements, Evidence, KeyDigest, ReportData, Timestamp};
+use crate::policy::{AppraisalPolicy, Revocation, Vocabulary};
+use crate::refusal::{Denied, Finding};
+
+pub use memo::SignatureMemo;
+pub use roots::TrustAnchors;
+
+/// One platform's stage 1.
+pub trait Verifier: Sync {
+    /// The words it adds to policy files.
+    fn vocabulary(&self) -> &'static Vocabulary;
+
+    /// What the evidence says, read and not believed.
+    ///
+    /// # Errors
+    /// `evidence_malformed`, `evidence_size`, `evidence_unsupported`, `reserved_bits_set`.
+    fn read(&self, evidence: &Evidence) -> Result<Claims, Denied>;
+
+    /// The report data of the evidence, read and not believed: what binds it, compared before anything dear is computed.
+    ///
+    /// # Errors
+    /// As [`Verifier::read`].
+    fn report_data(&self, evidence: &Evidence) -> Result<ReportData, Denied>;
+
+    /// The endorsements a verdict needs.
+    ///
+    /// # Errors
+    /// As [`Verifier::read`].
+    fn needs(&self, evidence: &Evidence) -> Result<Vec<EndorsementId>, Denied>;
+
+    /// Proves the evidence genuine: signature over the received bytes, chain to an anchor, revocation, dates.
+    ///
+    /// Establishes nothing about whether the guest is wanted: that is stage 2's.
+    ///
+    /// # Errors
+    /// Every code about form, chain, signature, revocation and collateral.
+    fn authenticate(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<AuthenticClaims, Denied>;
+}
+
+/// What stage 1 judges by.
+#[derive(Clone, Copy)]
+pub struct Grounds<'a> {
+    /// The roots that are trusted.
+    pub anchors: &'a TrustAnchors,
+    /// Whether a revocation list is needed.
+    pub revocation: Revocation,
+    /// Signatures known to verify.
+    pub memo: &'a dyn SignatureMemo,
+    /// The present.
+    pub now: Timestamp,
+}
+
+/// Claims that a genuine TEE made.
+#[derive(Clone, Debug)]
+pub struct AuthenticClaims {
+    pub(in crate::verify) platform: &'static str,
+    pub(in crate::verify) claims: Claims,
+    pub(in crate::verify) report_data: ReportData,
+    pub(in crate::verify) until: Timestamp,
+    pub(in crate::verify) origin: roots::Origin,
+    pub(in crate::verify) revocation_checked: bool,
+}
+
+/// An appraised piece of evidence that is not about any key of a connection: what `verify` on a file gives.
+#[derive(Clone, Debug)]
+pub struct Appraisal {
+    pub(in crate::verify) platform: &'static str,
+    pub(in crate::verify) policy: String,
+    pub(in crate::verify) policy_digest: [u8; 32],
+    pub(in crate::verify) entry: String,
+    pub(in crate::verify) claims: Claims,
+    pub(in crate::verify) until: Timestamp,
+    pub(in crate::verify) origin: roots::Origin,
+    pub(in crate::verify) revocation_checked: bool,
+    pub(in crate::verify) observed: Vec<Finding>,
+}
+
+impl Appraisal {
+    /// The platform's name.
+    #[must_use]
+    pub const fn platform(&self) -> &'static str {
+        self.platform
+    }
+
+    /// The policy's name.
+    #[must_use]
+    pub fn policy(&self) -> &str {
+        &self.policy
+    }
+
+    /// SHA-256 of the policy file.
+    #[must_use]
+    pub const fn policy_digest(&self) -> &[u8; 32] {
+        &self.policy_digest
+    }
+
+    /// The policy entry that fits.
+    #[must_use]
+    pub fn entry(&self) -> &str {
+        &self.entry
+    }
+
+    /// What the TEE said.
+    #[must_use]
+    pub const fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// Until when this holds: the earliest end of a certificate, revocation list, policy or binding.
+    #[must_use]
+    pub const fn until(&self) -> Timestamp {
+        self.until
+    }
+
+    /// Whether the evidence is a vendor's or the simulator's.
+    #[must_use]
+    pub const fn origin(&self) -> roots::Origin {
+        self.origin
+    }
+
+    /// Whether a current revocation list was at hand.
+    #[must_use]
+    pub const fn revocation_checked(&self) -> bool {
+        self.revocation_checked
+    }
+
+    /// Mismatches that `observe` mode let pass.
+    #[must_use]
+    pub fn observed(&self) -> &[Finding] {
+        &self.observed
+    }
+}
+
+/// The verdict that opens a stream: genuine evidence, wanted by the policy, about this very key.
+///
+/// There is no way to make one but [`Appraiser::judge`]:
+///
+/// ```compile_fail
+/// let forged = portcullis::verify::AttestationResult { key: todo!(), appraisal: todo!() };
+/// ```
+#[derive(Clone, Debug)]
+pub struct AttestationResult {
+    key: KeyDigest,
+    appraisal: Appraisal,
+}
+
+impl AttestationResult {
+    /// The key it is about.
+    #[must_use]
+    pub const fn key(&self) -> &KeyDigest {
+        &self.key
+    }
+
+    /// The appraisal.
+    #[must_use]
+    pub const fn appraisal(&self) -> &Appraisal {
+        &self.appraisal
+    }
+}
+
+/// A policy with the anchors it names: what judges peers.
+#[derive(Debug)]
+pub struct Appraiser {
+    /// The policy.
+    pub policy: AppraisalPolicy,
+    /// The roots it trusts.
+    pub anchors: TrustAnchors,
+}
+
+impl Appraiser {
+    /// Judges what a peer presented for the key that `binding` is about, in the order of the protocol: binding first,
+    /// then form, signature, chain and revocation, then the policy.
+    ///
+    /// # Errors
+    /// [`Denied`] with every finding of the first stage that has any.
+    pub fn judge(
+        &self,
+        verifier: &dyn Verifier,
+        presented: &Collection,
+        binding: &Binding,
+        memo: &dyn SignatureMemo,
+        now: Timestamp,
+    ) -> Result<AttestationResult, Denied> {
+        appraise::bound(verifier, presented, binding)?;
+        let authentic = verifier.authenticate(&presented.tee, &presented.endorsements, &self.grounds(memo, now))?;
+        appraise::same_report_data(&authentic.report_data, binding)?;
+        let mut appraisal = appraise::appraise(authentic, &self.policy, now)?;
+        appraisal.until = binding.until().map_or(appraisal.until, |until| until.min(appraisal.until));
+        Ok(AttestationResult { key: *binding.key(), appraisal })
+    }
+
+    /// Judges evidence that is not tied to a connection: a file. Opens nothing.
+    ///
+    /// # Errors
+    /// As [`Appraiser::judge`].
+    pub fn examine(
+        &self,
+        verifier: &dyn Verifier,
+        evidence: &Evidence,
+        endorsements: &Endorsements,
+        memo: &dyn SignatureMemo,
+        now: Timestamp,
+    ) -> Result<Appraisal, Denied> {
+        let authentic = verifier.authenticate(evidence, endorsements, &self.grounds(memo, now))?;
+        appraise::appraise(authentic, &self.policy, now)
+    }
+
+    fn grounds<'a>(&'a self, memo: &'a dyn SignatureMemo, now: Timestamp) -> Grounds<'a> {
+        Grounds { anchors: &self.anchors, revocation: self.policy.revocation, memo, now }
+    }
+}
+
+/// Members beside the TEE's evidence; none is taken by this build.
+fn no_auxiliary(auxiliary: &[Auxiliary]) -> Option<&Auxiliary> {
+    auxiliary.first()
+}
