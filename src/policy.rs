@@ -113,6 +113,8 @@ pub enum Accept {
     Numbers(Vec<u64>),
     /// Per product: at least these component values, in the order of the product's components.
     Tcb(Vec<(&'static Product, Vec<u8>)>),
+    /// The rule's two claims are equal.
+    Same,
     /// At least this version, component by component from the left.
     Version(Vec<u64>),
     /// One of these words.

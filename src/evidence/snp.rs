@@ -3,8 +3,12 @@
 //!
 //! A parsed report has been read, not believed. What the specification reserves must be zero.
 
+mod vek;
+
 use super::{ClaimValue, Claims, ReportData};
 use crate::refusal::{Denied, Finding, Reason};
+
+pub use vek::{MAX_CERTIFICATE, Vek, VekKind};
 
 /// The media type of a raw report.
 pub const MEDIA_TYPE: &str = "application/vnd.amd.sev-snp.attestation-report";

@@ -91,6 +91,15 @@ pub enum Rule {
         /// The default.
         default: &'static [u64],
     },
+    /// Two claims are equal. Only `true` may be written; the key loosens it.
+    Same {
+        /// The claim.
+        claim: &'static str,
+        /// The one it must equal.
+        other: &'static str,
+        /// The loosening key.
+        loosened_by: &'static str,
+    },
     /// Security versions per product: `{ "genoa": { "snp": 22, … }, … }`; the claims are at least those.
     Tcb {
         /// The claims it is applied to, each a map of components.

@@ -13,6 +13,8 @@ pub mod memo;
 pub mod roots;
 pub mod snp;
 
+use std::fmt::Debug;
+
 use crate::evidence::binding::Binding;
 use crate::evidence::cmw::{Auxiliary, Collection};
 use crate::evidence::{Claims, EndorsementId, Endorsements, Evidence, KeyDigest, ReportData, Timestamp};
@@ -23,15 +25,15 @@ pub use memo::SignatureMemo;
 pub use roots::TrustAnchors;
 
 /// One platform's stage 1.
-pub trait Verifier: Sync {
+pub trait Verifier: Debug + Sync {
     /// The words it adds to policy files.
     fn vocabulary(&self) -> &'static Vocabulary;
 
-    /// What the evidence says, read and not believed.
+    /// What the evidence says, read and not believed; with what its endorsements add.
     ///
     /// # Errors
     /// `evidence_malformed`, `evidence_size`, `evidence_unsupported`, `reserved_bits_set`.
-    fn read(&self, evidence: &Evidence) -> Result<Claims, Denied>;
+    fn read(&self, evidence: &Evidence, endorsements: &Endorsements) -> Result<Claims, Denied>;
 
     /// The report data of the evidence, read and not believed: what binds it, compared before anything dear is computed.
     ///
