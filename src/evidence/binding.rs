@@ -307,6 +307,12 @@ impl Binding {
         Ok(Self { expected: batch::report_data(proof.size, &root), claims: decoded, until: None })
     }
 
+    /// Whether `claims` are the encoded claims that this was made from.
+    #[must_use]
+    pub fn is_of(&self, claims: &[u8]) -> bool {
+        self.claims.encode() == claims
+    }
+
     /// The claims that were bound.
     #[must_use]
     pub const fn claims(&self) -> &BindingClaims {

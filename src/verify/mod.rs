@@ -16,7 +16,7 @@ pub mod snp;
 use std::fmt::Debug;
 
 use crate::evidence::binding::Binding;
-use crate::evidence::cmw::{Auxiliary, Collection};
+use crate::evidence::cmw::Collection;
 use crate::evidence::{Claims, EndorsementId, Endorsements, Evidence, KeyDigest, ReportData, Timestamp};
 use crate::policy::{AppraisalPolicy, Revocation, Vocabulary};
 use crate::refusal::{Denied, Finding};
@@ -227,9 +227,4 @@ impl Appraiser {
     fn grounds<'a>(&'a self, memo: &'a dyn SignatureMemo, now: Timestamp) -> Grounds<'a> {
         Grounds { anchors: &self.anchors, revocation: self.policy.revocation, memo, now }
     }
-}
-
-/// Members beside the TEE's evidence; none is taken by this build.
-fn no_auxiliary(auxiliary: &[Auxiliary]) -> Option<&Auxiliary> {
-    auxiliary.first()
 }

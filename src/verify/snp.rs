@@ -69,7 +69,8 @@ impl Verifier for Snp {
         let tcb = same_platform(&report, &vek)?;
         let signed = evidence.bytes.get(..SIGNED_SIZE).unwrap_or_default();
         if !verifies(Scheme::EcdsaP384Sha384, &vek.key, signed, &signature) {
-            return Finding::new(Reason::SignatureInvalid, "report.signature", "a signature of the first 0x2a0 octets by the VEK", "none that verifies").refuse();
+            return Finding::new(Reason::SignatureInvalid, "report.signature", "a signature of the first 0x2a0 octets by the VEK", "none that verifies")
+                .refuse();
         }
         plausible(&report, &vek, tcb)?;
         Ok(AuthenticClaims {

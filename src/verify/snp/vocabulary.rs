@@ -1,21 +1,25 @@
 //! The policy keys of SEV-SNP, with the defaults of the appraisal rules.
 
-use crate::policy::{Always, Component, Field, Flag, Meaning, Product, Rule, TcbClaims, Unset, Vocabulary, Zero};
+use crate::policy::{Always, Component, Field, Flag, Loosening, Meaning, Product, Rule, TcbClaims, Unset, Vocabulary, Written, Zero};
 use crate::refusal::Reason;
 
 /// The platform's words. The order is that of findings: the most telling first.
 pub(super) static VOCABULARY: Vocabulary = Vocabulary { tee: "sev-snp", fields: FIELDS, loosening: LOOSENING };
 
-const LOOSENING: &[(&str, &str)] = &[
-    ("insecure_allow_debug", "accepts guests that the host can debug: for laboratories"),
-    ("insecure_allow_migrate_ma", "accepts guests that a migration agent may move"),
-    ("insecure_allow_milan", "accepts EPYC 7003, on which reports of any TCB can be forged by software on the host (MilanLaunchy, BadFuse); say why in the value"),
-    ("insecure_allow_provisional_firmware", "accepts firmware that is running and not yet committed: the host can still roll it back"),
-    ("insecure_any_measurement", "accepts any code: the measurement is reported and not judged"),
-    ("insecure_lower_min_firmware", "lets min_firmware be below the shipped one"),
-    ("insecure_lower_min_tcb", "lets min_tcb be below the shipped floors"),
-    ("insecure_skip_alias_check", "accepts hosts that do not report the memory alias check (BadRAM); say why in the value"),
+const LOOSENING: &[Loosening] = &[
+    loosens("insecure_allow_debug", "accepts guests that the host can debug: for laboratories", Written::True),
+    loosens("insecure_allow_migrate_ma", "accepts guests that a migration agent may move", Written::True),
+    loosens("insecure_allow_milan", "accepts EPYC 7003, on which software on the host can forge reports of any TCB (MilanLaunchy, BadFuse)", Written::Why),
+    loosens("insecure_allow_provisional_firmware", "accepts firmware that runs and is not committed: the host can still roll it back", Written::True),
+    loosens("insecure_any_measurement", "accepts any code: the measurement is reported and not judged", Written::True),
+    loosens("insecure_lower_min_firmware", "lets min_firmware be below the shipped one", Written::Why),
+    loosens("insecure_lower_min_tcb", "lets min_tcb be below the shipped floors", Written::Why),
+    loosens("insecure_skip_alias_check", "accepts hosts that do not report the memory alias check (BadRAM)", Written::Why),
 ];
+
+const fn loosens(key: &'static str, doc: &'static str, written: Written) -> Loosening {
+    Loosening { key, doc, written }
+}
 
 const FIELDS: &[Field] = &[
     Field {
@@ -29,7 +33,7 @@ const FIELDS: &[Field] = &[
     Field {
         key: "measurement",
         doc: "The launch digest: what code the guest started with. Hex of 48 octets.",
-        rule: Rule::Bytes { claim: "measurement", length: 48, zero: Zero::Refused },
+        rule: Rule::Bytes { claim: "measurement", length: 48, zero: Zero::Refused, guarded_by: None, beside: None },
         unset: Unset::Refused { unless: "insecure_any_measurement" },
         reason: Reason::MeasurementUnknown,
         always: Always::Reference,
@@ -52,7 +56,7 @@ const FIELDS: &[Field] = &[
     Field {
         key: "chip_id",
         doc: "The chips, by CHIP_ID: hex of 64 octets (Turin: 8 octets and zeros). An allowlist of machines; with `session-mutual` it is one way to say who the peer is.",
-        rule: Rule::Bytes { claim: "chip_id", length: 64, zero: Zero::Refused },
+        rule: Rule::Bytes { claim: "chip_id", length: 64, zero: Zero::Refused, guarded_by: None, beside: None },
         unset: Unset::Unjudged,
         reason: Reason::PlatformNotAllowed,
         always: Always::Policy,
@@ -60,14 +64,7 @@ const FIELDS: &[Field] = &[
     Field {
         key: "signing_key",
         doc: "Which key signs: `VCEK` (the chip's) or `VLEK` (a cloud's, which needs `csp_id`).",
-        rule: Rule::Words {
-            claim: "signing_key",
-            known: &["VCEK", "VLEK"],
-            default: &["VCEK"],
-            guarded: &[],
-            needs: &[("VLEK", "csp_id")],
-            optional: false,
-        },
+        rule: Rule::Words { claim: "signing_key", known: &["VCEK", "VLEK"], default: &["VCEK"], guarded: &[], needs: &[("VLEK", "csp_id")], optional: false },
         unset: Unset::Default,
         reason: Reason::PlatformNotAllowed,
         always: Always::Policy,
@@ -123,7 +120,7 @@ const FIELDS: &[Field] = &[
     Field {
         key: "host_data",
         doc: "What the host bound at launch: hex of 32 octets.",
-        rule: Rule::Bytes { claim: "host_data", length: 32, zero: Zero::Refused },
+        rule: Rule::Bytes { claim: "host_data", length: 32, zero: Zero::Refused, guarded_by: None, beside: None },
         unset: Unset::Unjudged,
         reason: Reason::MeasurementUnknown,
         always: Always::Reference,
@@ -139,7 +136,7 @@ const FIELDS: &[Field] = &[
     Field {
         key: "id_key_digest",
         doc: "SHA-384 of the key that signed the id block: hex of 48 octets.",
-        rule: Rule::Bytes { claim: "id_key_digest", length: 48, zero: Zero::Refused },
+        rule: Rule::Bytes { claim: "id_key_digest", length: 48, zero: Zero::Refused, guarded_by: None, beside: None },
         unset: Unset::Unjudged,
         reason: Reason::GuestPolicyViolation,
         always: Always::Policy,
@@ -147,7 +144,7 @@ const FIELDS: &[Field] = &[
     Field {
         key: "author_key_digest",
         doc: "SHA-384 of the key that signed the id key; the report must say that there is one (AUTHOR_KEY_EN).",
-        rule: Rule::Bytes { claim: "author_key_digest", length: 48, zero: Zero::Refused },
+        rule: Rule::Bytes { claim: "author_key_digest", length: 48, zero: Zero::Refused, guarded_by: Some("author_key_en"), beside: None },
         unset: Unset::Unjudged,
         reason: Reason::GuestPolicyViolation,
         always: Always::Policy,
@@ -155,7 +152,7 @@ const FIELDS: &[Field] = &[
     Field {
         key: "family_id",
         doc: "The id block's family: hex of 16 octets. Means something only beside `id_key_digest`, which must be pinned too.",
-        rule: Rule::Bytes { claim: "family_id", length: 16, zero: Zero::Allowed },
+        rule: Rule::Bytes { claim: "family_id", length: 16, zero: Zero::Allowed, guarded_by: None, beside: Some("id_key_digest") },
         unset: Unset::Unjudged,
         reason: Reason::MeasurementUnknown,
         always: Always::Reference,
@@ -163,7 +160,7 @@ const FIELDS: &[Field] = &[
     Field {
         key: "image_id",
         doc: "The id block's image: hex of 16 octets. Means something only beside `id_key_digest`, which must be pinned too.",
-        rule: Rule::Bytes { claim: "image_id", length: 16, zero: Zero::Allowed },
+        rule: Rule::Bytes { claim: "image_id", length: 16, zero: Zero::Allowed, guarded_by: None, beside: Some("id_key_digest") },
         unset: Unset::Unjudged,
         reason: Reason::MeasurementUnknown,
         always: Always::Reference,
