@@ -6,13 +6,15 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::arithmetic_side_effects, clippy::as_conversions, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
+mod entry;
+mod json;
 mod read;
 mod vocabulary;
 
 use crate::evidence::{Claims, Timestamp};
 use crate::refusal::Reason;
 
-pub use vocabulary::{Always, Component, Field, Flag, Meaning, Product, Rule, TcbClaims, Unset, Vocabulary, Zero};
+pub use vocabulary::{Always, Component, Field, Flag, Loosening, Meaning, Product, Rule, TcbClaims, Unset, Vocabulary, Written, Zero};
 
 /// A policy file is not read beyond this many octets.
 pub const MAX_POLICY: usize = 1 << 20;
@@ -113,6 +115,8 @@ pub enum Accept {
     Numbers(Vec<u64>),
     /// Per product: at least these component values, in the order of the product's components.
     Tcb(Vec<(&'static Product, Vec<u8>)>),
+    /// The rule's two claims are equal.
+    Same,
     /// At least this version, component by component from the left.
     Version(Vec<u64>),
     /// One of these words.

@@ -307,6 +307,12 @@ impl Binding {
         Ok(Self { expected: batch::report_data(proof.size, &root), claims: decoded, until: None })
     }
 
+    /// Whether `claims` are the encoded claims that this was made from.
+    #[must_use]
+    pub fn is_of(&self, claims: &[u8]) -> bool {
+        self.claims.encode() == claims
+    }
+
     /// The claims that were bound.
     #[must_use]
     pub const fn claims(&self) -> &BindingClaims {
@@ -444,5 +450,145 @@ impl RawClaims {
         let instance = self.instance.filter(|instance| (16..=64).contains(&instance.len()));
         let instance = instance.ok_or_else(|| malformed("member 7 (instance) of 16 to 64 octets", "none or another length"))?;
         Ok(BindingClaims { kind, spki: KeyDigest(spki), instance, aux: self.aux, epoch: self.epoch, hpke: self.hpke })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_790_812_800);
+    const RULE: AgeRule = AgeRule { max_age: 3600, max_lifetime: 86_400, skew: 120 };
+
+    fn certificate() -> BindingClaims {
+        BindingClaims {
+            kind: Kind::Certificate { issued: NOW, expires: NOW.plus(3600), names: vec!["app.example".to_owned()] },
+            spki: KeyDigest([1; 48]),
+            instance: vec![3; 16],
+            aux: BTreeMap::new(),
+            epoch: None,
+            hpke: None,
+        }
+    }
+
+    fn leaf() -> LeafFacts {
+        LeafFacts { key: KeyDigest([1; 48]), not_before: NOW.minus(300), not_after: NOW.plus(3600), names: vec!["app.example".to_owned()] }
+    }
+
+    fn session() -> BindingClaims {
+        BindingClaims { kind: Kind::Session { hello: [8; 48] }, ..certificate() }
+    }
+
+    fn of_certificate(claims: &BindingClaims, leaf: &LeafFacts, now: Timestamp) -> Result<Binding, Reason> {
+        Binding::of_certificate(&claims.encode(), leaf, RULE, now).map_err(|denied| denied.reason())
+    }
+
+    #[test]
+    fn a_certificate_that_agrees_with_its_claims_binds() {
+        let binding = of_certificate(&certificate(), &leaf(), NOW).unwrap();
+        assert_eq!(*binding.expected(), certificate_report_data(&certificate().encode()));
+        assert_eq!(binding.until(), Some(NOW.plus(3600)));
+        assert!(binding.is_of(&certificate().encode()) && !binding.is_of(&session().encode()));
+    }
+
+    #[test]
+    fn a_certificate_that_differs_from_its_claims_is_refused() {
+        let refused = |leaf: LeafFacts, now| of_certificate(&certificate(), &leaf, now).unwrap_err();
+        assert_eq!(refused(LeafFacts { key: KeyDigest([2; 48]), ..leaf() }, NOW), Reason::BindingMismatch);
+        assert_eq!(refused(LeafFacts { names: vec!["app.example".to_owned(), "b.example".to_owned()], ..leaf() }, NOW), Reason::NameMismatch, "cert-names-add");
+        assert_eq!(refused(LeafFacts { not_after: NOW.plus(3601), ..leaf() }, NOW), Reason::EvidenceStale, "cert-notafter-extended");
+        assert_eq!(refused(LeafFacts { not_before: NOW.minus(601), ..leaf() }, NOW), Reason::EvidenceStale);
+        assert_eq!(refused(leaf(), NOW.plus(3601)), Reason::EvidenceStale, "cert-expired-evidence");
+        assert_eq!(refused(leaf(), NOW.minus(600)), Reason::EvidenceStale, "iat-future");
+        of_certificate(&certificate(), &leaf(), NOW.minus(120)).unwrap();
+    }
+
+    #[test]
+    fn claims_that_live_or_are_too_long_are_stale() {
+        let kind = Kind::Certificate { issued: NOW, expires: NOW.plus(86_401), names: vec!["app.example".to_owned()] };
+        assert_eq!(of_certificate(&BindingClaims { kind, ..certificate() }, &leaf(), NOW).unwrap_err(), Reason::EvidenceStale);
+        let kind = Kind::Certificate { issued: NOW.minus(3601), expires: NOW.plus(3600), names: vec!["app.example".to_owned()] };
+        let old = LeafFacts { not_before: NOW.minus(3700), ..leaf() };
+        assert_eq!(of_certificate(&BindingClaims { kind, ..certificate() }, &old, NOW).unwrap_err(), Reason::EvidenceStale);
+    }
+
+    #[test]
+    fn claims_of_the_other_kind_are_malformed() {
+        assert_eq!(of_certificate(&session(), &leaf(), NOW).unwrap_err(), Reason::EvidenceMalformed, "session-evidence-in-cert");
+        assert_eq!(of_session(&certificate(), |_| {}).unwrap_err(), Reason::EvidenceMalformed, "cert-evidence-in-session");
+    }
+
+    /// The binding a verifier computes for the sample session after `change` to what it observed.
+    fn of_session(claims: &BindingClaims, change: impl FnOnce(&mut Channel<'static>)) -> Result<Binding, Reason> {
+        const KEY: &KeyDigest = &KeyDigest([1; 48]);
+        const PEER: &KeyDigest = &KeyDigest([2; 48]);
+        let mut channel = Channel {
+            role: Role::Server,
+            exporter: &[0xee; 32],
+            nonce_peer: &[4; 32],
+            nonce_self: &[5; 32],
+            key_self: KEY,
+            key_peer: Some(PEER),
+            alpn: b"portcullis1/raw",
+        };
+        change(&mut channel);
+        let proof = Proof { index: 0, size: 1, path: Vec::new() };
+        Binding::of_session(&claims.encode(), &channel, &[8; 48], &proof).map_err(|denied| denied.reason())
+    }
+
+    #[test]
+    fn every_fact_of_the_channel_changes_the_report_data() {
+        let good = *of_session(&session(), |_| {}).unwrap().expected();
+        let changes: [(&str, fn(&mut Channel<'static>)); 7] = [
+            ("relay-two-channels", |channel| channel.exporter = &[0xef; 32]),
+            ("wrong-role", |channel| channel.role = Role::Client),
+            ("nonce-swap", |channel| (channel.nonce_peer, channel.nonce_self) = (channel.nonce_self, channel.nonce_peer)),
+            ("old-session-evidence", |channel| channel.nonce_peer = &[6; 32]),
+            ("client-cert-missing-in-hash", |channel| channel.key_peer = None),
+            ("another client", |channel| channel.key_peer = Some(&KeyDigest([3; 48]))),
+            ("alpn-mismatch-in-leaf", |channel| channel.alpn = b"portcullis1/h2"),
+        ];
+        for (name, change) in changes {
+            assert_ne!(*of_session(&session(), change).unwrap().expected(), good, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_foreign_key_our_own_key_and_another_hello_are_refused() {
+        assert_eq!(of_session(&session(), |channel| channel.key_self = &KeyDigest([9; 48])).unwrap_err(), Reason::BindingMismatch);
+        assert_eq!(of_session(&session(), |channel| channel.key_peer = Some(channel.key_self)).unwrap_err(), Reason::BindingMismatch);
+        let other = BindingClaims { kind: Kind::Session { hello: [7; 48] }, ..session() };
+        assert_eq!(of_session(&other, |_| {}).unwrap_err(), Reason::BindingMismatch, "hello-tamper");
+    }
+
+    #[test]
+    fn web_evidence_is_not_session_evidence() {
+        let claims = BindingClaims { kind: Kind::Web, ..session() };
+        let leaf = web_leaf(&[4; 32], &KeyDigest([1; 48]), "https://app.example", &claims.encode());
+        let session = of_session(&session(), |_| {}).unwrap();
+        assert_ne!(batch::report_data(1, &leaf), *session.expected(), "web-leaf-as-session");
+        assert_eq!(of_session(&claims, |_| {}).unwrap_err(), Reason::EvidenceMalformed);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_has_one_encoding(at in any::<prop::sample::Index>(), value in any::<u8>(), full in any::<bool>()) {
+            let mut claims = if full { certificate() } else { session() };
+            if full {
+                claims.aux = [("log".to_owned(), [1; 48]), ("gpu/0".to_owned(), [2; 48])].into();
+                claims.epoch = Some(("application/x".to_owned(), vec![1]));
+                claims.hpke = Some((32, vec![2; 32]));
+            }
+            prop_assert_eq!(BindingClaims::decode(&claims.encode()).unwrap(), claims.clone());
+            let mut octets = claims.encode();
+            let at = at.index(octets.len());
+            octets[at] = value;
+            if let Ok(read) = BindingClaims::decode(&octets) {
+                prop_assert_eq!(read.encode(), octets);
+            }
+        }
     }
 }

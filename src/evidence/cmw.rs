@@ -152,3 +152,93 @@ impl<'a> Raw<'a> {
 fn malformed(expected: impl Into<String>, found: impl Into<String>) -> Denied {
     Finding::new(Reason::EvidenceMalformed, "cmw", expected, found).into()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sample() -> Collection {
+        let endorsement = |name: &str| Endorsement { name: name.to_owned(), media_type: "application/pkix-cert".to_owned(), bytes: vec![9; 300] };
+        Collection {
+            tee: Evidence { media_type: "application/vnd.amd.sev-snp.attestation-report".to_owned(), bytes: vec![7; 1184] },
+            bind: vec![0xa0],
+            endorsements: ["vcek", "ask", "crl"].into_iter().map(endorsement).collect(),
+            auxiliary: vec![Auxiliary { label: "log".to_owned(), media_type: "application/x".to_owned(), bytes: vec![1] }],
+        }
+    }
+
+    /// A collection of these members: label, type, value, indicator.
+    fn encoded(members: &[(&str, &str, u64)]) -> Vec<u8> {
+        let mut w = Writer::new();
+        w.map(members.len() + 1);
+        let mut members: Vec<_> = members.to_vec();
+        members.push(("__cmwc_t", COLLECTION_TYPE, 0));
+        members.sort_by_key(|(label, ..)| (label.len(), label.as_bytes()));
+        for (label, media_type, indicator) in members {
+            w.text(label);
+            if label == "__cmwc_t" {
+                w.text(media_type)
+            } else {
+                w.array(3).text(media_type).bytes(&[1]).uint(indicator)
+            };
+        }
+        w.finish()
+    }
+
+    fn reason(members: &[(&str, &str, u64)]) -> Reason {
+        Collection::decode(&encoded(members)).unwrap_err().reason()
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut read = Collection::decode(&sample().encode()).unwrap();
+        assert_eq!(read.encode(), sample().encode());
+        assert_eq!(read.endorsements.find("ask"), Some([9; 300].as_slice()));
+        // The wire orders members by label; precedence among endorsements of different names has no meaning.
+        read.endorsements = sample().endorsements;
+        assert_eq!(read, sample());
+    }
+
+    #[test]
+    fn what_is_not_one_tee_and_one_binding_is_refused() {
+        let (tee, bind) = (("tee", "t", 4), ("bind", BINDING_TYPE, 4));
+        Collection::decode(&encoded(&[tee, bind])).unwrap();
+        assert_eq!(reason(&[bind]), Reason::EvidenceUnsupported, "null-verifier");
+        assert_eq!(reason(&[bind, ("gpu/0", "g", 4)]), Reason::EvidenceUnsupported, "gpu-only");
+        assert_eq!(reason(&[tee]), Reason::EvidenceMalformed);
+        assert_eq!(reason(&[tee, bind, ("tee2", "t", 4)]), Reason::EvidenceAmbiguous, "cmw-two-tee");
+        assert_eq!(reason(&[("tee", "t", 0), bind]), Reason::EvidenceMalformed, "cmw-ind-zero");
+        assert_eq!(reason(&[tee, ("bind", "other", 4)]), Reason::EvidenceMalformed);
+        assert_eq!(reason(&[tee, bind, ("end/vcek", "c", 4)]), Reason::EvidenceMalformed);
+        assert_eq!(reason(&[tee, bind, ("log", "l", 2)]), Reason::EvidenceMalformed);
+    }
+
+    #[test]
+    fn a_foreign_or_missing_collection_type_is_refused() {
+        let text = String::from_utf8_lossy(&sample().encode()).into_owned();
+        assert!(text.contains(COLLECTION_TYPE));
+        let mut foreign = sample().encode();
+        let at = foreign.windows(4).position(|window| window == b"2.25").unwrap();
+        foreign[at] = b'1';
+        assert_eq!(Collection::decode(&foreign).unwrap_err().reason(), Reason::EvidenceMalformed);
+    }
+
+    #[test]
+    fn a_collection_beyond_the_bound_is_not_read() {
+        assert_eq!(Collection::decode(&vec![0; MAX_COLLECTION + 1]).unwrap_err().reason(), Reason::EvidenceSize);
+    }
+
+    proptest! {
+        #[test]
+        fn no_octets_panic_and_what_is_read_has_one_encoding(mut octets in Just(sample().encode()), at in any::<prop::sample::Index>(), value in any::<u8>()) {
+            let at = at.index(octets.len());
+            octets[at] = value;
+            if let Ok(read) = Collection::decode(&octets) {
+                prop_assert_eq!(read.encode(), octets);
+            }
+        }
+    }
+}

@@ -91,6 +91,8 @@ pub enum ClaimValue {
     Map(Claims),
     /// A word.
     Text(String),
+    /// Several words, in order.
+    Texts(Vec<String>),
 }
 
 impl fmt::Display for ClaimValue {
@@ -104,6 +106,7 @@ impl fmt::Display for ClaimValue {
                 f.write_str(&parts.join(" "))
             }
             Self::Text(text) => f.write_str(text),
+            Self::Texts(texts) => f.write_str(&texts.join(", ")),
         }
     }
 }
@@ -171,6 +174,7 @@ impl Serialize for ClaimValue {
         match self {
             Self::Integer(number) => serializer.serialize_u64(*number),
             Self::Map(claims) => claims.serialize(serializer),
+            Self::Texts(texts) => texts.serialize(serializer),
             Self::Bits(_) | Self::Bytes(_) | Self::Text(_) => serializer.collect_str(self),
         }
     }

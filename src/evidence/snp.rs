@@ -3,8 +3,12 @@
 //!
 //! A parsed report has been read, not believed. What the specification reserves must be zero.
 
+mod vek;
+
 use super::{ClaimValue, Claims, ReportData};
 use crate::refusal::{Denied, Finding, Reason};
+
+pub use vek::{MAX_CERTIFICATE, Vek, VekKind};
 
 /// The media type of a raw report.
 pub const MEDIA_TYPE: &str = "application/vnd.amd.sev-snp.attestation-report";
@@ -410,4 +414,134 @@ impl Cursor<'_> {
 
 fn reserved<T>(field: impl Into<std::borrow::Cow<'static, str>>, found: impl ToString) -> Result<T, Denied> {
     Finding::new(Reason::ReservedBitsSet, field, "zero in what the specification reserves", found.to_string()).refuse()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    prop_compose! {
+        fn octets()(octets in proptest::collection::vec(any::<u8>(), REPORT_SIZE)) -> Vec<u8> { octets }
+    }
+
+    /// A report that parses, from arbitrary octets: reserved places zeroed, a version there is.
+    fn readable(mut octets: Vec<u8>, version: u8) -> Vec<u8> {
+        octets[..4].copy_from_slice(&[version, 0, 0, 0]);
+        octets[0x48] &= 0x1f;
+        for reserved in [0x49..0x50, 0x18b..0x1a0, 0x1eb..0x1ec, 0x1ef..0x1f0, 0x208..0x2a0] {
+            octets[reserved].fill(0);
+        }
+        if version < 3 {
+            octets[0x188..0x18b].fill(0);
+        }
+        if version < 4 {
+            octets[0x1f8..0x208].fill(0);
+        }
+        octets
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_written_back(octets in octets(), version in 2_u8..=5) {
+            let octets = readable(octets, version);
+            let report = Report::parse(&octets).unwrap();
+            prop_assert_eq!(report.encode(), octets);
+        }
+
+        #[test]
+        fn no_octets_panic(octets in proptest::collection::vec(any::<u8>(), 0..2 * REPORT_SIZE), version in 0_u8..8) {
+            let _ = Report::parse(&octets);
+            if octets.len() >= REPORT_SIZE {
+                let report = Report::parse(&readable(octets[..REPORT_SIZE].to_vec(), version.clamp(2, 5))).unwrap();
+                let _ = report.signature_be();
+            }
+        }
+
+        #[test]
+        fn the_sev_crate_reads_the_same_fields(octets in octets(), version in prop::sample::select(vec![2_u8, 3, 5])) {
+            let mut octets = readable(octets, version);
+            // Their reader wants defined policy bits, a chip id in version 2, and a processor it knows in later ones.
+            octets[0x0b] &= 0x03;
+            octets[0x0a] |= 0x02;
+            octets[0x0c..0x10].fill(0);
+            octets[0x40] &= 0xbf;
+            octets[0x41..0x48].fill(0);
+            octets[0x1a0] = 1;
+            if version >= 3 {
+                octets[0x188..0x18b].copy_from_slice(&[0x19, 0x11, 1]);
+            }
+            let ours = Report::parse(&octets).unwrap();
+            use sev::parser::ByteParser as _;
+            let theirs = sev::firmware::guest::AttestationReport::from_bytes(&octets).unwrap();
+            prop_assert_eq!(ours.version, theirs.version);
+            prop_assert_eq!(ours.guest_svn, theirs.guest_svn);
+            prop_assert_eq!(ours.vmpl, theirs.vmpl);
+            prop_assert_eq!(ours.sig_algo, theirs.sig_algo);
+            prop_assert_eq!(ours.policy >> 19 & 1 == 1, theirs.policy.debug_allowed());
+            prop_assert_eq!(ours.policy >> 18 & 1 == 1, theirs.policy.migrate_ma_allowed());
+            prop_assert_eq!(ours.platform_info >> 5 & 1 == 1, theirs.plat_info.alias_check_complete());
+            prop_assert_eq!(ours.key_info >> 2 & 7, theirs.key_info.signing_key());
+            prop_assert_eq!(ours.chip_key_masked(), theirs.key_info.mask_chip_key());
+            prop_assert_eq!(&ours.report_data[..], &theirs.report_data[..]);
+            prop_assert_eq!(&ours.measurement[..], &theirs.measurement[..]);
+            prop_assert_eq!(&ours.host_data[..], &theirs.host_data[..]);
+            prop_assert_eq!(&ours.id_key_digest[..], &theirs.id_key_digest[..]);
+            prop_assert_eq!(&ours.author_key_digest[..], &theirs.author_key_digest[..]);
+            prop_assert_eq!(&ours.chip_id[..], &theirs.chip_id[..]);
+            prop_assert_eq!(ours.cpuid.map(|cpuid| cpuid[0]), theirs.cpuid_fam_id);
+            prop_assert_eq!(ours.cpuid.map(|cpuid| cpuid[1]), theirs.cpuid_mod_id);
+            prop_assert_eq!((version == 5).then_some(ours.mit_vectors[0]), theirs.launch_mit_vector);
+            if version >= 3 {
+                // Genoa's layout: bootloader, tee, four reserved, snp, microcode. Theirs ignores the reserved octets.
+                for (raw, tcb) in [(ours.reported_tcb, theirs.reported_tcb), (ours.launch_tcb, theirs.launch_tcb)] {
+                    prop_assert_eq!((raw[0], raw[1], raw[6], raw[7]), (tcb.bootloader, tcb.tee, tcb.snp, tcb.microcode));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_lengths_versions_and_reserved_octets_are_refused() {
+        let good = readable(vec![0x5a; REPORT_SIZE], 5);
+        let reason = |octets: &[u8]| Report::parse(octets).unwrap_err().reason();
+        assert_eq!(reason(&good[..REPORT_SIZE - 1]), Reason::EvidenceSize);
+        assert_eq!(reason(&[good.as_slice(), &[0]].concat()), Reason::EvidenceSize);
+        for version in [0, 1, 6, 99, u32::MAX] {
+            let mut other = good.clone();
+            other[..4].copy_from_slice(&version.to_le_bytes());
+            assert_eq!(reason(&other), Reason::EvidenceUnsupported, "version {version}");
+        }
+        for offset in [0x4b, 0x4c, 0x18b, 0x19f, 0x1eb, 0x1ef, 0x208, 0x29f] {
+            let mut other = good.clone();
+            other[offset] = 0x80;
+            assert_eq!(reason(&other), Reason::ReservedBitsSet, "offset {offset:#x}");
+        }
+    }
+
+    #[test]
+    fn a_signature_field_holds_r_and_s_little_endian_with_zeros_above() {
+        let signature: [u8; 96] = std::array::from_fn(|i| u8::try_from(i).unwrap());
+        let mut report = Report::parse(&readable(vec![0; REPORT_SIZE], 3)).unwrap();
+        report.signature = Report::signature_field(&signature);
+        assert_eq!((report.signature[47], report.signature[72 + 47]), (0, 48));
+        assert_eq!(report.signature_be().unwrap(), signature);
+        for above in [48, 71, 72 + 48, 143, 144, 511] {
+            let mut other = report.clone();
+            other.signature[above] = 1;
+            assert_eq!(other.signature_be().unwrap_err().reason(), Reason::SignatureInvalid, "octet {above}");
+        }
+    }
+
+    #[test]
+    fn a_tcb_is_taken_apart_in_its_products_layout_only() {
+        let turin = [1, 2, 3, 4, 0, 0, 0, 5];
+        let read = Tcb::parse(turin, Product::Turin).unwrap();
+        assert_eq!(read, Tcb { fmc: Some(1), bootloader: 2, tee: 3, snp: 4, microcode: 5 });
+        assert_eq!(read.encode(Product::Turin), turin);
+        assert_eq!(Tcb::parse(turin, Product::Genoa), None);
+        assert_eq!(Tcb::parse([1, 2, 0, 0, 0, 0, 3, 4], Product::Turin), None);
+    }
 }

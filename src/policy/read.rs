@@ -1,1 +1,230 @@
-//! Reads policy files.
+//! Reads a policy file: strict JSON, every error at once, each with its place.
+
+use jsonc_parser::ast::Value;
+
+use super::json::{Problems, Table, array, duration, hex, number, parse};
+use super::vocabulary::{Rule, Vocabulary};
+use super::{AppraisalPolicy, Denial, Entry, MAX_POLICY, Mode, Revocation, Roots, entry};
+use crate::crypto::sha256;
+use crate::diagnostic::{Diagnostic, nearest};
+use crate::evidence::Timestamp;
+
+const HOUR: u64 = 3600;
+const DAY: u64 = 24 * HOUR;
+
+impl AppraisalPolicy {
+    /// Reads a policy file against the words of the platforms.
+    ///
+    /// Returns the policy with what an operator should look at. Establishes nothing about expiry: that is judged with
+    /// each peer.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the file, in its order.
+    pub fn load(bytes: &[u8], vocabularies: &[&'static Vocabulary]) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
+        if bytes.len() > MAX_POLICY {
+            return Err(vec![Diagnostic::new(0..0, format!("the file has {} octets", bytes.len())).help(format!("at most {MAX_POLICY} are read"))]);
+        }
+        let text = std::str::from_utf8(bytes).map_err(|error| vec![Diagnostic::new(error.valid_up_to()..error.valid_up_to(), "not UTF-8 text")])?;
+        let root = parse(text).map_err(|problem| vec![problem])?;
+        let mut problems = Problems::default();
+        let mut warnings = Problems::default();
+        let policy = read(&root, sha256(&[bytes]), vocabularies, &mut problems, &mut warnings);
+        problems.0.sort_by_key(|problem| problem.span.start);
+        match policy {
+            Some(policy) if problems.0.is_empty() => Ok((policy, warnings.0)),
+            _ => Err(problems.0),
+        }
+    }
+
+    /// What `verify` judges by when no policy is given: any genuine, non-debug guest of the platforms. Nothing is pinned,
+    /// and a revocation list is used only when there is one. Never for admitting a peer.
+    #[must_use]
+    pub fn genuine(vocabularies: &[&'static Vocabulary]) -> Self {
+        let accept = |vocabulary: &&'static Vocabulary| Entry {
+            id: format!("any-genuine-{}", vocabulary.tee),
+            tee: vocabulary.tee,
+            not_after: None,
+            constraints: entry::genuine(vocabulary),
+            insecure: Vec::new(),
+        };
+        Self {
+            name: "genuine".to_owned(),
+            digest: sha256(&[b"built-in policy: genuine"]),
+            expires: None,
+            mode: Mode::Enforce,
+            accept: vocabularies.iter().map(accept).collect(),
+            deny: Vec::new(),
+            max_evidence_age: DAY,
+            clock_skew: 120,
+            revocation: Revocation::WhenPresent,
+            insecure: Vec::new(),
+            roots: Roots::Vendor,
+        }
+    }
+}
+
+fn read(root: &Value<'_>, digest: [u8; 32], vocabularies: &[&'static Vocabulary], problems: &mut Problems, warnings: &mut Problems) -> Option<AppraisalPolicy> {
+    let mut table = Table::of(root, "a policy", problems)?;
+    table.take("$schema");
+    version(&mut table, problems);
+    let name = table.text("name", problems).map(|(name, _)| name.to_owned());
+    if name.is_none() {
+        problems.at(table.place(), "no name", "\"name\": \"…\" is what logs and metrics call this policy");
+    }
+    let mut insecure = Vec::new();
+    let accept = accept(&mut table, vocabularies, &mut insecure, problems, warnings);
+    let policy = AppraisalPolicy {
+        name: name.unwrap_or_default(),
+        digest,
+        expires: moment(&mut table, "expires", problems),
+        mode: Mode::Enforce,
+        accept,
+        deny: deny(&mut table, vocabularies, problems),
+        max_evidence_age: duration(&mut table, "max_evidence_age", HOUR, DAY, problems),
+        clock_skew: duration(&mut table, "clock_skew", 120, 600, problems),
+        revocation: revocation(&mut table, &mut insecure, problems),
+        roots: roots(&mut table, &mut insecure, problems),
+        insecure,
+    };
+    table.finish(problems);
+    Some(policy)
+}
+
+fn version(table: &mut Table<'_, '_>, problems: &mut Problems) {
+    match table.take("version") {
+        Some(value) => {
+            if number(value, "version", problems).is_some_and(|version| version != 1) {
+                problems.at(value, "this program reads version 1", "");
+            }
+        }
+        None => problems.at(table.place(), "no version", "\"version\": 1"),
+    }
+}
+
+fn moment(table: &mut Table<'_, '_>, key: &'static str, problems: &mut Problems) -> Option<Timestamp> {
+    let (text, value) = table.text(key, problems)?;
+    let moment = Timestamp::parse(text);
+    if moment.is_none() {
+        problems.at(value, format!("{key} must be an RFC 3339 time"), "such as \"2027-03-01T00:00:00Z\"");
+    }
+    moment
+}
+
+fn accept(
+    table: &mut Table<'_, '_>,
+    vocabularies: &[&'static Vocabulary],
+    insecure: &mut Vec<String>,
+    problems: &mut Problems,
+    warnings: &mut Problems,
+) -> Vec<Entry> {
+    let Some(value) = table.take("accept") else {
+        problems.at(table.place(), "no accept", "\"accept\": [ { \"id\": …, \"tee\": …, \"measurement\": … } ]");
+        return Vec::new();
+    };
+    let Some(list) = array(value, "accept", problems) else { return Vec::new() };
+    if list.elements.is_empty() {
+        warnings.at(value, "accept is empty: this policy refuses everyone", "");
+    }
+    let mut entries: Vec<Entry> = Vec::new();
+    for (index, value) in list.elements.iter().enumerate() {
+        let Some(entry) = one(value, vocabularies, problems) else { continue };
+        if entries.iter().any(|other| other.id == entry.id) {
+            problems.at(value, format!("the id {} stands twice", entry.id), "ids name entries in logs and rules; choose another");
+        }
+        insecure.extend(entry.insecure.iter().map(|key| format!("accept[{index}].{key}")));
+        entries.push(entry);
+    }
+    entries
+}
+
+fn one(value: &Value<'_>, vocabularies: &[&'static Vocabulary], problems: &mut Problems) -> Option<Entry> {
+    let mut table = Table::of(value, "an entry of accept", problems)?;
+    let id = table.text("id", problems).filter(|(id, value)| valid_id(id, *value, problems)).map(|(id, _)| id.to_owned());
+    if id.is_none() && table.take("id").is_none() {
+        problems.at(table.place(), "no id", "\"id\": \"orders-2026.11\" is what logs, metrics and rules call this entry");
+    }
+    table.take("note");
+    let not_after = moment(&mut table, "not_after", problems);
+    let names: Vec<_> = vocabularies.iter().map(|vocabulary| vocabulary.tee).collect();
+    let Some((tee, place)) = table.text("tee", problems) else {
+        problems.at(table.place(), "no tee", format!("one of {}", names.join(", ")));
+        return None;
+    };
+    let Some(vocabulary) = vocabularies.iter().copied().find(|vocabulary| vocabulary.tee == tee) else {
+        let help = nearest(tee, names.iter().copied()).map_or_else(|| format!("one of {}", names.join(", ")), |near| format!("did you mean {near}?"));
+        problems.at(place, format!("unknown tee {tee}"), help);
+        return None;
+    };
+    let (constraints, insecure) = entry::constraints(&mut table, vocabulary, problems);
+    table.finish(problems);
+    Some(Entry { id: id?, tee: vocabulary.tee, not_after, constraints, insecure })
+}
+
+/// Ids go into logs, metric labels and rules.
+fn valid_id(id: &str, value: &Value<'_>, problems: &mut Problems) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let valid = (1..=64).contains(&id.len()) && id.chars().all(plain);
+    if !valid {
+        problems.at(value, "an id has 1 to 64 letters, digits, dots, dashes or underscores", "");
+    }
+    valid
+}
+
+fn deny(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problems: &mut Problems) -> Vec<Denial> {
+    let Some(list) = table.take("deny").and_then(|value| array(value, "deny", problems)) else { return Vec::new() };
+    let mut denials = Vec::new();
+    for value in &list.elements {
+        let Some(mut table) = Table::of(value, "an entry of deny", problems) else { continue };
+        let why = table.text("reason", problems).map(|(why, _)| why.to_owned());
+        if why.is_none() {
+            problems.at(value, "no reason", "say why: it is shown with each refusal");
+        }
+        let before = denials.len();
+        let fields = vocabularies.iter().flat_map(|vocabulary| vocabulary.fields);
+        for field in fields {
+            let Rule::Bytes { claim, length, .. } = &field.rule else { continue };
+            let Some(value) = table.take(field.key) else { continue };
+            if let Some(octets) = hex(value, field.key, *length, problems) {
+                denials.push(Denial { claim, value: octets, why: why.clone().unwrap_or_default(), reason: field.reason });
+            }
+        }
+        if denials.len() == before && problems.0.is_empty() {
+            problems.at(value, "denies nothing", "name a measurement, chip_id or the like");
+        }
+        table.finish(problems);
+    }
+    denials
+}
+
+fn revocation(table: &mut Table<'_, '_>, insecure: &mut Vec<String>, problems: &mut Problems) -> Revocation {
+    const KEY: &str = "insecure_allow_missing_crl";
+    match table.take(KEY) {
+        None => Revocation::Required,
+        Some(Value::BooleanLit(value)) if value.value => {
+            insecure.push(KEY.to_owned());
+            Revocation::WhenPresent
+        }
+        Some(other) => {
+            problems.at(other, format!("{KEY} can only be true"), "leave it out to stay safe");
+            Revocation::Required
+        }
+    }
+}
+
+fn roots(table: &mut Table<'_, '_>, insecure: &mut Vec<String>, problems: &mut Problems) -> Roots {
+    const KEY: &str = "insecure_roots";
+    let Some(list) = table.take(KEY).and_then(|value| array(value, KEY, problems)) else { return Roots::Vendor };
+    for value in &list.elements {
+        match value.as_string_lit().map(|text| text.value.as_ref()) {
+            Some("simulator") if cfg!(feature = "simulator") => {}
+            Some("simulator") => problems.at(value, "this build has no simulator", "it cannot trust the simulator's roots; use a build for tests"),
+            _ => problems.at(value, "unknown root", "the only one that can be named is \"simulator\""),
+        }
+    }
+    if list.elements.is_empty() {
+        problems.at(list, format!("{KEY} is an empty list"), "leave it out to trust the vendors' roots alone");
+        return Roots::Vendor;
+    }
+    insecure.push(KEY.to_owned());
+    Roots::VendorAndSimulator
+}

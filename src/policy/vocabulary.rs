@@ -10,7 +10,27 @@ pub struct Vocabulary {
     /// The keys, the most telling first: findings are reported in this order.
     pub fields: &'static [Field],
     /// Keys that loosen an entry and what each loosens. All start with `insecure_`.
-    pub loosening: &'static [(&'static str, &'static str)],
+    pub loosening: &'static [Loosening],
+}
+
+/// A key that loosens an entry.
+#[derive(Debug)]
+pub struct Loosening {
+    /// The key; starts with `insecure_`.
+    pub key: &'static str,
+    /// What it loosens.
+    pub doc: &'static str,
+    /// How it is written.
+    pub written: Written,
+}
+
+/// How a loosening key is written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Written {
+    /// `true`.
+    True,
+    /// A text that says why.
+    Why,
 }
 
 /// One policy key.
@@ -66,6 +86,10 @@ pub enum Rule {
         length: usize,
         /// Whether an all-zero value may be pinned.
         zero: Zero,
+        /// A claim that must be 1 for this one to mean anything.
+        guarded_by: Option<&'static str>,
+        /// Another key of the entry without which this one means nothing.
+        beside: Option<&'static str>,
     },
     /// Bits by name: `{ "name": true | false, … }`.
     Flags {
@@ -90,6 +114,15 @@ pub enum Rule {
         claim: &'static str,
         /// The default.
         default: &'static [u64],
+    },
+    /// Two claims are equal. Only `true` may be written; the key loosens it.
+    Same {
+        /// The claim.
+        claim: &'static str,
+        /// The one it must equal.
+        other: &'static str,
+        /// The loosening key.
+        loosened_by: &'static str,
     },
     /// Security versions per product: `{ "genoa": { "snp": 22, … }, … }`; the claims are at least those.
     Tcb {

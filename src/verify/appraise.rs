@@ -1,23 +1,245 @@
-//! Stage 2, all platforms.
+//! Stage 2, all platforms: is this genuine evidence about this key, and is it what the policy wants?
+//!
+//! Reports every mismatch of the entry that comes nearest, not only the first.
+
 use super::{Appraisal, AuthenticClaims, Verifier};
 use crate::evidence::binding::Binding;
 use crate::evidence::cmw::Collection;
-use crate::evidence::{ReportData, Timestamp};
-use crate::policy::AppraisalPolicy;
+use crate::evidence::{Claims, ReportData, Timestamp};
+use crate::policy::{Accept, Always, AppraisalPolicy, Constraint, Entry, Flag, Mode, Product, Rule};
 use crate::refusal::{Denied, Finding, Reason};
 
+/// Refuses evidence that is not tied to the key, before anything dear is computed: the claims that were bound are those
+/// presented, nothing unlisted rides along, and the report data is the one that this connection implies.
 pub(super) fn bound(verifier: &dyn Verifier, presented: &Collection, binding: &Binding) -> Result<(), Denied> {
+    if !binding.is_of(&presented.bind) {
+        return Finding::new(Reason::EvidenceMalformed, "cmw.bind", "the binding claims that were judged", "others").refuse();
+    }
+    // No platform of this build takes members beside the TEE's evidence: one that rides along is refused, listed or not.
+    if let Some(member) = presented.auxiliary.first() {
+        if member.media_type == presented.tee.media_type {
+            return Finding::new(Reason::EvidenceAmbiguous, "cmw", "one TEE's evidence", format!("also {} of the same type", member.label)).refuse();
+        }
+        return Finding::new(Reason::AuxiliaryUnbound, "cmw", "no evidence beside the TEE's", member.label.clone()).refuse();
+    }
+    if let Some(label) = binding.claims().aux.keys().next() {
+        return Finding::new(Reason::AuxiliaryUnbound, "bind.aux", "no members that are absent", label.clone()).refuse();
+    }
     same_report_data(&verifier.report_data(&presented.tee)?, binding)
 }
 
+/// Compares all 64 octets in constant time.
 pub(super) fn same_report_data(found: &ReportData, binding: &Binding) -> Result<(), Denied> {
     if crate::crypto::same(&found.0, &binding.expected().0) {
         return Ok(());
     }
     let hex = |data: &ReportData| data_encoding::HEXLOWER.encode(&data.0);
-    Finding::new(Reason::BindingMismatch, "report.report_data", hex(binding.expected()), hex(found)).refuse()
+    Finding::new(Reason::BindingMismatch, "report.report_data", hex(binding.expected()), hex(found))
+        .fix("something between the two sides terminates TLS, or the evidence is from another connection; connect the sidecars directly")
+        .refuse()
 }
 
-pub(super) fn appraise(_: AuthenticClaims, _: &AppraisalPolicy, _: Timestamp) -> Result<Appraisal, Denied> {
-    Finding::new(Reason::PolicyInvalid, "policy", "an appraisal", "not built yet").refuse()
+/// Judges genuine claims by a policy.
+pub(super) fn appraise(authentic: AuthenticClaims, policy: &AppraisalPolicy, now: Timestamp) -> Result<Appraisal, Denied> {
+    if policy.expires.is_some_and(|expires| now > expires) {
+        let found = policy.expires.map(|expires| expires.to_string()).unwrap_or_default();
+        return Finding::new(Reason::PolicyInvalid, "policy.expires", format!("a policy that holds at {now}"), found).fix("renew the policy file").refuse();
+    }
+    let claims = &authentic.claims;
+    if let Some(denial) = policy.deny.iter().find(|denial| denial.hits(claims)) {
+        let found = claims.find(denial.claim).map(ToString::to_string).unwrap_or_default();
+        return Finding::new(denial.reason, format!("report.{}", denial.claim), format!("not on the deny list of \"{}\"", policy.name), found)
+            .fix(format!("the operator denied it: {}", denial.why))
+            .refuse();
+    }
+    let (entry, observed) = fitting(policy, &authentic, now)?;
+    let until = [Some(authentic.until), policy.expires, entry.not_after].into_iter().flatten().min().unwrap_or(now);
+    Ok(Appraisal {
+        platform: authentic.platform,
+        policy: policy.name.clone(),
+        policy_digest: policy.digest,
+        entry: entry.id.clone(),
+        until,
+        origin: authentic.origin,
+        revocation_checked: authentic.revocation_checked,
+        observed,
+        claims: authentic.claims,
+    })
+}
+
+/// The first entry that fits wholly; else, in observe mode, the one that misses reference values alone; else a refusal
+/// with the mismatches of the nearest.
+fn fitting<'p>(policy: &'p AppraisalPolicy, authentic: &AuthenticClaims, now: Timestamp) -> Result<(&'p Entry, Vec<Finding>), Denied> {
+    let of_platform: Vec<&Entry> = policy.accept.iter().filter(|entry| entry.tee == authentic.platform).collect();
+    if of_platform.is_empty() {
+        let tees: Vec<_> = policy.accept.iter().map(|entry| entry.tee).collect();
+        let expected = if tees.is_empty() { "nothing: the policy accepts nobody".to_owned() } else { tees.join(", ") };
+        return Finding::new(Reason::PlatformNotAllowed, "tee", expected, authentic.platform).refuse();
+    }
+    let live = of_platform.iter().copied().filter(|entry| entry.not_after.is_none_or(|end| now <= end));
+    let mut judged: Vec<(&Entry, Vec<Missed>)> = live.map(|entry| (entry, mismatches(entry, &authentic.claims))).collect();
+    judged.sort_by_key(|(_, missed)| missed.len());
+    let fits = |missed: &Missed| policy.mode == Mode::Observe && missed.always == Always::Reference;
+    match judged.iter().position(|(_, missed)| missed.iter().all(fits)) {
+        Some(index) => {
+            let (entry, missed) = judged.swap_remove(index);
+            Ok((entry, missed.into_iter().map(|missed| missed.finding).collect()))
+        }
+        None => Err(refusal(policy, &judged, authentic)),
+    }
+}
+
+fn refusal(policy: &AppraisalPolicy, judged: &[(&Entry, Vec<Missed>)], authentic: &AuthenticClaims) -> Denied {
+    let Some((nearest, missed)) = judged.first() else {
+        let found = format!("every entry for {} is past its not_after", authentic.platform);
+        return Finding::new(Reason::PolicyInvalid, "policy.accept", "an entry that has not expired", found).into();
+    };
+    let several = judged.len() > 1;
+    let findings = missed.iter().map(|missed| {
+        let mut finding = missed.finding.clone();
+        match (&missed.field.rule, several) {
+            (Rule::Bytes { claim, .. }, true) => finding.expected = any_entry(policy, judged, claim),
+            (_, true) => finding.field = format!("{} (entry {})", finding.field, nearest.id).into(),
+            _ => {}
+        }
+        finding
+    });
+    let fallback = || Finding::new(Reason::PolicyInvalid, "policy.accept", "an entry that fits", "none").into();
+    Denied::from_findings(findings.collect()).unwrap_or_else(fallback)
+}
+
+/// "one of N in policy …", over all entries of the platform.
+fn any_entry(policy: &AppraisalPolicy, judged: &[(&Entry, Vec<Missed>)], claim: &str) -> String {
+    let mut values = Vec::new();
+    for (entry, _) in judged {
+        for constraint in &entry.constraints {
+            if let (Rule::Bytes { claim: of, .. }, Accept::Bytes(accepted)) = (&constraint.field.rule, &constraint.accept)
+                && *of == claim
+            {
+                values.extend(accepted.iter().map(|value| format!("{} {}", entry.id, data_encoding::HEXLOWER.encode(value))));
+            }
+        }
+    }
+    format!("one of {} in policy \"{}\": {}", values.len(), policy.name, values.join(", "))
+}
+
+/// One mismatch with the row it is about.
+struct Missed {
+    field: &'static crate::policy::Field,
+    always: Always,
+    finding: Finding,
+}
+
+fn mismatches(entry: &Entry, claims: &Claims) -> Vec<Missed> {
+    let missed = |constraint: &Constraint| {
+        let field = constraint.field;
+        check(constraint, claims).into_iter().map(move |finding| Missed { field, always: field.always, finding })
+    };
+    entry.constraints.iter().flat_map(missed).collect()
+}
+
+/// What is wrong with one field; empty when it holds. A claim that is absent is a mismatch unless the rule says else.
+fn check(constraint: &Constraint, claims: &Claims) -> Vec<Finding> {
+    let field = constraint.field;
+    let one = |claim: &str, expected: String, found: Option<String>| {
+        vec![Finding::new(field.reason, format!("report.{claim}"), expected, found.unwrap_or_else(|| "none".to_owned()))]
+    };
+    match (&field.rule, &constraint.accept) {
+        (Rule::Bytes { guarded_by: Some(guard), claim, .. }, _) if claims.number(guard) != Some(1) => {
+            one(guard, format!("1: {claim} has a meaning"), claims.number(guard).map(|found| found.to_string()))
+        }
+        (Rule::Bytes { claim, .. }, Accept::Bytes(accepted)) => match claims.bytes(claim) {
+            Some(found) if accepted.iter().any(|value| value == found) => Vec::new(),
+            found => one(
+                claim,
+                any_of(accepted.iter().map(|value| data_encoding::HEXLOWER.encode(value))),
+                found.map(|octets| data_encoding::HEXLOWER.encode(octets)),
+            ),
+        },
+        (Rule::Flags { claim, flags }, Accept::Bits { set, clear }) => match claims.number(claim) {
+            Some(found) => flags.iter().filter_map(|flag| wrong_bit(claim, flag, found, *set, *clear)).collect(),
+            None => one(claim, "a bit field".to_owned(), None),
+        },
+        (Rule::Mask { claim }, Accept::Bits { set, .. }) => match little_endian(claims.bytes(claim)) {
+            Some(found) if found & set == *set => Vec::new(),
+            found => one(claim, format!("the bits {set:#x}"), found.map(|found| format!("{found:#x}"))),
+        },
+        (Rule::Minimum { claim }, Accept::Minimum(least)) => match claims.number(claim) {
+            Some(found) if found >= *least => Vec::new(),
+            found => one(claim, format!(">= {least}"), found.map(|found| found.to_string())),
+        },
+        (Rule::Numbers { claim, .. }, Accept::Numbers(accepted)) => match claims.number(claim) {
+            Some(found) if accepted.contains(&found) => Vec::new(),
+            found => one(claim, any_of(accepted.iter().map(u64::to_string)), found.map(|found| found.to_string())),
+        },
+        (Rule::Same { claim, other, .. }, Accept::Same) => match (claims.find(claim), claims.find(other)) {
+            (Some(found), Some(wanted)) if found == wanted => Vec::new(),
+            (found, wanted) => {
+                let expected = format!("equal to report.{other} {}", wanted.map(ToString::to_string).unwrap_or_default());
+                one(claim, expected, found.map(ToString::to_string))
+            }
+        },
+        (Rule::Tcb { claims: wanted, product, .. }, Accept::Tcb(floors)) => {
+            let name = claims.text(product);
+            match floors.iter().find(|(product, _)| Some(product.name) == name) {
+                Some((product, floor)) => {
+                    wanted.iter().flat_map(|wanted| short(field.reason, wanted.field, claims.map(wanted.claim), product, floor)).collect()
+                }
+                None => one(product, any_of(floors.iter().map(|(product, _)| product.name.to_owned())), name.map(str::to_owned)),
+            }
+        }
+        (Rule::Version { claims: wanted, .. }, Accept::Version(least)) => wanted.iter().flat_map(|claim| older(field.reason, claim, claims, least)).collect(),
+        (Rule::Words { claim, optional, .. }, Accept::Words(accepted)) => match claims.text(claim) {
+            None if *optional => Vec::new(),
+            Some(found) if accepted.iter().any(|word| word == found) => Vec::new(),
+            found => one(claim, any_of(accepted.iter().cloned()), found.map(str::to_owned)),
+        },
+        // The loader makes no other pair; should it ever, nothing passes.
+        _ => one(field.key, "a value of the field's kind".to_owned(), None),
+    }
+}
+
+fn wrong_bit(claim: &str, flag: &Flag, found: u64, set: u64, clear: u64) -> Option<Finding> {
+    let bit = 1_u64.checked_shl(flag.bit)?;
+    let (expected, wrong) = match (set & bit != 0, clear & bit != 0) {
+        (true, _) => ("1", found & bit == 0),
+        (_, true) => ("0", found & bit != 0),
+        _ => return None,
+    };
+    let shown = if found & bit == 0 { "0" } else { "1" };
+    wrong.then(|| Finding::new(flag.reason, format!("report.{claim}.{}", flag.key), format!("{expected} ({})", flag.doc), shown))
+}
+
+fn short(reason: Reason, field: &'static str, found: Option<&Claims>, product: &Product, floor: &[u8]) -> Vec<Finding> {
+    let below = |(component, least): (&crate::policy::Component, &u8)| {
+        let found = found.and_then(|found| found.number(component.claim));
+        let enough = found.is_some_and(|found| found >= u64::from(*least));
+        let shown = found.map_or_else(|| "none".to_owned(), |found| found.to_string());
+        (!enough).then(|| {
+            let fix = format!("update the host's firmware; or lower min_tcb.{}.{} after reading the vendor's bulletin", product.name, component.key);
+            Finding::new(reason, format!("{field}.{}", component.key), format!(">= {least}"), shown).fix(fix)
+        })
+    };
+    product.components.iter().zip(floor).filter_map(below).collect()
+}
+
+fn older(reason: Reason, claim: &'static str, claims: &Claims, least: &[u64]) -> Option<Finding> {
+    let text = claims.text(claim);
+    let found: Option<Vec<u64>> = text.and_then(|text| text.split('.').map(|part| part.parse().ok()).collect());
+    let shown: Vec<_> = least.iter().map(u64::to_string).collect();
+    let enough = found.is_some_and(|found| found.as_slice() >= least);
+    (!enough).then(|| Finding::new(reason, format!("report.{claim}"), format!(">= {}", shown.join(".")), text.unwrap_or("none")))
+}
+
+fn little_endian(octets: Option<&[u8]>) -> Option<u64> {
+    octets.and_then(|octets| octets.try_into().ok()).map(u64::from_le_bytes)
+}
+
+fn any_of(values: impl Iterator<Item = String>) -> String {
+    let values: Vec<_> = values.collect();
+    match values.as_slice() {
+        [] => "nothing".to_owned(),
+        [one] => one.clone(),
+        several => format!("one of {}", several.join(", ")),
+    }
 }

@@ -1,1 +1,187 @@
-//! Certificate chains and CRLs at a given time.
+//! Certificate chains and revocation lists at a given time, for hardware roots: few links, each with a fixed place.
+//!
+//! Establishes that a signature chain holds from a pinned key down to a certificate. What a leaf says is its
+//! platform's business.
+
+use x509_parser::certificate::Validity;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::revocation_list::CertificateRevocationList;
+use x509_parser::signature_algorithm::SignatureAlgorithm;
+use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo, X509Name};
+
+use super::memo::{SignatureMemo, verifies_once};
+use crate::crypto::Scheme;
+use crate::evidence::Timestamp;
+use crate::refusal::{Denied, Finding, Reason};
+
+/// A certificate longer than this is not read.
+const MAX_CERTIFICATE: usize = 8 * 1024;
+
+/// A revocation list longer than this is not read: vendors list some dozens of intermediates.
+const MAX_CRL: usize = 64 * 1024;
+
+/// One certificate, with the name that findings use for it.
+pub(super) fn certificate<'a>(what: &'static str, der: &'a [u8]) -> Result<X509Certificate<'a>, Denied> {
+    if der.len() > MAX_CERTIFICATE {
+        return untrusted(what, format!("at most {MAX_CERTIFICATE} octets"), der.len());
+    }
+    match X509Certificate::from_der(der) {
+        Ok((&[], certificate)) => Ok(certificate),
+        Ok((rest, _)) => untrusted(what, "one DER certificate", format!("{} octets behind it", rest.len())),
+        Err(error) => untrusted(what, "one DER certificate", error),
+    }
+}
+
+/// A revocation list, with the name that findings use for it. One that cannot be read is as good as none.
+pub(super) fn revocation_list<'a>(what: &'static str, der: &'a [u8]) -> Result<CertificateRevocationList<'a>, Denied> {
+    if der.len() > MAX_CRL {
+        return unavailable(what, format!("at most {MAX_CRL} octets"), der.len());
+    }
+    match CertificateRevocationList::from_der(der) {
+        Ok((&[], list)) => Ok(list),
+        Ok((rest, _)) => unavailable(what, "one DER certificate list", format!("{} octets behind it", rest.len())),
+        Err(error) => unavailable(what, "one DER certificate list", error),
+    }
+}
+
+/// A key that signs certificates: RSA, as a DER SubjectPublicKeyInfo.
+pub(super) struct SigningKey<'a>(SubjectPublicKeyInfo<'a>);
+
+impl<'a> SigningKey<'a> {
+    pub(super) fn of_spki(what: &'static str, spki: &'a [u8]) -> Result<Self, Denied> {
+        match SubjectPublicKeyInfo::from_der(spki) {
+            Ok((&[], key)) => Ok(Self(key)),
+            _ => untrusted(what, "a DER public key", "other octets"),
+        }
+    }
+
+    pub(super) fn of_certificate(certificate: &X509Certificate<'a>) -> Self {
+        Self(certificate.tbs_certificate.subject_pki.clone())
+    }
+
+    /// Whether a signature with these parameters over `message` is this key's.
+    fn signed(&self, memo: &dyn SignatureMemo, algorithm: &AlgorithmIdentifier<'_>, message: &[u8], signature: &[u8]) -> bool {
+        rsa(&self.0) && pss_sha384(algorithm) && verifies_once(memo, Scheme::RsaPssSha384, &self.0.subject_public_key.data, message, signature)
+    }
+}
+
+/// Proves that `certificate` is signed by `key` and is inside its validity.
+pub(super) fn issued_by(
+    what: &'static str,
+    certificate: &X509Certificate<'_>,
+    key: &SigningKey<'_>,
+    memo: &dyn SignatureMemo,
+    now: Timestamp,
+) -> Result<(), Denied> {
+    if certificate.signature_algorithm != certificate.tbs_certificate.signature {
+        return untrusted(what, "one signature algorithm inside and out", "two");
+    }
+    if !key.signed(memo, &certificate.signature_algorithm, certificate.tbs_certificate.as_ref(), &certificate.signature_value.data) {
+        return untrusted(what, "a signature by its issuer (RSASSA-PSS, SHA-384)", "none that verifies");
+    }
+    valid(what, certificate.validity(), now)
+}
+
+/// Proves that a certificate may issue others.
+pub(super) fn is_authority(what: &'static str, certificate: &X509Certificate<'_>) -> Result<(), Denied> {
+    let authority = certificate.basic_constraints().ok().flatten().is_some_and(|constraints| constraints.value.ca);
+    let signs = certificate.key_usage().ok().flatten().is_none_or(|usage| usage.value.key_cert_sign());
+    if authority && signs { Ok(()) } else { untrusted(what, "a certificate authority", "basicConstraints or keyUsage that say otherwise") }
+}
+
+/// What a revocation list at hand says about certificates.
+pub(super) struct Revocations<'a> {
+    list: CertificateRevocationList<'a>,
+    /// Until when it speaks.
+    pub(super) until: Timestamp,
+}
+
+impl<'a> Revocations<'a> {
+    /// A list signed by `key` and current at `now`; anything else is as good as none.
+    pub(super) fn current(
+        what: &'static str,
+        der: &'a [u8],
+        issuer: impl Fn(&X509Name<'_>) -> bool,
+        key: &SigningKey<'_>,
+        memo: &dyn SignatureMemo,
+        now: Timestamp,
+    ) -> Result<Self, Denied> {
+        let list = revocation_list(what, der)?;
+        if !issuer(list.issuer()) {
+            return unavailable(what, "a list issued by the root", list.issuer());
+        }
+        if list.signature_algorithm != list.tbs_cert_list.signature {
+            return unavailable(what, "one signature algorithm inside and out", "two");
+        }
+        if !key.signed(memo, &list.signature_algorithm, list.tbs_cert_list.as_ref(), &list.signature_value.data) {
+            return unavailable(what, "a signature by the root (RSASSA-PSS, SHA-384)", "none that verifies");
+        }
+        let begins = moment(list.last_update().timestamp());
+        let Some(until) = list.next_update().map(|until| moment(until.timestamp())) else {
+            return unavailable(what, "a nextUpdate", "none");
+        };
+        if now < begins || now > until {
+            return unavailable(what, format!("a list current at {now}"), format!("one for {begins} to {until}"));
+        }
+        Ok(Self { list, until })
+    }
+
+    /// Refuses a certificate that the list names.
+    pub(super) fn permit(&self, what: &'static str, certificate: &X509Certificate<'_>) -> Result<(), Denied> {
+        match self.list.iter_revoked_certificates().find(|revoked| revoked.serial() == &certificate.tbs_certificate.serial) {
+            None => Ok(()),
+            Some(revoked) => {
+                let when = moment(revoked.revocation_date.timestamp());
+                Finding::new(
+                    Reason::ChainRevoked,
+                    what,
+                    "a certificate that is not revoked",
+                    format!("serial {} revoked at {when}", certificate.raw_serial_as_string()),
+                )
+                .refuse()
+            }
+        }
+    }
+}
+
+/// The only common name of a subject or issuer.
+pub(super) fn common_name<'a>(name: &'a X509Name<'_>) -> Option<&'a str> {
+    let mut names = name.iter_common_name().map(|name| name.as_str().ok());
+    match (names.next(), names.next()) {
+        (Some(name), None) => name,
+        _ => None,
+    }
+}
+
+/// Seconds of a certificate's date; dates before 1970 become 1970.
+pub(super) fn moment(seconds: i64) -> Timestamp {
+    Timestamp(u64::try_from(seconds).unwrap_or(0))
+}
+
+/// A refusal because the chain does not hold.
+pub(super) fn untrusted<T>(what: &'static str, expected: impl ToString, found: impl ToString) -> Result<T, Denied> {
+    Finding::new(Reason::ChainUntrusted, what, expected.to_string(), found.to_string()).refuse()
+}
+
+/// A refusal because something the verdict needs is not at hand.
+pub(super) fn unavailable<T>(what: &'static str, expected: impl ToString, found: impl ToString) -> Result<T, Denied> {
+    Finding::new(Reason::CollateralUnavailable, what, expected.to_string(), found.to_string()).refuse()
+}
+
+fn valid(what: &'static str, validity: &Validity, now: Timestamp) -> Result<(), Denied> {
+    let (from, until) = (moment(validity.not_before.timestamp()), moment(validity.not_after.timestamp()));
+    if (from..=until).contains(&now) { Ok(()) } else { untrusted(what, format!("validity at {now}"), format!("{from} to {until}")) }
+}
+
+fn rsa(key: &SubjectPublicKeyInfo<'_>) -> bool {
+    key.algorithm.algorithm.to_id_string() == "1.2.840.113549.1.1.1"
+}
+
+/// RSASSA-PSS with SHA-384, MGF1 with SHA-384, salt of 48 octets and trailer field 1, written out or by default.
+fn pss_sha384(algorithm: &AlgorithmIdentifier<'_>) -> bool {
+    const SHA384: &str = "2.16.840.1.101.3.4.2.2";
+    const MGF1: &str = "1.2.840.113549.1.1.8";
+    let Ok(SignatureAlgorithm::RSASSA_PSS(parameters)) = SignatureAlgorithm::try_from(algorithm) else { return false };
+    let mask = parameters.mask_gen_algorithm().is_ok_and(|mask| mask.mgf.to_id_string() == MGF1 && mask.hash.to_id_string() == SHA384);
+    mask && parameters.hash_algorithm_oid().to_id_string() == SHA384 && parameters.salt_length() == 48 && parameters.trailer_field() == 1
+}

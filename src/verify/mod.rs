@@ -13,8 +13,10 @@ pub mod memo;
 pub mod roots;
 pub mod snp;
 
+use std::fmt::Debug;
+
 use crate::evidence::binding::Binding;
-use crate::evidence::cmw::{Auxiliary, Collection};
+use crate::evidence::cmw::Collection;
 use crate::evidence::{Claims, EndorsementId, Endorsements, Evidence, KeyDigest, ReportData, Timestamp};
 use crate::policy::{AppraisalPolicy, Revocation, Vocabulary};
 use crate::refusal::{Denied, Finding};
@@ -23,15 +25,15 @@ pub use memo::SignatureMemo;
 pub use roots::TrustAnchors;
 
 /// One platform's stage 1.
-pub trait Verifier: Sync {
+pub trait Verifier: Debug + Sync {
     /// The words it adds to policy files.
     fn vocabulary(&self) -> &'static Vocabulary;
 
-    /// What the evidence says, read and not believed.
+    /// What the evidence says, read and not believed; with what its endorsements add.
     ///
     /// # Errors
     /// `evidence_malformed`, `evidence_size`, `evidence_unsupported`, `reserved_bits_set`.
-    fn read(&self, evidence: &Evidence) -> Result<Claims, Denied>;
+    fn read(&self, evidence: &Evidence, endorsements: &Endorsements) -> Result<Claims, Denied>;
 
     /// The report data of the evidence, read and not believed: what binds it, compared before anything dear is computed.
     ///
@@ -225,9 +227,4 @@ impl Appraiser {
     fn grounds<'a>(&'a self, memo: &'a dyn SignatureMemo, now: Timestamp) -> Grounds<'a> {
         Grounds { anchors: &self.anchors, revocation: self.policy.revocation, memo, now }
     }
-}
-
-/// Members beside the TEE's evidence; none is taken by this build.
-fn no_auxiliary(auxiliary: &[Auxiliary]) -> Option<&Auxiliary> {
-    auxiliary.first()
 }

@@ -1,28 +1,279 @@
-//! AMD SEV-SNP, stage 1.
+//! AMD SEV-SNP, stage 1: is this report a genuine guest's?
+//!
+//! The steps, in their order; each one refuses:
+//!
+//! 1. form: length, version, reserved octets, signature algorithm and padding ([`Report::parse`], [`signature`])
+//! 2. the certificate: of the kind that SIGNING_KEY names, for the same product as the report ([`endorsed`])
+//! 3. chain: VEK, ASK or ASVK, pinned ARK; dates ([`authorities`])
+//! 4. revocation: a current list of the ARK ([`revocation`])
+//! 5. the certificate is for this chip and this TCB ([`same_platform`])
+//! 6. the report's signature over the received octets
+//! 7. what no genuine guest has: undefined bits, an impossible VMPL, TCB versions out of order ([`plausible`])
+//!
+//! Whether the guest is wanted is stage 2's: see [`vocabulary`].
 
+mod claims;
+mod vocabulary;
+
+use x509_parser::prelude::X509Certificate;
+
+use super::chain::{self, Revocations, SigningKey, untrusted};
+use super::roots::Origin;
 use super::{AuthenticClaims, Grounds, Verifier};
-use crate::evidence::{Claims, EndorsementId, Endorsements, Evidence, ReportData, snp::Report};
-use crate::policy::Vocabulary;
-use crate::refusal::Denied;
+use crate::crypto::{Scheme, verifies};
+use crate::evidence::snp::{Product, Report, SIGNED_SIZE, SigningKey as ReportSigner, Tcb, Vek, VekKind};
+use crate::evidence::{Claims, EndorsementId, Endorsements, Evidence, ReportData, Timestamp};
+use crate::policy::{Revocation, Vocabulary};
+use crate::refusal::{Denied, Finding, Reason};
 
 /// The platform's verifier.
+#[derive(Debug)]
 pub struct Snp;
 
 impl Verifier for Snp {
     fn vocabulary(&self) -> &'static Vocabulary {
-        const V: Vocabulary = Vocabulary { tee: "sev-snp", fields: &[], loosening: &[] };
-        &V
+        &vocabulary::VOCABULARY
     }
-    fn read(&self, evidence: &Evidence) -> Result<Claims, Denied> {
-        Report::parse(&evidence.bytes).map(|_| Claims::default())
+
+    fn read(&self, evidence: &Evidence, endorsements: &Endorsements) -> Result<Claims, Denied> {
+        let report = Report::parse(&evidence.bytes)?;
+        let vek = [VekKind::Vcek, VekKind::Vlek].into_iter().find_map(|kind| Vek::parse(endorsements.find(kind.name())?).ok());
+        Ok(claims::claims(&report, vek.as_ref()))
     }
+
     fn report_data(&self, evidence: &Evidence) -> Result<ReportData, Denied> {
         Report::parse(&evidence.bytes).map(|report| report.bound_data())
     }
-    fn needs(&self, _: &Evidence) -> Result<Vec<EndorsementId>, Denied> {
-        Ok(vec![])
+
+    fn needs(&self, evidence: &Evidence) -> Result<Vec<EndorsementId>, Denied> {
+        let report = Report::parse(&evidence.bytes)?;
+        let kind = vek_kind(&report)?;
+        let Some(product) = claims::product(&report) else {
+            return Ok(Vec::new());
+        };
+        let (service, line) = (kind.name(), product.vendor_name());
+        let chain = |name, path: &str| EndorsementId { name, path: format!("/{service}/v1/{line}/{path}") };
+        let mut needs = vec![chain(kind.issuer(), "cert_chain"), chain("crl", "crl")];
+        if let (VekKind::Vcek, Some(tcb)) = (kind, Tcb::parse(report.reported_tcb, product)) {
+            needs.push(EndorsementId { name: kind.name(), path: vcek_path(&report, product, tcb) });
+        }
+        Ok(needs)
     }
-    fn authenticate(&self, _: &Evidence, _: &Endorsements, _: &Grounds<'_>) -> Result<AuthenticClaims, Denied> {
-        Err(crate::refusal::Finding::new(crate::refusal::Reason::EvidenceUnsupported, "report", "a verifier", "not built yet").into())
+
+    fn authenticate(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<AuthenticClaims, Denied> {
+        let report = Report::parse(&evidence.bytes)?;
+        let signature = signature(&report)?;
+        let (certificate, vek) = endorsed(&report, endorsements)?;
+        let link = authorities(&vek, &certificate, endorsements, grounds)?;
+        let revocation = revocation(&link, endorsements, grounds)?;
+        let tcb = same_platform(&report, &vek)?;
+        let signed = evidence.bytes.get(..SIGNED_SIZE).unwrap_or_default();
+        if !verifies(Scheme::EcdsaP384Sha384, &vek.key, signed, &signature) {
+            return Finding::new(Reason::SignatureInvalid, "report.signature", "a signature of the first 0x2a0 octets by the VEK", "none that verifies")
+                .refuse();
+        }
+        plausible(&report, &vek, tcb)?;
+        Ok(AuthenticClaims {
+            platform: vocabulary::VOCABULARY.tee,
+            claims: claims::claims(&report, Some(&vek)),
+            report_data: report.bound_data(),
+            until: [Some(vek.not_after), Some(link.until), revocation].into_iter().flatten().min().unwrap_or(grounds.now),
+            origin: link.origin,
+            revocation_checked: revocation.is_some(),
+        })
     }
+}
+
+fn signature(report: &Report) -> Result<[u8; 96], Denied> {
+    if report.sig_algo != 1 {
+        return Finding::new(Reason::EvidenceUnsupported, "report.signature_algo", "1 (ECDSA P-384, SHA-384)", report.sig_algo.to_string()).refuse();
+    }
+    report.signature_be()
+}
+
+fn vek_kind(report: &Report) -> Result<VekKind, Denied> {
+    match report.signing_key() {
+        Some(ReportSigner::Vcek) => Ok(VekKind::Vcek),
+        Some(ReportSigner::Vlek) => Ok(VekKind::Vlek),
+        Some(ReportSigner::None) => untrusted("report.signing_key", "VCEK or VLEK", "none: the report is not signed"),
+        None => untrusted("report.signing_key", "VCEK (0) or VLEK (1)", format!("a value without a meaning in {:#x}", report.key_info)),
+    }
+}
+
+/// The certificate of the report's signing key: of its kind, for its product.
+fn endorsed<'a>(report: &Report, endorsements: &'a Endorsements) -> Result<(X509Certificate<'a>, Vek), Denied> {
+    let kind = vek_kind(report)?;
+    let other = if kind == VekKind::Vcek { VekKind::Vlek } else { VekKind::Vcek };
+    let Some(der) = endorsements.find(kind.name()) else {
+        return match endorsements.find(other.name()) {
+            Some(_) => untrusted("report.signing_key", format!("a certificate of the {}", kind.name()), format!("one of the {}", other.name())),
+            None => chain::unavailable("vek", format!("the {} certificate", kind.name()), "none stapled or configured"),
+        };
+    };
+    let certificate = chain::certificate(kind.name(), der)?;
+    let vek = Vek::of(&certificate)?;
+    if vek.kind != kind {
+        return untrusted("vek.subject", format!("the {} that the report names", kind.name()), vek.kind.name());
+    }
+    if let Some([family, model, _]) = report.cpuid {
+        match Product::of_cpuid(family, model) {
+            Some(product) if product == vek.product => {}
+            Some(product) => return untrusted("vek.productName", format!("{}, the report's product", product.vendor_name()), vek.product_name),
+            None => {
+                let found = format!("family {family:#x} model {model:#x}");
+                return Finding::new(Reason::PlatformNotAllowed, "report.cpuid", "a processor of a known product", found).refuse();
+            }
+        }
+    }
+    Ok((certificate, vek))
+}
+
+/// What the chain above a VEK certificate came to.
+struct Link<'a> {
+    intermediate: X509Certificate<'a>,
+    intermediate_name: &'static str,
+    product: Product,
+    root: SigningKey<'a>,
+    origin: Origin,
+    until: Timestamp,
+}
+
+/// Proves VEK, intermediate and pinned root to be one chain.
+fn authorities<'a>(vek: &Vek, certificate: &X509Certificate<'_>, endorsements: &'a Endorsements, grounds: &Grounds<'a>) -> Result<Link<'a>, Denied> {
+    let name = vek.kind.issuer();
+    let Some(der) = endorsements.find(name) else {
+        return chain::unavailable(name, format!("the {name} certificate of {}", vek.product.vendor_name()), "none stapled or configured");
+    };
+    no_foreign_root(endorsements, vek.product, grounds)?;
+    let intermediate = chain::certificate(name, der)?;
+    let prefix = if vek.kind == VekKind::Vcek { "SEV-" } else { "SEV-VLEK-" };
+    let subject = format!("{prefix}{}", vek.product.vendor_name());
+    if chain::common_name(intermediate.subject()) != Some(&subject) {
+        return untrusted(name, format!("CN={subject}"), intermediate.subject());
+    }
+    if !of_root(intermediate.issuer(), vek.product) {
+        return untrusted(name, format!("issued by CN=ARK-{}", vek.product.vendor_name()), intermediate.issuer());
+    }
+    if certificate.issuer().as_raw() != intermediate.subject().as_raw() {
+        return untrusted("vek.issuer", intermediate.subject(), certificate.issuer());
+    }
+    chain::is_authority(name, &intermediate)?;
+    chain::issued_by(vek.kind.name(), certificate, &SigningKey::of_certificate(&intermediate), grounds.memo, grounds.now)?;
+    let mut refused = None;
+    for anchor in grounds.anchors.of("sev-snp", vek.product.name()) {
+        let root = SigningKey::of_spki("ark", &anchor.spki)?;
+        match chain::issued_by(name, &intermediate, &root, grounds.memo, grounds.now) {
+            Ok(()) => {
+                let until = chain::moment(intermediate.validity().not_after.timestamp());
+                return Ok(Link { intermediate, intermediate_name: name, product: vek.product, root, origin: anchor.origin, until });
+            }
+            Err(denied) => refused = Some(denied),
+        }
+    }
+    Err(refused.unwrap_or_else(|| Finding::new(Reason::ChainUntrusted, "ark", "a pinned root of this product", "none").into()))
+}
+
+/// A root may come along; it must be one of ours, and is never believed for coming along.
+fn no_foreign_root(endorsements: &Endorsements, product: Product, grounds: &Grounds<'_>) -> Result<(), Denied> {
+    let Some(der) = endorsements.find("ark") else { return Ok(()) };
+    let ark = chain::certificate("ark", der)?;
+    let pinned = grounds.anchors.of("sev-snp", product.name()).any(|anchor| anchor.spki == ark.public_key().raw);
+    if pinned { Ok(()) } else { untrusted("ark", format!("the pinned key of ARK-{}", product.vendor_name()), "another root key") }
+}
+
+fn of_root(name: &x509_parser::x509::X509Name<'_>, product: Product) -> bool {
+    chain::common_name(name).and_then(|name| name.strip_prefix("ARK-")) == Some(product.vendor_name())
+}
+
+/// Until when a revocation list vouches for the chain; `None` where the policy does without one.
+fn revocation(link: &Link<'_>, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<Option<Timestamp>, Denied> {
+    let list = match endorsements.find("crl") {
+        Some(der) => Revocations::current("crl", der, |issuer| of_root(issuer, link.product), &link.root, grounds.memo, grounds.now),
+        None => chain::unavailable("crl", format!("a revocation list of ARK-{}", link.product.vendor_name()), "none stapled or configured"),
+    };
+    match (list, grounds.revocation) {
+        (Ok(list), _) => {
+            list.permit(link.intermediate_name, &link.intermediate)?;
+            Ok(Some(list.until))
+        }
+        (Err(_), Revocation::WhenPresent) => Ok(None),
+        (Err(denied), Revocation::Required) => Err(denied),
+    }
+}
+
+/// Proves that the certificate was issued for the chip and the TCB of the report.
+fn same_platform(report: &Report, vek: &Vek) -> Result<Tcb, Denied> {
+    let reported = tcb("report.reported_tcb", report.reported_tcb, vek.product)?;
+    if reported != vek.tcb {
+        return Finding::new(Reason::TcbTooLow, "report.reported_tcb", format!("the certificate's {}", shown(vek.tcb)), shown(reported)).refuse();
+    }
+    if report.chip_key_masked() {
+        return untrusted("report.mask_chip_key", "0", "1: the host masks the chip's key");
+    }
+    let Some(hwid) = &vek.hwid else { return Ok(reported) };
+    if report.chip_id == [0; 64] {
+        return untrusted("report.chip_id", "the chip of the VCEK", "zero: masked by the host");
+    }
+    let (chip, rest) = report.chip_id.split_at_checked(hwid.len()).unwrap_or_default();
+    if chip != hwid.as_slice() || rest.iter().any(|octet| *octet != 0) {
+        let hex = data_encoding::HEXLOWER;
+        return untrusted("report.chip_id", format!("the certificate's hwID {}", hex.encode(hwid)), hex.encode(&report.chip_id));
+    }
+    Ok(reported)
+}
+
+const POLICY_DEFINED: u64 = (1 << 26) - 1;
+const POLICY_ALWAYS_ONE: u64 = 1 << 17;
+const POLICY_MIGRATE_MA: u64 = 1 << 18;
+const PLATFORM_INFO_DEFINED: u64 = 0xff;
+const LOWEST_VMPL: u32 = 3;
+
+/// Refuses what firmware that keeps to the specification never signs.
+fn plausible(report: &Report, vek: &Vek, reported: Tcb) -> Result<(), Denied> {
+    let undefined = report.policy & !POLICY_DEFINED;
+    if undefined != 0 || report.policy & POLICY_ALWAYS_ONE == 0 {
+        let found = format!("{:#x}", report.policy);
+        return Finding::new(Reason::ReservedBitsSet, "report.policy", "bit 17 set, bits 26 to 63 clear", found).refuse();
+    }
+    if report.platform_info & !PLATFORM_INFO_DEFINED != 0 {
+        return Finding::new(Reason::ReservedBitsSet, "report.platform_info", "bits 8 to 63 clear", format!("{:#x}", report.platform_info)).refuse();
+    }
+    if report.vmpl > LOWEST_VMPL {
+        return Finding::new(Reason::VmplNotAllowed, "report.vmpl", "0 to 3, a level of the guest", format!("{:#x}", report.vmpl)).refuse();
+    }
+    if report.policy & POLICY_MIGRATE_MA == 0 && report.report_id_ma != [0xff; 32] {
+        let found = data_encoding::HEXLOWER.encode(&report.report_id_ma);
+        return Finding::new(Reason::GuestPolicyViolation, "report.report_id_ma", "all ones, for no migration agent", found).refuse();
+    }
+    let committed = tcb("report.committed_tcb", report.committed_tcb, vek.product)?;
+    let current = tcb("report.current_tcb", report.current_tcb, vek.product)?;
+    tcb("report.launch_tcb", report.launch_tcb, vek.product)?;
+    for (low_name, low, high_name, high) in [("reported", reported, "committed", committed), ("committed", committed, "current", current)] {
+        if !high.covers(&low) {
+            let expected = format!("at least the {low_name} TCB {}", shown(low));
+            return Finding::new(Reason::TcbTooLow, format!("report.{high_name}_tcb"), expected, shown(high)).refuse();
+        }
+    }
+    Ok(())
+}
+
+fn tcb(field: &'static str, raw: [u8; 8], product: Product) -> Result<Tcb, Denied> {
+    Tcb::parse(raw, product).ok_or_else(|| {
+        let expected = format!("zero in the octets that {}'s TCB layout reserves", product.vendor_name());
+        Finding::new(Reason::ReservedBitsSet, field, expected, data_encoding::HEXLOWER.encode(&raw)).into()
+    })
+}
+
+fn shown(tcb: Tcb) -> String {
+    crate::evidence::ClaimValue::Map(tcb.claims()).to_string()
+}
+
+/// The vendor's path of a VCEK: by chip and TCB.
+fn vcek_path(report: &Report, product: Product, tcb: Tcb) -> String {
+    let length = if product == Product::Turin { 8 } else { 64 };
+    let chip = data_encoding::HEXLOWER.encode(report.chip_id.get(..length).unwrap_or_default());
+    let Tcb { fmc, bootloader, tee, snp, microcode } = tcb;
+    let fmc = fmc.map(|fmc| format!("fmcSPL={fmc:02}&")).unwrap_or_default();
+    let line = product.vendor_name();
+    format!("/vcek/v1/{line}/{chip}?{fmc}blSPL={bootloader:02}&teeSPL={tee:02}&snpSPL={snp:02}&ucodeSPL={microcode:02}")
 }
