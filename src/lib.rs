@@ -1,6 +1,6 @@
 //! Portcullis: an attested TLS proxy. See `docs/architecture.md` for the map.
 //!
-//! The core (`evidence`, `policy`, `verify`, with the leaves `crypto`, `diagnostic`, `refusal`) does no I/O and reads
+//! The core (`evidence`, `policy`, `verify`, `session`, with the leaves `crypto`, `diagnostic`, `refusal`) does no I/O and reads
 //! no clock; it builds alone with `--no-default-features`.
 
 pub mod crypto;
@@ -9,13 +9,12 @@ pub mod evidence;
 pub mod platform;
 pub mod policy;
 pub mod refusal;
+pub mod session;
 pub mod verify;
 
 #[cfg(feature = "proxy")]
 pub mod attester;
 #[cfg(feature = "proxy")]
 pub mod clock;
-#[cfg(feature = "proxy")]
-pub mod session;
 #[cfg(feature = "proxy")]
 pub mod tls;
