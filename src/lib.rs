@@ -12,9 +12,13 @@ pub mod refusal;
 pub mod verify;
 
 #[cfg(feature = "proxy")]
+pub mod admin;
+#[cfg(feature = "proxy")]
 pub mod attester;
 #[cfg(feature = "proxy")]
 pub mod clock;
+#[cfg(feature = "proxy")]
+pub mod proxy;
 #[cfg(feature = "proxy")]
 pub mod session;
 #[cfg(feature = "proxy")]
