@@ -13,3 +13,5 @@ pub mod verify;
 
 #[cfg(feature = "proxy")]
 pub mod attester;
+#[cfg(feature = "cli")]
+pub mod config;
