@@ -258,7 +258,9 @@ fn peer_identity(section: &Section<'_>, known: &Known<'_>) -> Option<PeerIdentit
     let pins = peer.parsed_list("spki_pins", values::pin);
     let ids = peer.parsed_list("spiffe_ids", values::spiffe_id);
     match (peer.has("pki_roots"), peer.has("pki_names"), peer.has("spiffe_ids")) {
-        (Some(span), None, None) => peer.wrong(&span, "`pki_roots` alone accepts any name under them", "write pki_names or spiffe_ids"),
+        (Some(span), None, None) => {
+            peer.wrong(&span, "`pki_roots` alone accepts any name under them", "write pki_names or spiffe_ids");
+        }
         (None, Some(span), _) => {
             peer.wrong(&span, "`pki_names` without `pki_roots`", "a self-made certificate can carry any name: write the roots that vouch for it")
         }

@@ -39,7 +39,7 @@ pub(super) fn duration_within(least: Duration, most: Duration) -> impl Fn(&str) 
 pub(super) fn written(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
     for (unit, size) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)] {
-        if milliseconds >= size && milliseconds % size == 0 {
+        if milliseconds >= size && milliseconds.is_multiple_of(size) {
             return format!("\"{}{unit}\"", milliseconds / size);
         }
     }
