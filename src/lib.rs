@@ -18,6 +18,8 @@ pub mod admin;
 pub mod attester;
 #[cfg(feature = "proxy")]
 pub mod clock;
+#[cfg(feature = "cli")]
+pub mod config;
 #[cfg(feature = "proxy")]
 pub mod proxy;
 #[cfg(feature = "proxy")]
