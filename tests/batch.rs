@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use portcullis::attester::batch::{BatchSettings, BatchedQuote, Batcher, NoQuote};
+use portcullis::attester::batch::{BatchSettings, BatchedQuote, Batcher, QuoteError};
 use portcullis::attester::simulator::{Fault, Forge, SimulatedAttester};
 use portcullis::attester::{Attester, Quote, Unavailable};
 use portcullis::crypto::sha384;
@@ -121,7 +121,7 @@ async fn a_full_queue_answers_busy_at_once() {
         waiting.push(asked);
     }
     for number in 4..20 {
-        assert!(matches!(batcher.quote(leaf(number)).await, Err(NoQuote::Busy)));
+        assert!(matches!(batcher.quote(leaf(number)).await, Err(QuoteError::Busy)));
     }
     assert_eq!(batcher.counters().busy(), 16);
     gate.let_pass(2);
@@ -196,7 +196,7 @@ async fn a_failure_or_panic_ends_one_batch_only() {
     let batcher = Batcher::start(Arc::clone(&attester) as Arc<dyn Attester>, BatchSettings::default());
     for fault in [Fault::Panic, Fault::Broken, Fault::Busy] {
         attester.misbehave(fault);
-        let Err(NoQuote::Unavailable(unavailable)) = batcher.quote(leaf(1)).await else { panic!("{fault:?} gave a quote") };
+        let Err(QuoteError::Unavailable(unavailable)) = batcher.quote(leaf(1)).await else { panic!("{fault:?} gave a quote") };
         assert_eq!(unavailable.transient, matches!(fault, Fault::Busy));
         attester.misbehave(Fault::None);
         let batched = batcher.quote(leaf(2)).await.expect("a quote");

@@ -38,20 +38,22 @@ impl Default for BatchSettings {
 pub struct BatchedQuote {
     /// Evidence over the batch's root, shared by all its leaves.
     pub quote: Arc<Quote>,
-    /// The leaf's proof; its `size` is the batch's.
+    /// The leaf's proof.
     pub proof: Proof,
+    /// How many leaves the quote speaks for.
+    pub size: u64,
 }
 
 /// Why there is no quote.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum NoQuote {
+pub enum QuoteError {
     /// Too many are waiting: try again later.
     Busy,
     /// The attester failed.
     Unavailable(Unavailable),
 }
 
-impl std::fmt::Display for NoQuote {
+impl std::fmt::Display for QuoteError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Busy => f.write_str("too many quotes are waiting"),
@@ -60,7 +62,7 @@ impl std::fmt::Display for NoQuote {
     }
 }
 
-impl std::error::Error for NoQuote {}
+impl std::error::Error for QuoteError {}
 
 /// What has been quoted since the start.
 #[derive(Debug, Default)]
@@ -131,8 +133,8 @@ impl Batcher {
     /// A quote that speaks for `leaf`, with the proof. Dropping the future withdraws the leaf and harms no other.
     ///
     /// # Errors
-    /// [`NoQuote`]; [`NoQuote::Busy`] at once.
-    pub async fn quote(&self, leaf: Node) -> Result<BatchedQuote, NoQuote> {
+    /// [`QuoteError`]; [`QuoteError::Busy`] at once.
+    pub async fn quote(&self, leaf: Node) -> Result<BatchedQuote, QuoteError> {
         let (reply, answer) = oneshot::channel();
         self.ask(&self.leaves, Leaf { leaf, came: Instant::now(), reply })?;
         answer.await.unwrap_or_else(|_| Err(stopped()))
@@ -142,7 +144,7 @@ impl Batcher {
     ///
     /// # Errors
     /// As [`Batcher::quote`].
-    pub async fn single(&self, report_data: ReportData) -> Result<Quote, NoQuote> {
+    pub async fn single(&self, report_data: ReportData) -> Result<Quote, QuoteError> {
         let (reply, answer) = oneshot::channel();
         self.ask(&self.singles, Single { report_data, reply })?;
         answer.await.unwrap_or_else(|_| Err(stopped()))
@@ -154,11 +156,11 @@ impl Batcher {
         Arc::clone(&self.counters)
     }
 
-    fn ask<T>(&self, queue: &mpsc::Sender<T>, request: T) -> Result<(), NoQuote> {
+    fn ask<T>(&self, queue: &mpsc::Sender<T>, request: T) -> Result<(), QuoteError> {
         queue.try_send(request).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => {
                 self.counters.busy.fetch_add(1, Ordering::Relaxed);
-                NoQuote::Busy
+                QuoteError::Busy
             }
             mpsc::error::TrySendError::Closed(_) => stopped(),
         })
@@ -169,13 +171,13 @@ impl Batcher {
 struct Leaf {
     leaf: Node,
     came: Instant,
-    reply: oneshot::Sender<Result<BatchedQuote, NoQuote>>,
+    reply: oneshot::Sender<Result<BatchedQuote, QuoteError>>,
 }
 
 #[derive(Debug)]
 struct Single {
     report_data: ReportData,
-    reply: oneshot::Sender<Result<Quote, NoQuote>>,
+    reply: oneshot::Sender<Result<Quote, QuoteError>>,
 }
 
 /// The attester, owned by the one task that may ask it.
@@ -221,12 +223,12 @@ impl Hardware {
         let size = u64::try_from(nodes.len()).unwrap_or(u64::MAX);
         let quote = self.quote(batch::report_data(size, &root), size).await.map(Arc::new);
         for (leaf, proof) in batch.into_iter().zip(proofs) {
-            let _ = leaf.reply.send(quote.clone().map(|quote| BatchedQuote { quote, proof }));
+            let _ = leaf.reply.send(quote.clone().map(|quote| BatchedQuote { quote, proof, size }));
         }
     }
 
     /// Asks the attester once; returns when it is done, however long that takes: asking again would not be faster.
-    async fn quote(&mut self, report_data: ReportData, leaves: u64) -> Result<Quote, NoQuote> {
+    async fn quote(&mut self, report_data: ReportData, leaves: u64) -> Result<Quote, QuoteError> {
         let (attester, begin) = (Arc::clone(&self.attester), Instant::now());
         let outcome = tokio::task::spawn_blocking(move || attester.attest(&report_data)).await;
         self.idle_since = Instant::now();
@@ -246,7 +248,7 @@ impl Hardware {
             Err(unavailable) => {
                 self.counters.failures.fetch_add(1, Ordering::Relaxed);
                 warn!(quote_ms, what = %unavailable.what, why = %unavailable.why, fix = %unavailable.fix, transient = unavailable.transient, "no quote");
-                Err(NoQuote::Unavailable(unavailable))
+                Err(QuoteError::Unavailable(unavailable))
             }
         }
     }
@@ -261,8 +263,8 @@ fn panicked(provider: &str) -> Unavailable {
     }
 }
 
-fn stopped() -> NoQuote {
-    NoQuote::Unavailable(Unavailable {
+fn stopped() -> QuoteError {
+    QuoteError::Unavailable(Unavailable {
         what: "attester".to_owned(),
         why: "this process is shutting down".to_owned(),
         fix: "none needed".to_owned(),
