@@ -144,7 +144,13 @@ impl Identity {
     ///
     /// # Errors
     /// [`IdentityError`]; nothing is published then.
-    pub async fn start(settings: IdentitySettings, attester: Option<Batcher>, check: Option<Arc<dyn Judge>>, clock: Clock) -> Result<Self, IdentityError> {
+    pub async fn start(
+        settings: IdentitySettings,
+        attester: Option<Batcher>,
+        check: Option<Arc<dyn Judge>>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, IdentityError> {
         let state = Mutex::new(IdentityState { made: None, not_after: None, failed: None, published: 0 });
         let shared = Shared { settings, attester, clock, metrics, check, instance: random()?, current: ArcSwapOption::empty(), state };
         let identity = Self(Arc::new(shared));

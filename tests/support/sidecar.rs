@@ -53,11 +53,8 @@ impl Machine {
     }
 
     async fn identity(&self, parts: &Parts) -> Identity {
-        let settings = IdentitySettings::Minted {
-            names: vec!["service.test".to_owned()],
-            lifetime: Duration::from_secs(3600),
-            provider: "simulator".to_owned(),
-        };
+        let settings =
+            IdentitySettings::Minted { names: vec!["service.test".to_owned()], lifetime: Duration::from_secs(3600), provider: "simulator".to_owned() };
         let attester = Arc::<SimulatedAttester>::clone(&self.0);
         let batcher = Batcher::start(attester, BatchSettings { window: Duration::from_millis(5), queue: 64 });
         let identity = Identity::start(settings, Some(batcher), None, parts.clock.clone(), Arc::clone(&parts.metrics)).await;
@@ -74,6 +71,7 @@ pub fn echoed(request: &[u8]) -> Vec<u8> {
 pub struct Service {
     address: SocketAddr,
     dialled: Arc<AtomicUsize>,
+    received: Arc<AtomicUsize>,
     serving: JoinHandle<()>,
 }
 
@@ -83,23 +81,25 @@ impl Service {
         let address = listener.local_addr().expect("an address");
         let dialled = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&dialled);
+        let received = Arc::new(AtomicUsize::new(0));
+        let octets = Arc::clone(&received);
         let serving = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 counter.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(answer(stream));
+                tokio::spawn(answer(stream, Arc::clone(&octets)));
             }
         });
-        Self { address, dialled, serving }
+        Self { address, dialled, received, serving }
     }
 
     fn over_unix(path: &Path) -> Self {
         let listener = UnixListener::bind(path).expect("a socket");
         let serving = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(answer(stream));
+                tokio::spawn(answer(stream, Arc::default()));
             }
         });
-        Self { address: SocketAddr::from(([0; 4], 0)), dialled: Arc::default(), serving }
+        Self { address: SocketAddr::from(([0; 4], 0)), dialled: Arc::default(), received: Arc::default(), serving }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -111,11 +111,12 @@ impl Service {
     }
 }
 
-async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, received: Arc<AtomicUsize>) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         match stream.read(&mut buffer).await {
             Ok(count) if count > 0 => {
+                received.fetch_add(count, Ordering::SeqCst);
                 if stream.write_all(&echoed(&buffer[..count])).await.is_err() {
                     return;
                 }
@@ -284,6 +285,11 @@ impl World {
 
     pub fn dialled(&self) -> usize {
         self.service.dialled.load(Ordering::SeqCst)
+    }
+
+    /// Octets that reached the service.
+    pub fn received_by_service(&self) -> usize {
+        self.service.received.load(Ordering::SeqCst)
     }
 
     pub fn metrics(&self) -> String {
