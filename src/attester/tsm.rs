@@ -94,12 +94,11 @@ impl Tsm {
             writes += 1;
         }
         entry.write("inblob", inblob)?;
+        // Before the hardware is asked: was the write taken, and is it alone? And after: is it still?
+        entry.expect_generation(before.wrapping_add(writes))?;
         let outblob = entry.read("outblob", MAX_OUTBLOB)?;
         let auxblob = entry.read_if_there("auxblob", MAX_TABLE)?.unwrap_or_default();
-        let after = entry.generation()?;
-        if after != before.wrapping_add(writes) {
-            return Err(Failure::Raced { expected: before.wrapping_add(writes), found: after });
-        }
+        entry.expect_generation(before.wrapping_add(writes))?;
         Ok(Blobs { outblob, auxblob })
     }
 
@@ -138,6 +137,11 @@ impl Entry {
 
     fn generation(&self) -> Result<u64, Failure> {
         number("generation", &self.read("generation", MAX_TEXT)?)
+    }
+
+    fn expect_generation(&self, expected: u64) -> Result<(), Failure> {
+        let found = self.generation()?;
+        if found == expected { Ok(()) } else { Err(Failure::Raced { expected, found }) }
     }
 
     fn read(&self, attribute: &'static str, limit: usize) -> Result<Vec<u8>, Failure> {
@@ -261,7 +265,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io { attribute, error } => write!(f, "{attribute}: {error}"),
-            Self::Raced { expected, found } => write!(f, "generation: expected {expected}, found {found}: somebody else wrote"),
+            Self::Raced { expected, found } => write!(f, "generation: expected {expected}, found {found}: a write was lost, or somebody else wrote"),
             Self::Unfit { attribute, expected, found } => write!(f, "{attribute}: expected {expected}, found {found}"),
         }
     }
