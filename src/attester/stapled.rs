@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
 
 use tracing::{info, warn};
 
@@ -28,11 +28,14 @@ struct Read {
     endorsement: Endorsement,
 }
 
-/// Changes when the file does.
-#[derive(Clone, Debug, Eq, PartialEq)]
-struct Version {
-    modified: SystemTime,
-    length: u64,
+/// Changes when the file does: inode, length, and when it was modified, in seconds and nanoseconds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Version(u64, u64, i64, i64);
+
+impl Version {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self(metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec())
+    }
 }
 
 impl<A: Attester> Stapled<A> {
@@ -90,7 +93,7 @@ impl<A: Attester> Attester for Stapled<A> {
 }
 
 fn refresh(files: &mut BTreeMap<PathBuf, Read>, path: PathBuf) {
-    let unchanged = |known: &Read| fs::metadata(&path).and_then(|metadata| version(&metadata)).is_ok_and(|version| version == known.version);
+    let unchanged = |known: &Read| fs::metadata(&path).is_ok_and(|metadata| Version::of(&metadata) == known.version);
     if files.get(&path).is_some_and(unchanged) {
         return;
     }
@@ -124,7 +127,7 @@ fn candidates(folder: &Path) -> io::Result<Vec<PathBuf>> {
 fn read(path: &Path) -> io::Result<Read> {
     let name = path.file_stem().and_then(|stem| stem.to_str()).ok_or_else(|| io::Error::other("its name is not UTF-8"))?;
     let file = File::open(path)?;
-    let version = version(&file.metadata()?)?;
+    let version = Version::of(&file.metadata()?);
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_FILE {
@@ -132,10 +135,6 @@ fn read(path: &Path) -> io::Result<Read> {
     }
     let document = Document::read(&bytes).ok_or_else(|| io::Error::other("not one certificate or revocation list in DER or PEM"))?;
     Ok(Read { version, endorsement: document.named(name) })
-}
-
-fn version(metadata: &fs::Metadata) -> io::Result<Version> {
-    Ok(Version { modified: metadata.modified()?, length: metadata.len() })
 }
 
 fn unusable(path: &Path, error: impl std::fmt::Display) -> Unavailable {
