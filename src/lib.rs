@@ -13,3 +13,9 @@ pub mod verify;
 
 #[cfg(feature = "proxy")]
 pub mod attester;
+#[cfg(feature = "proxy")]
+pub mod clock;
+#[cfg(feature = "proxy")]
+pub mod session;
+#[cfg(feature = "proxy")]
+pub mod tls;

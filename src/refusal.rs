@@ -119,6 +119,9 @@ reasons! {
     NameMismatch, "name_mismatch", Peer, false,
         "the certificate's names differ from those the evidence speaks for",
         "The set of subject alternative names must be exactly the set in the binding claims.";
+    PeerRefused, "peer_refused", Peer, false,
+        "the other side refused this side",
+        "The peer answered with RESULT 1 (rejected) or 3 (protocol error): it does not accept this side's evidence, identity or protocol. It says no more, so that nobody can probe its policy; its own log has the reason, the field, what was expected and what was found.";
     PlatformNotAllowed, "platform_not_allowed", Peer, false,
         "the evidence is from a platform, product or chip that the policy does not allow",
         "The TEE kind, the processor product or the chip identifier is outside the allowlist. AMD Milan is opt-in because reports of any TCB can be forged on it (MilanLaunchy, BadFuse).";

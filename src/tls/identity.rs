@@ -1,0 +1,344 @@
+//! Our key, evidence and certificate, and their rotation. Keys are made in this process and never leave it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::CertifiedKey;
+use zeroize::Zeroize as _;
+
+use super::certificate::{self, Leaf, NotIssued, Statement};
+use super::{Credential, Judge, config};
+use crate::attester::batch::{Batcher, QuoteError};
+use crate::clock::Clock;
+use crate::evidence::binding::{AgeRule, Binding, BindingClaims, Kind, certificate_report_data};
+use crate::evidence::cmw::Collection;
+use crate::evidence::{KeyDigest, Timestamp};
+use crate::refusal::Denied;
+
+/// The longest life of a certificate of ours (PROTOCOL 3.6).
+pub const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// A certificate is valid from this long before its evidence was made, for peers whose clock is behind.
+const BACKDATED: u64 = 300;
+
+/// Tries to renew are this far apart at first, and never further than [`SLOWEST_RETRY`].
+const FIRST_RETRY: Duration = Duration::from_secs(2);
+const SLOWEST_RETRY: Duration = Duration::from_secs(60);
+
+/// PEM files longer than this are not read.
+const MAX_PEM: u64 = 256 * 1024;
+
+/// Where our key and certificate come from.
+#[derive(Clone, Debug)]
+pub enum IdentitySettings {
+    /// A CA's certificate and its key, from files. The certificate carries no evidence of ours; session evidence binds
+    /// its key.
+    Files {
+        /// The leaf and what stands between it and its root, PEM.
+        chain: PathBuf,
+        /// The key, PEM.
+        key: PathBuf,
+    },
+    /// Made here: a P-256 key, evidence for it and a self-signed certificate around both, renewed at half their life.
+    Minted {
+        /// The subject alternative names: DNS names in lower case or `spiffe://` and `https://` URIs; at least one.
+        names: Vec<String>,
+        /// How long a certificate lives; default 1 h, at most [`MAX_LIFETIME`].
+        lifetime: Duration,
+    },
+}
+
+/// Why there is no identity.
+#[derive(Clone, Debug)]
+pub enum IdentityError {
+    /// The certificate was not what a peer would accept.
+    Check(Denied),
+    /// The clock cannot be right.
+    Clock(Denied),
+    /// A file could not be used.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The certificate could not be made.
+    Issue(NotIssued),
+    /// The key could not be made or used.
+    Key(String),
+    /// The lifetime is zero or longer than [`MAX_LIFETIME`].
+    Lifetime(Duration),
+    /// There are no names.
+    NoNames,
+    /// A minted identity needs an attester.
+    NoAttester,
+    /// The attester gave no evidence.
+    Quote(QuoteError),
+}
+
+impl fmt::Display for IdentityError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Check(denied) => write!(f, "our own certificate would be refused: {denied}"),
+            Self::Clock(denied) => write!(f, "{denied}"),
+            Self::File { path, why } => write!(f, "{}: {why}", path.display()),
+            Self::Issue(why) => write!(f, "{why}"),
+            Self::Key(why) => write!(f, "no usable key: {why}"),
+            Self::Lifetime(lifetime) => write!(f, "a lifetime of {} s is not between 1 s and {} s", lifetime.as_secs(), MAX_LIFETIME.as_secs()),
+            Self::NoNames => f.write_str("a minted identity needs at least one name"),
+            Self::NoAttester => f.write_str("a minted identity needs an attester"),
+            Self::Quote(QuoteError::Busy) => f.write_str("the attester has too many quotes waiting"),
+            Self::Quote(QuoteError::Unavailable(why)) => write!(f, "no evidence: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for IdentityError {}
+
+/// How an identity is doing, for health and metrics.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct IdentityState {
+    /// When the credential in use was made.
+    pub made: Option<Timestamp>,
+    /// Until when it is presented.
+    pub not_after: Option<Timestamp>,
+    /// Why the last renewal failed, if it did.
+    pub failed: Option<String>,
+    /// How many credentials were published.
+    pub published: u64,
+}
+
+/// What this side presents: a credential that is always the newest that passed the check a peer would make.
+///
+/// Clones share it. Renewal ends with the last clone.
+#[derive(Clone)]
+pub struct Identity(Arc<Shared>);
+
+struct Shared {
+    settings: IdentitySettings,
+    attester: Option<Batcher>,
+    clock: Clock,
+    /// What a peer would say of our certificate, where this side's policy accepts its own kind.
+    check: Option<Arc<dyn Judge>>,
+    instance: [u8; 16],
+    current: ArcSwapOption<Credential>,
+    state: Mutex<IdentityState>,
+}
+
+impl Identity {
+    /// Makes or reads the first credential and, for a minted identity, keeps renewing it at half its life.
+    ///
+    /// `check`, where there is one, judges every credential as a peer would before it is published.
+    ///
+    /// # Errors
+    /// [`IdentityError`]; nothing is published then.
+    pub async fn start(settings: IdentitySettings, attester: Option<Batcher>, check: Option<Arc<dyn Judge>>, clock: Clock) -> Result<Self, IdentityError> {
+        let state = Mutex::new(IdentityState { made: None, not_after: None, failed: None, published: 0 });
+        let shared = Shared { settings, attester, clock, check, instance: random()?, current: ArcSwapOption::empty(), state };
+        let identity = Self(Arc::new(shared));
+        identity.renew().await?;
+        if matches!(identity.0.settings, IdentitySettings::Minted { .. }) {
+            tokio::spawn(keep_renewing(Arc::downgrade(&identity.0)));
+        }
+        Ok(identity)
+    }
+
+    /// The credential to present at `now`.
+    ///
+    /// # Errors
+    /// `evidence_stale` when renewal failed for so long that there is none.
+    pub fn current(&self, now: Timestamp) -> Result<Arc<Credential>, Denied> {
+        self.0.current(now)
+    }
+
+    /// What makes our session evidence.
+    #[must_use]
+    pub fn attester(&self) -> Option<&Batcher> {
+        self.0.attester.as_ref()
+    }
+
+    /// Random, constant from start to end of this process: lets peers see a restart.
+    #[must_use]
+    pub fn instance(&self) -> &[u8] {
+        &self.0.instance
+    }
+
+    /// How it is doing.
+    #[must_use]
+    pub fn state(&self) -> IdentityState {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the credential now. Open connections keep the old one.
+    ///
+    /// # Errors
+    /// [`IdentityError`]; the old credential stays until it expires.
+    pub async fn renew(&self) -> Result<(), IdentityError> {
+        self.0.renew().await
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("settings", &self.0.settings).field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+/// Renews at half life while anybody holds the identity.
+async fn keep_renewing(identity: std::sync::Weak<Shared>) {
+    let mut retry = FIRST_RETRY;
+    let mut wait = match identity.upgrade() {
+        Some(identity) => identity.half_life(),
+        None => return,
+    };
+    loop {
+        tokio::time::sleep(wait).await;
+        let Some(identity) = identity.upgrade() else { return };
+        wait = match identity.renew().await {
+            Ok(()) => {
+                retry = FIRST_RETRY;
+                identity.half_life()
+            }
+            Err(error) => {
+                tracing::error!(%error, "identity not renewed; the old credential stays until it expires");
+                retry = (retry * 2).min(SLOWEST_RETRY);
+                retry
+            }
+        };
+    }
+}
+
+impl Shared {
+    fn current(&self, now: Timestamp) -> Result<Arc<Credential>, Denied> {
+        use crate::refusal::{Finding, Reason};
+        let current = self.current.load_full();
+        let until = current.as_ref().map(|credential| credential.not_after);
+        if let Some(credential) = current.filter(|credential| now <= credential.not_after) {
+            return Ok(credential);
+        }
+        let found = until.map_or_else(|| "none".to_owned(), |until| format!("one that ended {until}"));
+        Finding::new(Reason::EvidenceStale, "identity.certificate", format!("a certificate of ours that holds at {now}"), found)
+            .fix("see in this side's log why its certificate could not be renewed")
+            .refuse()
+    }
+
+    fn half_life(&self) -> Duration {
+        match &self.settings {
+            IdentitySettings::Minted { lifetime, .. } => *lifetime / 2,
+            IdentitySettings::Files { .. } => MAX_LIFETIME,
+        }
+    }
+
+    async fn renew(&self) -> Result<(), IdentityError> {
+        let made = match &self.settings {
+            IdentitySettings::Files { chain, key } => self.read(chain.clone(), key.clone()).await,
+            IdentitySettings::Minted { names, lifetime } => self.mint(names, *lifetime).await,
+        };
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match made {
+            Ok(credential) => {
+                state.made = Some(credential.made);
+                state.not_after = Some(credential.not_after);
+                state.failed = None;
+                state.published = state.published.saturating_add(1);
+                self.current.store(Some(Arc::new(credential)));
+                Ok(())
+            }
+            Err(error) => {
+                state.failed = Some(error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    async fn mint(&self, names: &[String], lifetime: Duration) -> Result<Credential, IdentityError> {
+        let attester = self.attester.as_ref().ok_or(IdentityError::NoAttester)?;
+        if lifetime < Duration::from_secs(1) || lifetime > MAX_LIFETIME {
+            return Err(IdentityError::Lifetime(lifetime));
+        }
+        let names = sorted(names)?;
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|error| IdentityError::Key(error.to_string()))?;
+        let issued = self.clock.now().map_err(IdentityError::Clock)?;
+        let expires = issued.plus(lifetime.as_secs());
+        let claims = BindingClaims {
+            kind: Kind::Certificate { issued, expires, names: names.clone() },
+            spki: KeyDigest::of_spki(&key.subject_public_key_info()),
+            instance: self.instance.to_vec(),
+            aux: std::collections::BTreeMap::new(),
+            epoch: None,
+            hpke: None,
+        };
+        let bind = claims.encode();
+        let quote = attester.single(certificate_report_data(&bind)).await.map_err(IdentityError::Quote)?;
+        let evidence = Collection { tee: quote.evidence, bind, endorsements: quote.endorsements, auxiliary: Vec::new() };
+        let statement = Statement { names: &names, not_before: issued.minus(BACKDATED), not_after: expires, evidence: &evidence };
+        let leaf = certificate::issue(&key, &statement).map_err(IdentityError::Issue)?;
+        self.pass(&leaf, lifetime)?;
+        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        credential(vec![leaf], der, issued)
+    }
+
+    /// The check a peer would make, before anything is published.
+    fn pass(&self, leaf: &[u8], lifetime: Duration) -> Result<(), IdentityError> {
+        let now = self.clock.now().map_err(IdentityError::Clock)?;
+        let (read, evidence) = certificate::read(leaf).map_err(IdentityError::Check)?;
+        let rule = AgeRule { max_age: lifetime.as_secs(), max_lifetime: lifetime.as_secs(), skew: 120 };
+        Binding::of_certificate(&evidence.bind, read.facts(), rule, now).map_err(IdentityError::Check)?;
+        match &self.check {
+            Some(judge) => judge.certificate(leaf, now).map(drop).map_err(IdentityError::Check),
+            None => Ok(()),
+        }
+    }
+
+    async fn read(&self, chain: PathBuf, key: PathBuf) -> Result<Credential, IdentityError> {
+        let now = self.clock.now().map_err(IdentityError::Clock)?;
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bounded(&chain).await?).collect();
+        let certificates = certificates.map_err(|error| IdentityError::File { path: chain, why: error.to_string() })?;
+        let pem = zeroize::Zeroizing::new(bounded(&key).await?);
+        let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| IdentityError::File { path: key, why: error.to_string() })?;
+        let credential = credential(certificates, der, now)?;
+        let leaf = credential.leaf().map(|leaf| Leaf::read(leaf)).transpose().map_err(IdentityError::Check)?;
+        leaf.map_or(Ok(()), |leaf| leaf.current(now, 0)).map_err(IdentityError::Check)?;
+        Ok(credential)
+    }
+}
+
+fn credential(chain: Vec<CertificateDer<'static>>, mut key: PrivateKeyDer<'static>, made: Timestamp) -> Result<Credential, IdentityError> {
+    let leaf = chain.first().ok_or_else(|| IdentityError::Key("no certificate".to_owned()))?;
+    let leaf = Leaf::read(leaf).map_err(IdentityError::Check)?;
+    let unusable = |error: rustls::Error| IdentityError::Key(error.to_string());
+    let signing = any_supported_type(&key);
+    key.zeroize();
+    let certified = CertifiedKey::new(chain, signing.map_err(unusable)?);
+    certified.keys_match().map_err(unusable)?;
+    Ok(Credential { certified: Arc::new(certified), key: *leaf.key(), not_after: leaf.facts().not_after, made })
+}
+
+fn sorted(names: &[String]) -> Result<Vec<String>, IdentityError> {
+    let mut names = names.to_vec();
+    names.sort();
+    names.dedup();
+    if names.is_empty() { Err(IdentityError::NoNames) } else { Ok(names) }
+}
+
+async fn bounded(path: &std::path::Path) -> Result<Vec<u8>, IdentityError> {
+    use tokio::io::AsyncReadExt as _;
+    let failed = |why: String| IdentityError::File { path: path.to_owned(), why };
+    let file = tokio::fs::File::open(path).await.map_err(|error| failed(error.to_string()))?;
+    let mut bytes = Vec::new();
+    let read = file.take(MAX_PEM + 1).read_to_end(&mut bytes).await.map_err(|error| failed(error.to_string()))?;
+    if u64::try_from(read).is_ok_and(|read| read <= MAX_PEM) { Ok(bytes) } else { Err(failed(format!("longer than {MAX_PEM} octets"))) }
+}
+
+fn random() -> Result<[u8; 16], IdentityError> {
+    let mut bytes = [0; 16];
+    config::provider().secure_random.fill(&mut bytes).map_err(|_| IdentityError::Key("no randomness".to_owned()))?;
+    Ok(bytes)
+}

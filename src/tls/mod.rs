@@ -1,0 +1,65 @@
+//! rustls on one side, evidence on the other: handshakes whose stream stays locked until a verdict opens it.
+//!
+//! Here is proof of possession, form and identity. Whether evidence is believed is for a [`Judge`], which the relying
+//! party supplies; nothing in this room appraises.
+
+pub(crate) mod buffer;
+pub mod certificate;
+mod config;
+pub mod credential;
+mod failure;
+pub mod identity;
+pub mod peer;
+mod pending;
+mod side;
+mod verifier;
+
+use std::sync::Arc;
+
+use crate::evidence::Timestamp;
+use crate::evidence::binding::{AgeRule, Binding};
+use crate::evidence::cmw::Collection;
+use crate::refusal::Denied;
+use crate::verify::AttestationResult;
+
+pub use buffer::ReadAhead;
+pub use credential::Credential;
+pub use identity::{Identity, IdentityError, IdentitySettings, IdentityState};
+pub use peer::{PeerIdentity, Pki};
+pub use pending::{Pending, Unattested, accept, connect};
+pub use side::{ClientSettings, ClientSide, Clients, Peer, ServerSettings, ServerSide, SideError, Tier};
+
+/// The protocol id for opaque bytes behind the exchange.
+pub const ALPN_RAW: &[u8] = b"portcullis1/raw";
+
+/// The protocol id for HTTP/1.1 behind the exchange.
+pub const ALPN_HTTP1: &[u8] = b"portcullis1/http/1.1";
+
+/// The protocol id for HTTP/2 behind the exchange.
+pub const ALPN_H2: &[u8] = b"portcullis1/h2";
+
+/// What decides about a peer's evidence: the relying party's appraisal, seen from here.
+///
+/// Implementations fail closed: a panic, a missing endorsement or an unknown platform is a [`Denied`].
+pub trait Judge: Send + Sync {
+    /// The media types of the evidence it can judge, best first: what a HELLO lists. Never empty.
+    fn accepts(&self) -> &[String];
+
+    /// How old certificate evidence may be, and how far two clocks may differ.
+    fn age_rule(&self) -> AgeRule;
+
+    /// SHA-256 of the policy, for the log.
+    fn policy_digest(&self) -> [u8; 32];
+
+    /// Judges the evidence in this leaf certificate (DER). May remember verdicts within their validity.
+    ///
+    /// # Errors
+    /// [`Denied`] with every finding of the first stage that has any.
+    fn certificate(&self, leaf: &[u8], now: Timestamp) -> Result<Arc<AttestationResult>, Denied>;
+
+    /// Judges evidence made for one session. Never remembers a verdict.
+    ///
+    /// # Errors
+    /// As [`Judge::certificate`].
+    fn session(&self, presented: &Collection, binding: &Binding, now: Timestamp) -> Result<AttestationResult, Denied>;
+}

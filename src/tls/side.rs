@@ -1,0 +1,256 @@
+//! The two ends of attested TLS as they are configured: what we present, what we want of the peer.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use rustls::pki_types::ServerName;
+
+use super::{ALPN_RAW, Credential, Identity, Judge, PeerIdentity, config};
+use crate::clock::Clock;
+use crate::refusal::Denied;
+
+/// How fresh a peer's evidence must be. The order is that of strength.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Tier {
+    /// Evidence in the certificate alone: replay and relay within its lifetime are possible.
+    Certificate,
+    /// Evidence made for this session by the side that must be attested.
+    Session,
+    /// Evidence made for this session by both sides, and an identity.
+    SessionMutual,
+}
+
+impl Tier {
+    /// The spelling in configuration, logs and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::Session => "session",
+            Self::SessionMutual => "session-mutual",
+        }
+    }
+
+    /// Whether an exchange follows the handshake.
+    #[must_use]
+    pub const fn has_exchange(self) -> bool {
+        !matches!(self, Self::Certificate)
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What is wanted of a peer that must be attested.
+#[derive(Clone)]
+pub struct Peer {
+    /// What decides about its evidence.
+    pub judge: Arc<dyn Judge>,
+    /// Who it must be, beside what it runs.
+    pub identity: PeerIdentity,
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+/// Whom a server lets in.
+#[derive(Clone, Debug)]
+pub enum Clients {
+    /// Anybody; clients are not asked for a certificate.
+    Any,
+    /// Clients that prove themselves by the listener's tier.
+    Attested(Peer),
+}
+
+/// The settings of a [`ServerSide`].
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    /// What we present.
+    pub identity: Identity,
+    /// How fresh evidence is, ours and that of attested clients.
+    pub tier: Tier,
+    /// Whom we let in.
+    pub clients: Clients,
+    /// The protocol ids offered, best first; empty for the default: `portcullis1/raw` with an exchange, none without.
+    pub alpn: Vec<Vec<u8>>,
+    /// The most octets of evidence taken from a client; 0 for the default of 256 KiB, never more than 1 MiB.
+    pub max_evidence: usize,
+}
+
+/// The settings of a [`ClientSide`].
+#[derive(Clone, Debug)]
+pub struct ClientSettings {
+    /// What we present when the server asks; `None` when this side is in no TEE and has no certificate.
+    pub identity: Option<Identity>,
+    /// How fresh the server's evidence must be.
+    pub tier: Tier,
+    /// The name sent as SNI, and as the authority in HELLO.
+    pub server_name: ServerName<'static>,
+    /// What is wanted of the server.
+    pub peer: Peer,
+    /// As in [`ServerSettings::alpn`].
+    pub alpn: Vec<Vec<u8>>,
+    /// The most octets of evidence taken from the server; 0 for the default of 256 KiB, never more than 1 MiB.
+    pub max_evidence: usize,
+}
+
+/// Why a side cannot be set up.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum SideError {
+    /// A tier with an exchange speaks `portcullis1/…` only.
+    Alpn(String),
+    /// This tier has to attest, and the identity has no attester.
+    NoAttester(Tier),
+    /// `session-mutual` attests both sides.
+    NotMutual,
+    /// SPIFFE ids mean nothing unless a PKI vouches for them.
+    SpiffeWithoutPki,
+    /// rustls refused the settings.
+    Tls(String),
+}
+
+impl fmt::Display for SideError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Alpn(id) => write!(f, "protocol id {id:?} is none of portcullis1/*, which a session tier needs"),
+            Self::NoAttester(tier) => write!(f, "tier {tier} has to make evidence, and this identity has no attester"),
+            Self::NotMutual => f.write_str("tier session-mutual needs an identity with an attester on this side and attested peers on the other"),
+            Self::SpiffeWithoutPki => f.write_str("SPIFFE ids need the PKI that vouches for them: name its roots"),
+            Self::Tls(why) => write!(f, "TLS settings refused: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for SideError {}
+
+/// The serving end.
+pub struct ServerSide {
+    pub(super) settings: ServerSettings,
+    clock: Clock,
+    /// The rustls configuration of the credential in use; rebuilt when the identity publishes another.
+    ready: ArcSwapOption<(Arc<Credential>, Arc<rustls::ServerConfig>)>,
+}
+
+impl ServerSide {
+    /// Checks that the settings fit one another.
+    ///
+    /// # Errors
+    /// [`SideError`].
+    pub fn new(mut settings: ServerSettings, clock: Clock) -> Result<Self, SideError> {
+        settings.alpn = alpn(settings.tier, settings.alpn)?;
+        settings.max_evidence = evidence_bound(settings.max_evidence);
+        if settings.tier.has_exchange() && settings.identity.attester().is_none() {
+            return Err(SideError::NoAttester(settings.tier));
+        }
+        if settings.tier == Tier::SessionMutual && matches!(settings.clients, Clients::Any) {
+            return Err(SideError::NotMutual);
+        }
+        if let Clients::Attested(peer) = &settings.clients {
+            vouched(&peer.identity)?;
+        }
+        config::check().map_err(|error| SideError::Tls(error.to_string()))?;
+        Ok(Self { settings, clock, ready: ArcSwapOption::empty() })
+    }
+
+    /// The settings, defaults filled in.
+    #[must_use]
+    pub const fn settings(&self) -> &ServerSettings {
+        &self.settings
+    }
+
+    /// The credential in use and the rustls configuration that presents it.
+    ///
+    /// # Errors
+    /// `evidence_stale` when our own credential has expired, `clock_invalid`, `tls_unacceptable`.
+    pub(super) fn ready(&self) -> Result<(Arc<Credential>, Arc<rustls::ServerConfig>), Denied> {
+        let credential = self.settings.identity.current(self.clock.now()?)?;
+        if let Some(ready) = self.ready.load_full().filter(|ready| Arc::ptr_eq(&ready.0, &credential)) {
+            return Ok((credential, Arc::clone(&ready.1)));
+        }
+        let config = Arc::new(config::server(&self.settings, &credential, &self.clock)?);
+        self.ready.store(Some(Arc::new((Arc::clone(&credential), Arc::clone(&config)))));
+        Ok((credential, config))
+    }
+}
+
+impl fmt::Debug for ServerSide {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerSide").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// The connecting end.
+pub struct ClientSide {
+    pub(super) settings: ClientSettings,
+    clock: Clock,
+    pub(super) base: rustls::ClientConfig,
+}
+
+impl ClientSide {
+    /// Checks that the settings fit one another.
+    ///
+    /// # Errors
+    /// [`SideError`].
+    pub fn new(mut settings: ClientSettings, clock: Clock) -> Result<Self, SideError> {
+        settings.alpn = alpn(settings.tier, settings.alpn)?;
+        settings.max_evidence = evidence_bound(settings.max_evidence);
+        if settings.tier == Tier::SessionMutual && settings.identity.as_ref().is_none_or(|identity| identity.attester().is_none()) {
+            return Err(SideError::NotMutual);
+        }
+        vouched(&settings.peer.identity)?;
+        let base = config::client(&settings, &clock).map_err(|error| SideError::Tls(error.to_string()))?;
+        Ok(Self { settings, clock, base })
+    }
+
+    /// The settings, defaults filled in.
+    #[must_use]
+    pub const fn settings(&self) -> &ClientSettings {
+        &self.settings
+    }
+
+    /// The credential to show should the server ask.
+    ///
+    /// # Errors
+    /// As [`ServerSide::ready`].
+    pub(super) fn credential(&self) -> Result<Option<Arc<Credential>>, Denied> {
+        let Some(identity) = &self.settings.identity else { return Ok(None) };
+        identity.current(self.clock.now()?).map(Some)
+    }
+}
+
+impl fmt::Debug for ClientSide {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientSide").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+fn alpn(tier: Tier, configured: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, SideError> {
+    match (tier.has_exchange(), configured.is_empty()) {
+        (true, true) => Ok(vec![ALPN_RAW.to_vec()]),
+        (true, false) => match configured.iter().find(|id| !id.starts_with(b"portcullis1/")) {
+            Some(id) => Err(SideError::Alpn(String::from_utf8_lossy(id).into_owned())),
+            None => Ok(configured),
+        },
+        (false, _) => Ok(configured),
+    }
+}
+
+/// Anybody can write any URI into a certificate of his own.
+const fn vouched(identity: &PeerIdentity) -> Result<(), SideError> {
+    if identity.spiffe_ids.is_empty() || identity.pki.is_some() { Ok(()) } else { Err(SideError::SpiffeWithoutPki) }
+}
+
+const fn evidence_bound(configured: usize) -> usize {
+    match configured {
+        0 => 256 * 1024,
+        1..=0x10_0000 => configured,
+        _ => 0x10_0000,
+    }
+}
