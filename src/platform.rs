@@ -65,3 +65,18 @@ pub fn by_name(name: &str) -> Option<&'static Platform> {
 pub fn vocabularies() -> Vec<&'static crate::policy::Vocabulary> {
     PLATFORMS.iter().map(|platform| platform.verifier.vocabulary()).collect()
 }
+
+/// The simulator's published roots, for a policy that names them (`insecure_roots`); empty in a build without it.
+#[must_use]
+pub fn simulated_anchors() -> Vec<verify::roots::Anchor> {
+    #[cfg(feature = "simulator")]
+    let anchors = crate::attester::simulator::roots().map(|(product, spki)| verify::roots::Anchor {
+        platform: "sev-snp",
+        product: product.name(),
+        spki,
+        origin: verify::roots::Origin::Simulator,
+    });
+    #[cfg(not(feature = "simulator"))]
+    let anchors = [];
+    anchors.into()
+}
