@@ -4,6 +4,7 @@
 //! [`Outcome`] or an error, and an error ends in exit code 2.
 
 mod completions;
+mod evidence;
 mod explain;
 mod input;
 mod inspect;
@@ -11,6 +12,9 @@ mod judging;
 mod output;
 mod policy;
 mod reference;
+mod saving;
+#[cfg(feature = "simulator")]
+mod simulate;
 mod unbuilt;
 mod verify;
 mod version;
@@ -55,8 +59,13 @@ enum Command {
     Inspect(inspect::Args),
     /// Say what a refusal code means and what to do about it.
     Explain(explain::Args),
+    /// Make evidence on this machine, in a TEE, and show it.
+    Evidence(evidence::Args),
     /// Write, extend, check and read policy files.
     Policy(policy::Args),
+    /// Forge evidence files with any claim, under the simulator's published keys.
+    #[cfg(feature = "simulator")]
+    Simulate(simulate::Args),
     /// See the proxy at work on this machine, with simulated evidence.
     Demo(unbuilt::Args),
     /// Print a completion script for a shell.
@@ -93,7 +102,10 @@ impl Command {
             Self::Verify(args) => verify::run(args),
             Self::Inspect(args) => inspect::run(args),
             Self::Explain(args) => explain::run(args),
+            Self::Evidence(args) => evidence::run(args),
             Self::Policy(args) => policy::run(args),
+            #[cfg(feature = "simulator")]
+            Self::Simulate(args) => simulate::run(args),
             Self::Completions(args) => completions::completions(args, command()),
             Self::Man(args) => completions::man(args, command()),
             Self::Version(args) => version::run(args),

@@ -63,6 +63,7 @@ const ROOMS: &[Room] = &[
 /// Where a platform may be named, by path prefix, and why.
 const PLATFORM_PLACES: &[(&str, &str)] = &[
     ("attester/", "evidence is made here, one file per platform and the simulator"),
+    ("cli/simulate.rs", "what a forger of the one simulated platform may set"),
     ("evidence/snp", "its formats"),
     ("platform.rs", "its row"),
     ("verify/roots.rs", "its pinned roots, a table"),
