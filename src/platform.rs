@@ -38,3 +38,9 @@ pub fn by_media_type(media_type: &str) -> Option<&'static Platform> {
 pub fn by_name(name: &str) -> Option<&'static Platform> {
     PLATFORMS.iter().find(|platform| platform.name == name)
 }
+
+/// The policy words of every platform.
+#[must_use]
+pub fn vocabularies() -> Vec<&'static crate::policy::Vocabulary> {
+    PLATFORMS.iter().map(|platform| platform.verifier.vocabulary()).collect()
+}

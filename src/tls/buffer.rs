@@ -123,9 +123,14 @@ impl<S> ReadAhead<S> {
         Self { inner, buffer: None, size: Size::Small }
     }
 
-    /// What is read ahead of.
-    pub const fn inner(&self) -> &S {
-        &self.inner
+    /// What is read ahead of. Reading from it directly would skip what was read ahead.
+    pub const fn inner_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Gives up what is read ahead of, and with it what was read ahead.
+    pub fn into_inner(self) -> S {
+        self.inner
     }
 }
 

@@ -38,6 +38,17 @@ pub const ALPN_HTTP1: &[u8] = b"portcullis1/http/1.1";
 /// The protocol id for HTTP/2 behind the exchange.
 pub const ALPN_H2: &[u8] = b"portcullis1/h2";
 
+/// 32 fresh random octets for a HELLO.
+///
+/// # Errors
+/// `tls_unacceptable` when the system gives no randomness.
+pub fn nonce() -> Result<[u8; 32], Denied> {
+    let mut nonce = [0; 32];
+    let filled = config::provider().secure_random.fill(&mut nonce);
+    filled.map_err(|_| failure::of_tls(&rustls::Error::FailedToGetRandomBytes))?;
+    Ok(nonce)
+}
+
 /// What decides about a peer's evidence: the relying party's appraisal, seen from here.
 ///
 /// Implementations fail closed: a panic, a missing endorsement or an unknown platform is a [`Denied`].
@@ -47,6 +58,9 @@ pub trait Judge: Send + Sync {
 
     /// How old certificate evidence may be, and how far two clocks may differ.
     fn age_rule(&self) -> AgeRule;
+
+    /// The policy's name, for logs and metrics.
+    fn policy(&self) -> &str;
 
     /// SHA-256 of the policy, for the log.
     fn policy_digest(&self) -> [u8; 32];

@@ -23,6 +23,9 @@ use crate::verify::AttestationResult;
 /// A refused peer is told so for no longer than this.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// So many KiB of a refused peer are read and thrown away at most.
+const MAX_IGNORED: usize = 64;
+
 /// As much plaintext as one write may queue; see [`super::buffer`].
 const SEND_BUFFER: usize = 512 * 1024;
 
@@ -208,8 +211,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pending<S> {
     /// Gives up the stream for a verdict about this very peer's key that holds at `now`.
     ///
     /// # Errors
-    /// `binding_mismatch` for a verdict about another key, `evidence_stale` for one that no longer holds.
-    pub fn open(self, result: &AttestationResult, now: Timestamp) -> Result<TlsStream<ReadAhead<S>>, Denied> {
+    /// The handshake, still locked, with `binding_mismatch` for a verdict about another key or `evidence_stale` for one
+    /// that no longer holds.
+    pub fn open(self, result: &AttestationResult, now: Timestamp) -> Result<TlsStream<ReadAhead<S>>, (Box<Self>, Denied)> {
+        match self.opens(result, now) {
+            Ok(()) => Ok(*self.stream),
+            Err(denied) => Err((Box::new(self), denied)),
+        }
+    }
+
+    fn opens(&self, result: &AttestationResult, now: Timestamp) -> Result<(), Denied> {
         let key = self.peer.as_ref().map(Leaf::key);
         if !key.is_some_and(|key| crate::crypto::same(&key.0, &result.key().0)) {
             return Finding::new(Reason::BindingMismatch, "verdict.key", "a verdict about this peer's key", "one about another").refuse();
@@ -218,7 +229,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pending<S> {
         if now > until {
             return Finding::new(Reason::EvidenceStale, "verdict.until", format!("{now} or later"), until.to_string()).refuse();
         }
-        Ok(*self.stream)
+        Ok(())
     }
 
     /// Gives up the stream without a verdict: the one by-pass, for peers that configuration allows without evidence.
@@ -229,16 +240,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pending<S> {
         }
     }
 
-    /// Tells the peer `frame` as far as it listens, and closes.
-    pub async fn refuse(mut self, frame: Option<&[u8]>) {
+    /// Tells the peer `frame` as far as it listens, ends the TLS connection and waits a little for the peer to do the
+    /// same, so that a reset does not overtake the frame. Gives back what is below TLS.
+    pub async fn refuse(mut self, frame: Option<&[u8]>) -> S {
         let farewell = async {
             if let Some(frame) = frame {
                 self.stream.write_all(frame).await?;
             }
-            self.stream.shutdown().await
+            self.stream.shutdown().await?;
+            let mut ignored = [0; 1024];
+            for _ in 0..MAX_IGNORED {
+                if self.stream.read(&mut ignored).await? == 0 {
+                    break;
+                }
+            }
+            io::Result::Ok(())
         };
         // The peer may be gone or hostile; there is nothing to do about either.
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        match *self.stream {
+            TlsStream::Client(stream) => stream.into_inner().0.into_inner(),
+            TlsStream::Server(stream) => stream.into_inner().0.into_inner(),
+        }
     }
 }
 

@@ -188,7 +188,8 @@ impl SimulatedVendor {
                     (SUBJECT, Criticality::Ordinary, subject),
                     (AUTHORITY, Criticality::Ordinary, der::authority_key_identifier(&der::key_identifier(root))),
                     (CONSTRAINTS, Criticality::Critical, leaves_only),
-                    (USAGE, Criticality::Critical, construct_der(|writer| writer.write_bitvec_bytes(&[0b0000_0100], 6))),
+                    // Strict DER would leave out the seventh bit too; genuine intermediates have it.
+                    (USAGE, Criticality::Critical, construct_der(|writer| writer.write_bitvec_bytes(&[0b0000_0100], 7))),
                     (DISTRIBUTION, Criticality::Ordinary, distribution),
                 ]
             }

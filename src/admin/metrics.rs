@@ -1,0 +1,223 @@
+//! What is counted. Labels are bounded: no address, name of a peer or measurement is ever a label.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+type Labels = Vec<(&'static str, String)>;
+type Counters = Family<Labels, Counter>;
+type Gauges = Family<Labels, Gauge>;
+
+/// All metrics of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    appraisals: Counters,
+    cache_lookups: Counters,
+    certificate_not_after: Gauges,
+    confirmed: Counters,
+    connections_active: Gauges,
+    connections_closed: Counters,
+    connections_opened: Counters,
+    drain_state: Gauge,
+    handshakes: Counters,
+    insecure_option: Gauges,
+    limits_rejected: Counters,
+    mints: Counters,
+    received: Counters,
+    sent: Counters,
+    upstream_connects: Counters,
+}
+
+/// Which way an attested connection goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Direction {
+    /// The peer connected to us.
+    Inbound,
+    /// We connected to the peer.
+    Outbound,
+}
+
+impl Direction {
+    /// The label's value.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+/// What is counted for each listener, looked up once.
+#[derive(Clone, Debug)]
+pub struct ListenerMetrics {
+    /// Connections accepted.
+    pub opened: Counter,
+    /// Connections ended.
+    pub closed: Counter,
+    /// Connections now.
+    pub active: Gauge,
+    /// Octets from the listener's peers.
+    pub received: Counter<u64, AtomicU64>,
+    /// Octets to them.
+    pub sent: Counter<u64, AtomicU64>,
+}
+
+impl Metrics {
+    /// Nothing counted yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("portcullis");
+        let build: Gauges = Family::default();
+        let target = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
+        build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("target", target)]).set(1);
+        registry.register("build_info", "The program", build);
+        Self {
+            appraisals: counters(&mut registry, "appraisals", "Verdicts about peers"),
+            cache_lookups: counters(&mut registry, "appraisal_cache_lookups", "Certificate verdicts asked of the cache"),
+            certificate_not_after: gauges(&mut registry, "certificate_not_after_timestamp_seconds", "End of our certificate"),
+            confirmed: counters(&mut registry, "connections_confirmed", "Connections that were let through, by tier"),
+            connections_active: gauges(&mut registry, "connections_active", "Connections now"),
+            connections_closed: counters(&mut registry, "connections_closed", "Connections ended"),
+            connections_opened: counters(&mut registry, "connections_opened", "Connections accepted"),
+            drain_state: {
+                let gauge = Gauge::default();
+                registry.register("drain_state", "0 running, 1 draining", gauge.clone());
+                gauge
+            },
+            handshakes: counters(&mut registry, "handshakes", "TLS handshakes"),
+            insecure_option: gauges(&mut registry, "insecure_option", "Options in force that weaken safety"),
+            limits_rejected: counters(&mut registry, "limits_rejected", "Connections turned away by a limit"),
+            mints: counters(&mut registry, "evidence_mints", "Certificates with evidence made"),
+            received: counters(&mut registry, "bytes_received", "Octets from the peers of a listener"),
+            sent: counters(&mut registry, "bytes_sent", "Octets to the peers of a listener"),
+            upstream_connects: counters(&mut registry, "upstream_connects", "Connections to upstreams"),
+            registry,
+        }
+    }
+
+    /// All metrics as OpenMetrics text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+
+    /// The counters of one listener.
+    #[must_use]
+    pub fn listener(&self, listener: &str, direction: Direction) -> ListenerMetrics {
+        let labels = vec![("listener", listener.to_owned()), ("direction", direction.name().to_owned())];
+        ListenerMetrics {
+            opened: self.connections_opened.get_or_create(&labels).clone(),
+            closed: self.connections_closed.get_or_create(&labels).clone(),
+            active: self.connections_active.get_or_create(&labels).clone(),
+            received: self.received.get_or_create(&labels).clone(),
+            sent: self.sent.get_or_create(&labels).clone(),
+        }
+    }
+
+    /// Counts a verdict: `reason` is `None` when the peer was accepted.
+    pub fn appraised(&self, direction: Direction, policy: &str, tee: &str, reason: Option<&'static str>) {
+        let result = if reason.is_none() { "accepted" } else { "refused" };
+        let labels = [("direction", direction.name()), ("policy", policy), ("tee", tee), ("result", result), ("reason", reason.unwrap_or(""))];
+        self.appraisals.get_or_create(&owned(&labels)).inc();
+    }
+
+    /// Counts a look into the appraisal cache.
+    pub fn cache_looked_up(&self, result: &'static str) {
+        self.cache_lookups.get_or_create(&owned(&[("result", result)])).inc();
+    }
+
+    /// Counts a connection that was let through under this tier.
+    pub fn confirmed(&self, tier: &'static str, direction: Direction) {
+        self.confirmed.get_or_create(&owned(&[("tier", tier), ("direction", direction.name())])).inc();
+    }
+
+    /// Counts a TLS handshake; `result` is `ok` or a reason code.
+    pub fn handshake(&self, listener: &str, direction: Direction, result: &'static str) {
+        self.handshakes.get_or_create(&owned(&[("listener", listener), ("direction", direction.name()), ("result", result)])).inc();
+    }
+
+    /// Counts a connection turned away.
+    pub fn limit_rejected(&self, listener: &str, limit: &'static str) {
+        self.limits_rejected.get_or_create(&owned(&[("listener", listener), ("limit", limit)])).inc();
+    }
+
+    /// Counts a certificate with evidence made, or failed, and notes the end of the one in use.
+    pub fn minted(&self, provider: &str, not_after: Option<u64>) {
+        let result = if not_after.is_some() { "ok" } else { "failed" };
+        self.mints.get_or_create(&owned(&[("provider", provider), ("result", result)])).inc();
+        if let Some(seconds) = not_after.and_then(|seconds| i64::try_from(seconds).ok()) {
+            self.certificate_not_after.get_or_create(&owned(&[("kind", "attested")])).set(seconds);
+        }
+    }
+
+    /// Counts a try to reach an upstream.
+    pub fn upstream_connect(&self, upstream: &str, result: &'static str) {
+        self.upstream_connects.get_or_create(&owned(&[("upstream", upstream), ("result", result)])).inc();
+    }
+
+    /// Notes that an option that weakens safety is in force.
+    pub fn insecure_option(&self, option: &str) {
+        self.insecure_option.get_or_create(&owned(&[("option", option)])).set(1);
+    }
+
+    /// Notes that the proxy drains.
+    pub fn draining(&self) {
+        self.drain_state.set(1);
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn owned(labels: &[(&'static str, &str)]) -> Labels {
+    labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
+}
+
+fn counters(registry: &mut Registry, name: &str, help: &str) -> Counters {
+    let family = Counters::default();
+    registry.register(name, help, family.clone());
+    family
+}
+
+fn gauges(registry: &mut Registry, name: &str, help: &str) -> Gauges {
+    let family = Gauges::default();
+    registry.register(name, help, family.clone());
+    family
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_show_under_their_documented_names() {
+        let metrics = Metrics::new();
+        metrics.appraised(Direction::Outbound, "db", "sev-snp", Some("measurement_unknown"));
+        metrics.insecure_option("insecure_roots");
+        metrics.confirmed("session", Direction::Inbound);
+        metrics.listener("public", Direction::Inbound).received.inc_by(7);
+        let text = metrics.text();
+        for line in [
+            r#"portcullis_appraisals_total{direction="outbound",policy="db",tee="sev-snp",result="refused",reason="measurement_unknown"} 1"#,
+            r#"portcullis_insecure_option{option="insecure_roots"} 1"#,
+            r#"portcullis_connections_confirmed_total{tier="session",direction="inbound"} 1"#,
+            r#"portcullis_bytes_received_total{listener="public",direction="inbound"} 7"#,
+            "portcullis_drain_state 0",
+        ] {
+            assert!(text.contains(line), "{line} not in\n{text}");
+        }
+        assert!(text.contains("portcullis_build_info{"));
+    }
+}

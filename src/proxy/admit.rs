@@ -1,0 +1,356 @@
+//! The relying party's decision: a finished handshake in, an opened stream or a refusal out.
+//!
+//! What makes [`Admitted`] is here alone, and nothing is dialled or forwarded without one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsStream;
+
+use crate::admin::metrics::{Direction, Metrics};
+use crate::attester::batch::{BatchedQuote, QuoteError};
+use crate::clock::Clock;
+use crate::evidence::binding::Role;
+use crate::evidence::{KeyDigest, Timestamp};
+use crate::refusal::{Denied, Finding, Reason};
+use crate::session::exchange::{Attesting, ClientEvidence, Next, OwnClaims};
+use crate::session::{Agreed, AwaitHelloClient, AwaitHelloServer, AwaitResult, Code, Frame, Kind, Offer};
+use crate::tls::certificate::Leaf;
+use crate::tls::peer::PeerRole;
+use crate::tls::{ClientSide, Clients, Identity, Peer, Pending, ReadAhead, ServerSide, Tier, Unattested};
+use crate::verify::AttestationResult;
+
+/// The proof that one end of a connection may be forwarded. Made only by this module.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    /// Until when; `None` for a peer that nothing is known about.
+    pub(super) until: Option<Timestamp>,
+    /// What it was admitted for.
+    pub(super) ground: Ground,
+}
+
+/// On what ground a peer was admitted.
+#[derive(Clone, Debug)]
+pub(super) enum Ground {
+    /// A client of a listener that lets any in.
+    AnyClient(Tier),
+    /// Its evidence.
+    Attested(Tier, Arc<AttestationResult>),
+    /// A local application at a plain listener, which configuration allows.
+    Local,
+}
+
+impl Admitted {
+    /// Both ends of a connection: the earlier end counts.
+    pub(super) fn and(&self, other: &Self) -> Option<Timestamp> {
+        match (self.until, other.until) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+}
+
+/// What admission needs beside the two sides.
+#[derive(Clone, Copy)]
+pub(super) struct Surroundings<'a> {
+    pub(super) clock: &'a Clock,
+    pub(super) metrics: &'a Metrics,
+    /// The whole exchange takes no longer.
+    pub(super) limit: Duration,
+}
+
+/// A refused peer's socket, told as much as it may know; to be closed.
+pub(super) struct Refused<S> {
+    pub(super) denied: Denied,
+    pub(super) socket: S,
+}
+
+type Opened<S> = (Admitted, Box<TlsStream<ReadAhead<S>>>);
+
+enum Verdict {
+    AnyClient,
+    Attested(Arc<AttestationResult>),
+}
+
+/// Admits what comes in at a plain listener: the operator decided by configuring it.
+pub(super) const fn local() -> Admitted {
+    Admitted { until: None, ground: Ground::Local }
+}
+
+/// Decides about a client that connected to us.
+pub(super) async fn client<S: AsyncRead + AsyncWrite + Unpin>(
+    side: &ServerSide,
+    mut pending: Pending<S>,
+    around: Surroundings<'_>,
+) -> Result<Opened<S>, Refused<S>> {
+    let settings = side.settings();
+    let peer = match &settings.clients {
+        Clients::Any => None,
+        Clients::Attested(peer) => Some(peer),
+    };
+    let verdict = in_time(around.limit, async {
+        if let Some(peer) = peer {
+            ready(peer, &pending, PeerRole::Client, around.clock)?;
+        }
+        match (settings.tier, peer) {
+            (Tier::Certificate, None) => Ok(Verdict::AnyClient),
+            (Tier::Certificate, Some(peer)) => by_certificate(peer, &pending, around.clock),
+            (Tier::Session | Tier::SessionMutual, _) => serve_exchange(side, peer, &mut pending, around.clock).await,
+        }
+    })
+    .await;
+    conclude(pending, verdict, peer, settings.tier, Direction::Inbound, around).await
+}
+
+/// Decides about the server that we connected to.
+pub(super) async fn server<S: AsyncRead + AsyncWrite + Unpin>(
+    side: &ClientSide,
+    mut pending: Pending<S>,
+    around: Surroundings<'_>,
+) -> Result<Opened<S>, Refused<S>> {
+    let settings = side.settings();
+    let verdict = in_time(around.limit, async {
+        ready(&settings.peer, &pending, PeerRole::Server, around.clock)?;
+        match settings.tier {
+            Tier::Certificate => by_certificate(&settings.peer, &pending, around.clock),
+            Tier::Session | Tier::SessionMutual => open_exchange(side, &mut pending, around.clock).await,
+        }
+    })
+    .await;
+    conclude(pending, verdict, Some(&settings.peer), settings.tier, Direction::Outbound, around).await
+}
+
+/// Opens the stream for a verdict, or tells the peer what it may know.
+async fn conclude<S: AsyncRead + AsyncWrite + Unpin>(
+    pending: Pending<S>,
+    verdict: Result<Verdict, Denied>,
+    peer: Option<&Peer>,
+    tier: Tier,
+    direction: Direction,
+    around: Surroundings<'_>,
+) -> Result<Opened<S>, Refused<S>> {
+    if let (Some(peer), Ok(Verdict::Attested(_)) | Err(_)) = (peer, &verdict) {
+        record(peer, &verdict, direction, around.metrics);
+    }
+    let denied = match verdict.and_then(|verdict| around.clock.now().map(|now| (verdict, now))) {
+        Ok((Verdict::AnyClient, _)) => {
+            let admitted = Admitted { until: None, ground: Ground::AnyClient(tier) };
+            around.metrics.confirmed(tier.name(), direction);
+            return Ok((admitted, Box::new(pending.open_unattested(Unattested::AnyClient))));
+        }
+        Ok((Verdict::Attested(result), now)) => {
+            let skew = peer.map_or(0, |peer| peer.judge.age_rule().skew);
+            match until(&pending, &result, skew, now) {
+                Ok(until) => match pending.open(&result, now) {
+                    Ok(stream) => {
+                        around.metrics.confirmed(tier.name(), direction);
+                        return Ok((Admitted { until: Some(until), ground: Ground::Attested(tier, result) }, Box::new(stream)));
+                    }
+                    Err((pending, denied)) => return Err(refuse(*pending, tier, denied).await),
+                },
+                Err(denied) => denied,
+            }
+        }
+        Err(denied) => denied,
+    };
+    Err(refuse(pending, tier, denied).await)
+}
+
+async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(pending: Pending<S>, tier: Tier, denied: Denied) -> Refused<S> {
+    // A peer of the certificate tier speaks no frames; one that refused us needs no answer.
+    let told = tier.has_exchange() && !matches!(denied.reason(), Reason::PeerRefused);
+    let frame = told.then(|| Frame::new(Kind::Result, Code::of(denied.reason()).encode()));
+    let socket = pending.refuse(frame.as_ref().map(Frame::octets)).await;
+    Refused { denied, socket }
+}
+
+/// Until when the connection may live: evidence, collateral, policy and certificate, less what the clocks may differ.
+fn until<S: AsyncRead + AsyncWrite + Unpin>(pending: &Pending<S>, result: &AttestationResult, skew: u64, now: Timestamp) -> Result<Timestamp, Denied> {
+    let not_after = pending.peer().map_or(Timestamp(0), |leaf| leaf.facts().not_after);
+    let end = result.appraisal().until().min(not_after);
+    if now > end {
+        return Finding::new(Reason::EvidenceStale, "verdict.until", format!("after {now}"), end.to_string()).refuse();
+    }
+    // With less than the skew left, our own clock alone counts.
+    Ok(if end.minus(skew) > now { end.minus(skew) } else { end })
+}
+
+async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T, Denied>>) -> Result<T, Denied> {
+    // Boxed: the exchange's state is large, and the connection outlives it.
+    match tokio::time::timeout(limit, Box::pin(work)).await {
+        Ok(done) => done,
+        Err(_) => Finding::new(Reason::Timeout, "exchange", format!("an end within {} s", limit.as_secs()), "none").refuse(),
+    }
+}
+
+/// READY: everything about the peer's certificate that can refuse before a quote is spent.
+fn ready<S: AsyncRead + AsyncWrite + Unpin>(peer: &Peer, pending: &Pending<S>, role: PeerRole, clock: &Clock) -> Result<(), Denied> {
+    let leaf = certificate(pending)?;
+    let now = clock.now()?;
+    leaf.current(now, peer.judge.age_rule().skew)?;
+    if pending.own_key() == Some(leaf.key()) {
+        return Finding::new(Reason::BindingMismatch, "peer.key", "another key than ours", "our own key").refuse();
+    }
+    peer.identity.check(leaf, pending.chain(), role, now)
+}
+
+fn certificate<S: AsyncRead + AsyncWrite + Unpin>(pending: &Pending<S>) -> Result<&Leaf, Denied> {
+    pending.peer().ok_or_else(|| {
+        Finding::new(Reason::EvidenceUnsupported, "peer.certificate", "a certificate, whose key evidence can speak for", "none")
+            .fix("this listener lets only attested clients in: give the client's side an identity, or let any client in")
+            .into()
+    })
+}
+
+fn by_certificate<S: AsyncRead + AsyncWrite + Unpin>(peer: &Peer, pending: &Pending<S>, clock: &Clock) -> Result<Verdict, Denied> {
+    certificate(pending)?;
+    let leaf = pending.chain().first().map_or(&[][..], |leaf| leaf.as_ref());
+    peer.judge.certificate(leaf, clock.now()?).map(Verdict::Attested)
+}
+
+/// The server's part of the exchange.
+async fn serve_exchange<S: AsyncRead + AsyncWrite + Unpin>(
+    side: &ServerSide,
+    peer: Option<&Peer>,
+    pending: &mut Pending<S>,
+    clock: &Clock,
+) -> Result<Verdict, Denied> {
+    let settings = side.settings();
+    let wanted = if peer.is_some() { ClientEvidence::Required } else { ClientEvidence::None };
+    let accepts = peer.map_or_else(|| vec![NO_TYPE.to_owned()], |peer| peer.judge.accepts().to_vec());
+    let offer = Offer { nonce: crate::tls::nonce()?, client: wanted, accepts, max_evidence: settings.max_evidence };
+    let hello = pending.receive(settings.max_evidence).await?;
+    let (answer, agreed) = AwaitHelloClient::new(offer).greeted(&hello)?;
+    let evidence = own_evidence(&settings.identity, &agreed, pending).await?;
+    pending.send(&[answer.octets(), evidence.octets()].concat()).await?;
+    let waiting = AwaitResult::of_server(agreed);
+    let result = pending.receive(waiting.limit()).await?;
+    match (waiting.judged(&result)?, peer) {
+        (Next::Done, None) => Ok(Verdict::AnyClient),
+        (Next::Evidence(waiting), Some(peer)) => {
+            let frame = pending.receive(waiting.agreed().limit()).await?;
+            let presented = waiting.given(&frame)?;
+            let verdict = judge(peer, &presented, pending, clock)?;
+            pending.quiet()?;
+            pending.send(Frame::new(Kind::Result, Code::Ok.encode()).octets()).await?;
+            Ok(Verdict::Attested(Arc::new(verdict)))
+        }
+        _ => Finding::new(Reason::ExchangeOutOfOrder, "exchange", "evidence exactly where it was agreed", "another agreement").refuse(),
+    }
+}
+
+/// The client's part of the exchange.
+async fn open_exchange<S: AsyncRead + AsyncWrite + Unpin>(side: &ClientSide, pending: &mut Pending<S>, clock: &Clock) -> Result<Verdict, Denied> {
+    let settings = side.settings();
+    let attests = settings.identity.as_ref().filter(|identity| identity.attester().is_some());
+    let client = match (settings.tier, attests) {
+        (Tier::SessionMutual, _) => ClientEvidence::Required,
+        (_, Some(_)) => ClientEvidence::Offered,
+        (_, None) => ClientEvidence::None,
+    };
+    let accepts = settings.peer.judge.accepts().to_vec();
+    let offer = Offer { nonce: crate::tls::nonce()?, client, accepts, max_evidence: settings.max_evidence };
+    let opening = AwaitHelloServer::open(offer, &authority(&settings.server_name));
+    pending.send(opening.hello().octets()).await?;
+    let waiting = opening.answered(&pending.receive(settings.max_evidence).await?)?;
+    let presented = waiting.given(&pending.receive(settings.max_evidence).await?)?;
+    let verdict = judge(&settings.peer, &presented, pending, clock)?;
+    pending.quiet()?;
+    let accepted = Frame::new(Kind::Result, Code::Ok.encode());
+    if !presented.agreed().mutual() {
+        pending.send(accepted.octets()).await?;
+        return Ok(Verdict::Attested(Arc::new(verdict)));
+    }
+    let Some(identity) = attests else {
+        return Finding::new(Reason::ExchangeOutOfOrder, "HELLO_S.attest", "the server alone", "both sides").refuse();
+    };
+    let evidence = own_evidence(identity, presented.agreed(), pending).await?;
+    pending.send(&[accepted.octets(), evidence.octets()].concat()).await?;
+    if let Some(waiting) = presented.accepted() {
+        let result = pending.receive(waiting.limit()).await?;
+        waiting.judged(&result)?;
+    }
+    Ok(Verdict::Attested(Arc::new(verdict)))
+}
+
+/// Judges the evidence the peer gave for this session.
+fn judge<S: AsyncRead + AsyncWrite + Unpin>(
+    peer: &Peer,
+    presented: &crate::session::Presented,
+    pending: &Pending<S>,
+    clock: &Clock,
+) -> Result<AttestationResult, Denied> {
+    let agreed = presented.agreed();
+    let role = match agreed.role() {
+        Role::Client => Role::Server,
+        Role::Server => Role::Client,
+    };
+    let exporter = pending.exporter(role, agreed.nonce_client(), agreed.nonce_server())?;
+    let key_self = certificate(pending)?.key();
+    let attesting = Attesting { role, exporter: &exporter, key_self, key_peer: pending.own_key(), alpn: pending.alpn() };
+    let binding = presented.binding(attesting)?;
+    peer.judge.session(presented.collection(), &binding, clock.now()?)
+}
+
+/// Our evidence for this session.
+async fn own_evidence<S: AsyncRead + AsyncWrite + Unpin>(identity: &Identity, agreed: &Agreed, pending: &Pending<S>) -> Result<Frame, Denied> {
+    let (Some(attester), Some(key)) = (identity.attester(), pending.own_key()) else {
+        let expected = "a certificate of ours, which the server asks for, and an attester";
+        return Finding::new(Reason::ExchangeOutOfOrder, "exchange.own_evidence", expected, "none").refuse();
+    };
+    let claims = agreed.claims(key, identity.instance());
+    let leaf = {
+        let exporter = pending.exporter(agreed.role(), agreed.nonce_client(), agreed.nonce_server())?;
+        let key_peer: Option<&KeyDigest> = pending.peer().map(Leaf::key);
+        let attesting = Attesting { role: agreed.role(), exporter: &exporter, key_self: key, key_peer, alpn: pending.alpn() };
+        agreed.channel(attesting).leaf(&claims)
+    };
+    let BatchedQuote { quote, proof, .. } = attester.quote(leaf).await.map_err(no_quote)?;
+    agreed.evidence(&quote.evidence, &quote.endorsements, OwnClaims { claims, proof })
+}
+
+/// Whatever kept us from a quote, the peer hears "busy".
+fn no_quote(error: QuoteError) -> Denied {
+    let expected = "a quote of this side's TEE";
+    match error {
+        QuoteError::Busy => Finding::new(Reason::AttesterBusy, "own.quote", expected, "too many quotes waiting").into(),
+        QuoteError::Unavailable(why) => Finding::new(Reason::AttesterBusy, "own.quote", expected, format!("{}: {}", why.what, why.why)).fix(why.fix).into(),
+    }
+}
+
+fn authority(name: &ServerName<'static>) -> String {
+    name.to_str().into_owned()
+}
+
+/// Counts and logs a verdict. Detail goes here and not to the peer.
+fn record(peer: &Peer, verdict: &Result<Verdict, Denied>, direction: Direction, metrics: &Metrics) {
+    let (policy, digest) = (peer.judge.policy(), data_encoding::HEXLOWER.encode(&peer.judge.policy_digest()));
+    match verdict {
+        Ok(Verdict::Attested(result)) => {
+            let appraisal = result.appraisal();
+            metrics.appraised(direction, policy, appraisal.platform(), None);
+            tracing::info!(
+                target: "audit", event = "peer.appraised", result = "allow", direction = direction.name(), tee = appraisal.platform(),
+                entry = appraisal.entry(), policy, policy_digest = %digest, until = %appraisal.until(), observed = appraisal.observed().len(),
+                revocation_checked = appraisal.revocation_checked(), origin = ?appraisal.origin(),
+            );
+            for finding in appraisal.observed() {
+                tracing::warn!(target: "audit", event = "peer.observed", policy, policy_digest = %digest, %finding);
+            }
+        }
+        Ok(Verdict::AnyClient) => {}
+        Err(denied) => {
+            metrics.appraised(direction, policy, "", Some(denied.reason().code()));
+            let reasons = denied.findings().map(|finding| finding.reason.code()).collect::<Vec<_>>().join(",");
+            tracing::warn!(
+                target: "audit", event = "peer.appraised", result = "deny", direction = direction.name(), reasons, policy,
+                policy_digest = %digest, detail = %denied,
+            );
+        }
+    }
+}
+
+/// In the HELLO of a server that wants no evidence the list of accepted types may not be empty.
+const NO_TYPE: &str = "application/vnd.portcullis.none";

@@ -1,0 +1,107 @@
+//! Listening sockets: made all before the first is served, removed when the listener ends.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
+
+use super::plan::Bind;
+use super::stream::Socket;
+
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: u32 = 1024;
+
+/// Where a listener really listens.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Address {
+    /// With the port that the system chose where 0 was asked for.
+    Tcp(SocketAddr),
+    /// The socket's path.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A bound socket.
+#[derive(Debug)]
+pub(super) enum Listening {
+    Tcp(TcpListener),
+    Unix(UnixListener, RemovedOnDrop),
+}
+
+/// A Unix socket's file.
+#[derive(Debug)]
+pub(super) struct RemovedOnDrop(PathBuf);
+
+impl Drop for RemovedOnDrop {
+    fn drop(&mut self) {
+        // Somebody else may have removed it; a left-over is replaced at the next start.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Who connected.
+#[derive(Clone, Debug)]
+pub(super) struct From {
+    /// For the log.
+    pub(super) name: String,
+    /// What is capped; none for a local application over a Unix socket.
+    pub(super) source: Option<IpAddr>,
+}
+
+impl Listening {
+    pub(super) fn bind(place: &Bind) -> io::Result<Self> {
+        match place {
+            Bind::Tcp(address) => {
+                let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+                socket.set_reuseaddr(true)?;
+                socket.bind(*address)?;
+                socket.listen(BACKLOG).map(Self::Tcp)
+            }
+            Bind::Unix { path, mode } => {
+                remove_left_over(path)?;
+                let listener = UnixListener::bind(path)?;
+                let file = RemovedOnDrop(path.clone());
+                fs::set_permissions(path, fs::Permissions::from_mode(*mode))?;
+                Ok(Self::Unix(listener, file))
+            }
+        }
+    }
+
+    pub(super) fn address(&self) -> io::Result<Address> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map(Address::Tcp),
+            Self::Unix(_, file) => Ok(Address::Unix(file.0.clone())),
+        }
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<(Socket, From)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Ok((Socket::tcp(stream), From { name: address.to_string(), source: Some(address.ip()) }))
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Socket::unix(stream), From { name: "unix".to_owned(), source: None }))
+            }
+        }
+    }
+}
+
+/// Removes a socket that nobody serves; leaves everything else to fail at binding.
+fn remove_left_over(path: &Path) -> io::Result<()> {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    let deserted = || std::os::unix::net::UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    if is_socket && deserted() { fs::remove_file(path) } else { Ok(()) }
+}

@@ -1,0 +1,250 @@
+//! The relying party: accepts, admits, forwards. Nothing is dialled or forwarded before the verdict.
+//!
+//! Not here: what is configured (the caller gives typed values), how evidence is judged (`verify`), and when to stop
+//! (the caller owns the signal and calls [`Proxy::drain`]).
+
+mod admit;
+pub mod appraisal;
+mod connection;
+mod limits;
+mod listen;
+pub mod plan;
+mod stream;
+mod tcp;
+mod upstream;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::admin::health::{Condition, Health};
+use crate::admin::metrics::{Direction, ListenerMetrics, Metrics};
+use crate::clock::Clock;
+use limits::Places;
+use listen::Listening;
+use plan::{Listener, Terminate};
+
+pub use listen::Address;
+
+/// How long the connections have to notice that they were cut.
+const CUT: Duration = Duration::from_secs(5);
+
+/// The pause after the system refused a connection for want of descriptors or memory.
+const BREATH: Duration = Duration::from_millis(50);
+
+/// What the proxy shares with the rest of the program.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// The time.
+    pub clock: Clock,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Where it says how it is doing, as the condition `listeners`.
+    pub health: Arc<Health>,
+}
+
+/// A running proxy. Dropped without [`Proxy::drain`], it cuts every connection.
+#[derive(Debug)]
+pub struct Proxy {
+    addresses: Vec<(String, Address)>,
+    phase: watch::Sender<Phase>,
+    active: Arc<AtomicUsize>,
+    /// Every task holds a sender; the end of them all is the end of the channel.
+    ended: mpsc::Receiver<()>,
+    parts: Parts,
+}
+
+/// What the proxy as a whole is doing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Phase {
+    Running,
+    Draining,
+    Cut,
+}
+
+/// Why the proxy did not start. Nothing listens then.
+#[derive(Debug)]
+pub enum StartError {
+    /// A listener's place could not be bound.
+    Bind {
+        /// The listener.
+        listener: String,
+        /// Its place.
+        place: plan::Bind,
+        /// Why.
+        error: io::Error,
+    },
+    /// An upstream has no target.
+    NoTarget {
+        /// The upstream.
+        upstream: String,
+    },
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind { listener, place: plan::Bind::Tcp(address), error } => write!(f, "listener {listener:?} cannot listen at {address}: {error}"),
+            Self::Bind { listener, place: plan::Bind::Unix { path, .. }, error } => {
+                write!(f, "listener {listener:?} cannot listen at unix:{}: {error}", path.display())
+            }
+            Self::NoTarget { upstream } => write!(f, "upstream {upstream:?} has no target"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// How draining went.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Drained {
+    /// Connections that were open when it began.
+    pub open: usize,
+    /// Those of them that had to be cut at the deadline.
+    pub cut: usize,
+}
+
+impl Proxy {
+    /// Binds every listener, then serves them. Nothing is accepted before all are bound.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(listeners: Vec<Listener>, parts: Parts) -> Result<Self, StartError> {
+        let mut bound = Vec::with_capacity(listeners.len());
+        let mut addresses = Vec::with_capacity(listeners.len());
+        for listener in listeners {
+            if listener.upstream.targets.is_empty() {
+                return Err(StartError::NoTarget { upstream: listener.upstream.name.clone() });
+            }
+            let bind = Listening::bind(&listener.bind).and_then(|listening| Ok((listening.address()?, listening)));
+            let (address, listening) = bind.map_err(|error| StartError::Bind { listener: listener.name.clone(), place: listener.bind.clone(), error })?;
+            addresses.push((listener.name.clone(), address));
+            bound.push((listener, listening));
+        }
+        let (phase, watched) = watch::channel(Phase::Running);
+        let (alive, ended) = mpsc::channel(1);
+        let active = Arc::new(AtomicUsize::new(0));
+        for (listener, listening) in bound {
+            let direction = match listener.terminate {
+                Terminate::Attested(_) => Direction::Inbound,
+                Terminate::Plain => Direction::Outbound,
+            };
+            let counters = parts.metrics.listener(&listener.name, direction);
+            let places = Places::new(listener.limits);
+            let accepting =
+                Accepting { listener, parts: parts.clone(), counters, places, active: Arc::clone(&active), phase: watched.clone(), _alive: alive.clone() };
+            tokio::spawn(accept(Arc::new(accepting), listening));
+        }
+        parts.health.set("listeners", Condition::Met);
+        Ok(Self { addresses, phase, active, ended, parts })
+    }
+
+    /// The listeners' names and where they really listen, in the order given.
+    #[must_use]
+    pub fn addresses(&self) -> &[(String, Address)] {
+        &self.addresses
+    }
+
+    /// Where the listener of this name listens.
+    #[must_use]
+    pub fn address(&self, listener: &str) -> Option<&Address> {
+        self.addresses.iter().find(|(name, _)| name == listener).map(|(_, address)| address)
+    }
+
+    /// How many connections are open, admitted or not.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.active.load(Ordering::SeqCst)
+    }
+
+    /// Stops accepting, lets open connections end by themselves for `grace`, then resets the rest. Returns when
+    /// nothing of the proxy is left.
+    pub async fn drain(mut self, grace: Duration) -> Drained {
+        self.parts.health.set("listeners", Condition::Unmet("draining".to_owned()));
+        self.parts.metrics.draining();
+        let open = self.connections();
+        self.phase.send_replace(Phase::Draining);
+        if tokio::time::timeout(grace, self.ended.recv()).await.is_ok() {
+            return Drained { open, cut: 0 };
+        }
+        let cut = self.connections();
+        self.phase.send_replace(Phase::Cut);
+        if tokio::time::timeout(CUT, self.ended.recv()).await.is_err() {
+            tracing::error!(left = self.connections(), "connections are left after they were cut");
+        }
+        Drained { open, cut }
+    }
+}
+
+/// What a listener's accept loop and its connections share.
+struct Accepting {
+    listener: Listener,
+    parts: Parts,
+    counters: ListenerMetrics,
+    places: Arc<Places>,
+    active: Arc<AtomicUsize>,
+    phase: watch::Receiver<Phase>,
+    /// Held, never used: see [`Proxy::ended`].
+    _alive: mpsc::Sender<()>,
+}
+
+/// Counts a connection from accept to end, whatever ends it.
+struct Counted(Arc<Accepting>);
+
+impl Counted {
+    fn new(accepting: &Arc<Accepting>) -> Self {
+        accepting.active.fetch_add(1, Ordering::SeqCst);
+        accepting.counters.opened.inc();
+        accepting.counters.active.inc();
+        Self(Arc::clone(accepting))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::SeqCst);
+        self.0.counters.closed.inc();
+        self.0.counters.active.dec();
+    }
+}
+
+async fn accept(accepting: Arc<Accepting>, listening: Listening) {
+    let mut phase = accepting.phase.clone();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            // Also when the proxy itself is gone.
+            _ = phase.wait_for(|phase| *phase != Phase::Running) => return,
+            accepted = listening.accept() => accepted,
+        };
+        let (socket, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(target: "connection", event = "accept_failed", listener = accepting.listener.name, %error);
+                tokio::time::sleep(BREATH).await;
+                continue;
+            }
+        };
+        // A local application is one source; only what comes from outside is capped by source.
+        let source = from.source.filter(|_| matches!(accepting.listener.terminate, Terminate::Attested(_)));
+        match accepting.places.take(source) {
+            Ok((place, handshake)) => {
+                let counted = Counted::new(&accepting);
+                let accepting = Arc::clone(&accepting);
+                tokio::spawn(async move {
+                    let Accepting { listener, parts, counters, phase, .. } = &*counted.0;
+                    connection::serve(listener, parts, counters, (socket, from), handshake, phase.clone()).await;
+                    drop((place, accepting));
+                });
+            }
+            Err(full) => {
+                accepting.parts.metrics.limit_rejected(&accepting.listener.name, full.name());
+                tracing::warn!(target: "connection", event = "turned_away", listener = accepting.listener.name, peer = from.name, limit = full.name());
+            }
+        }
+    }
+}

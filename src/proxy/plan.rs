@@ -1,0 +1,130 @@
+//! What the proxy is told to do, as typed values. The caller has checked them; nothing here is read from a file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::tls;
+
+/// One listener and where its connections go.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Its name in logs and metrics.
+    pub name: String,
+    /// Where it listens.
+    pub bind: Bind,
+    /// What its connections are.
+    pub terminate: Terminate,
+    /// Where they go.
+    pub upstream: Arc<Upstream>,
+    /// What one connection, and all together, may take.
+    pub limits: Limits,
+}
+
+/// A place to listen at.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Bind {
+    /// A TCP address; port 0 lets the system choose.
+    Tcp(SocketAddr),
+    /// A Unix socket. A left-over socket that nobody serves is replaced; anything else at the path stops the start.
+    Unix {
+        /// Where it is made.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+}
+
+/// What comes in at a listener.
+#[derive(Clone, Debug)]
+pub enum Terminate {
+    /// Attested TLS.
+    Attested(Arc<tls::ServerSide>),
+    /// Plain bytes of a local application.
+    Plain,
+}
+
+/// Where connections go.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Its name in logs and metrics.
+    pub name: String,
+    /// Tried in order; at least one.
+    pub targets: Vec<Target>,
+    /// What is spoken to them.
+    pub originate: Originate,
+    /// How long connecting to one target may take, name resolution included.
+    pub connect_timeout: Duration,
+}
+
+/// One address of an upstream.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Target {
+    /// A host name or address and a port.
+    Tcp {
+        /// Resolved anew for each connection.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// What is spoken to an upstream.
+#[derive(Clone, Debug)]
+pub enum Originate {
+    /// Attested TLS; the peer must prove itself before a byte goes out.
+    Attested(Arc<tls::ClientSide>),
+    /// Plain bytes.
+    Plain,
+}
+
+/// Deadlines and caps of a listener (PROTOCOL 3.4).
+///
+/// There is no setting for bytes that wait before the verdict: the proxy reads none, they stay in the kernel's buffer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// From accepting or connecting to the end of the TLS handshake. Default 10 s.
+    pub handshake: Duration,
+    /// The attestation exchange, quotes and appraisals included. Default 15 s.
+    pub exchange: Duration,
+    /// The longest a connection lives, whatever its evidence allows. Default 1 h.
+    pub max_connection: Duration,
+    /// How long a connection may carry nothing in either direction. Default 1 h: databases idle for long.
+    pub idle: Duration,
+    /// Connections of this listener that are not yet admitted. Default 4096.
+    pub handshakes: usize,
+    /// The same from one source: an IPv4 address, or the first 64 bits of an IPv6 address. Default 1024.
+    pub handshakes_per_source: usize,
+    /// Connections of this listener at a time. Default 65,536.
+    pub connections: usize,
+}
+
+/// How long open connections may go on once the proxy drains, by default.
+pub const DRAIN_GRACE: Duration = Duration::from_secs(30);
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            exchange: Duration::from_secs(15),
+            max_connection: Duration::from_secs(3600),
+            idle: Duration::from_secs(3600),
+            handshakes: 4096,
+            handshakes_per_source: 1024,
+            connections: 65_536,
+        }
+    }
+}
