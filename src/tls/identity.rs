@@ -15,6 +15,8 @@ use zeroize::Zeroize as _;
 
 use super::certificate::{self, Leaf, NotIssued, Statement};
 use super::{Credential, Judge, config};
+use crate::admin::health::Condition;
+use crate::admin::metrics::Metrics;
 use crate::attester::batch::{Batcher, QuoteError};
 use crate::clock::Clock;
 use crate::evidence::binding::{AgeRule, Binding, BindingClaims, Kind, certificate_report_data};
@@ -52,6 +54,8 @@ pub enum IdentitySettings {
         names: Vec<String>,
         /// How long a certificate lives; default 1 h, at most [`MAX_LIFETIME`].
         lifetime: Duration,
+        /// Where the evidence comes from, for the metrics: [`crate::attester::Attester::provider`].
+        provider: String,
     },
 }
 
@@ -125,6 +129,7 @@ struct Shared {
     settings: IdentitySettings,
     attester: Option<Batcher>,
     clock: Clock,
+    metrics: Arc<Metrics>,
     /// What a peer would say of our certificate, where this side's policy accepts its own kind.
     check: Option<Arc<dyn Judge>>,
     instance: [u8; 16],
@@ -139,9 +144,15 @@ impl Identity {
     ///
     /// # Errors
     /// [`IdentityError`]; nothing is published then.
-    pub async fn start(settings: IdentitySettings, attester: Option<Batcher>, check: Option<Arc<dyn Judge>>, clock: Clock) -> Result<Self, IdentityError> {
+    pub async fn start(
+        settings: IdentitySettings,
+        attester: Option<Batcher>,
+        check: Option<Arc<dyn Judge>>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, IdentityError> {
         let state = Mutex::new(IdentityState { made: None, not_after: None, failed: None, published: 0 });
-        let shared = Shared { settings, attester, clock, check, instance: random()?, current: ArcSwapOption::empty(), state };
+        let shared = Shared { settings, attester, clock, metrics, check, instance: random()?, current: ArcSwapOption::empty(), state };
         let identity = Self(Arc::new(shared));
         identity.renew().await?;
         if matches!(identity.0.settings, IdentitySettings::Minted { .. }) {
@@ -174,6 +185,15 @@ impl Identity {
     #[must_use]
     pub fn state(&self) -> IdentityState {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether there is something to present, as a readiness condition.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        match self.state() {
+            IdentityState { not_after: Some(until), .. } => Condition::Until(until.0),
+            IdentityState { failed, .. } => Condition::Unmet(failed.unwrap_or_else(|| "no certificate yet".to_owned())),
+        }
     }
 
     /// Replaces the credential now. Open connections keep the old one.
@@ -239,7 +259,11 @@ impl Shared {
     async fn renew(&self) -> Result<(), IdentityError> {
         let made = match &self.settings {
             IdentitySettings::Files { chain, key } => self.read(chain.clone(), key.clone()).await,
-            IdentitySettings::Minted { names, lifetime } => self.mint(names, *lifetime).await,
+            IdentitySettings::Minted { names, lifetime, provider } => {
+                let made = self.mint(names, *lifetime).await;
+                self.metrics.minted(provider, made.as_ref().ok().map(|credential| credential.not_after.0));
+                made
+            }
         };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match made {

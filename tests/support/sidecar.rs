@@ -1,0 +1,404 @@
+//! Two sidecars on loopback with a service behind them, on the simulator.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use portcullis::admin::health::Health;
+use portcullis::admin::metrics::Metrics;
+use portcullis::attester::batch::{BatchSettings, Batcher};
+use portcullis::attester::simulator::{Fault, Forge, MEASUREMENT, SimulatedAttester, roots};
+use portcullis::clock::{Clock, EARLIEST};
+use portcullis::evidence::snp::Product;
+use portcullis::evidence::{Endorsements, Timestamp};
+use portcullis::platform::PLATFORMS;
+use portcullis::policy::AppraisalPolicy;
+use portcullis::proxy::appraisal::{Appraisals, Memo};
+use portcullis::proxy::plan::{Bind, Limits, Listener, Originate, Target, Terminate, Upstream};
+use portcullis::proxy::{Address, Parts, Proxy};
+use portcullis::tls::{ClientSettings, ClientSide, Clients, Identity, IdentitySettings, Judge, Peer, PeerIdentity, ServerSettings, ServerSide, Tier};
+use portcullis::verify::roots::{Anchor, Origin};
+use portcullis::verify::{Appraiser, TrustAnchors};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::task::JoinHandle;
+
+/// The standing clock's moment.
+pub const NOW: Timestamp = EARLIEST.plus(1000);
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A simulated machine that a test can make misbehave.
+#[derive(Clone)]
+pub struct Machine(Arc<SimulatedAttester>);
+
+impl Machine {
+    pub fn of(forge: Forge) -> Self {
+        Self(Arc::new(forge.attester()))
+    }
+
+    pub fn good(seed: u64) -> Self {
+        Self::of(Forge::new(Product::Genoa, seed, NOW))
+    }
+
+    pub fn misbehave(&self, fault: Fault) {
+        self.0.misbehave(fault);
+    }
+
+    pub fn quotes(&self) -> u64 {
+        self.0.quotes()
+    }
+
+    async fn identity(&self, parts: &Parts) -> Identity {
+        let settings =
+            IdentitySettings::Minted { names: vec!["service.test".to_owned()], lifetime: Duration::from_secs(3600), provider: "simulator".to_owned() };
+        let attester = Arc::<SimulatedAttester>::clone(&self.0);
+        let batcher = Batcher::start(attester, BatchSettings { window: Duration::from_millis(5), queue: 64 });
+        let identity = Identity::start(settings, Some(batcher), None, parts.clock.clone(), Arc::clone(&parts.metrics)).await;
+        identity.unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+/// What every byte becomes on its way back, so that an echo in a wrong place is noticed.
+pub fn echoed(request: &[u8]) -> Vec<u8> {
+    request.iter().map(|byte| byte ^ 0x20).collect()
+}
+
+/// A service that answers what it was sent, changed, and counts who connects.
+pub struct Service {
+    address: SocketAddr,
+    dialled: Arc<AtomicUsize>,
+    received: Arc<AtomicUsize>,
+    serving: JoinHandle<()>,
+}
+
+impl Service {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let dialled = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&dialled);
+        let received = Arc::new(AtomicUsize::new(0));
+        let octets = Arc::clone(&received);
+        let serving = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counter.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(answer(stream, Arc::clone(&octets)));
+            }
+        });
+        Self { address, dialled, received, serving }
+    }
+
+    fn over_unix(path: &Path) -> Self {
+        let listener = UnixListener::bind(path).expect("a socket");
+        let serving = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(answer(stream, Arc::default()));
+            }
+        });
+        Self { address: SocketAddr::from(([0; 4], 0)), dialled: Arc::default(), received: Arc::default(), serving }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn stop(self) {
+        self.serving.abort();
+    }
+}
+
+async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, received: Arc<AtomicUsize>) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match stream.read(&mut buffer).await {
+            Ok(count) if count > 0 => {
+                received.fetch_add(count, Ordering::SeqCst);
+                if stream.write_all(&echoed(&buffer[..count])).await.is_err() {
+                    return;
+                }
+            }
+            _ => break,
+        }
+    }
+    let _ = stream.shutdown().await;
+}
+
+pub fn parts() -> Parts {
+    Parts { clock: Clock::standing_at(NOW), metrics: Arc::new(Metrics::new()), health: Arc::new(Health::new()) }
+}
+
+/// A policy that accepts the simulator's default guest.
+pub fn judge(parts: &Parts) -> Arc<dyn Judge> {
+    let measurement = data_encoding::HEXLOWER.encode(&MEASUREMENT);
+    let policy = format!(r#"{{ "version": 1, "name": "test", "accept": [ {{ "id": "simulated", "tee": "sev-snp", "measurement": "{measurement}" }} ] }}"#);
+    let vocabularies: Vec<_> = PLATFORMS.iter().map(|platform| platform.verifier.vocabulary()).collect();
+    let (policy, _) = AppraisalPolicy::load(policy.as_bytes(), &vocabularies).unwrap_or_else(|problems| panic!("{problems:?}"));
+    let simulated = roots().map(|(product, spki)| Anchor { platform: "sev-snp", product: product.name(), spki, origin: Origin::Simulator });
+    let appraiser = Appraiser { policy, anchors: TrustAnchors::vendor().and(simulated) };
+    Arc::new(Appraisals::new(Arc::new(appraiser), Endorsements::default(), Arc::new(Memo::new()), Arc::clone(&parts.metrics)))
+}
+
+pub fn upstream(name: &str, address: SocketAddr, originate: Originate) -> Arc<Upstream> {
+    let target = Target::Tcp { host: address.ip().to_string(), port: address.port() };
+    Arc::new(Upstream { name: name.to_owned(), targets: vec![target], originate, connect_timeout: Duration::from_secs(5) })
+}
+
+pub fn listener(name: &str, bind: SocketAddr, terminate: Terminate, upstream: Arc<Upstream>) -> Listener {
+    Listener { name: name.to_owned(), bind: Bind::Tcp(bind), terminate, upstream, limits: Limits::default() }
+}
+
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+/// A client sidecar, a server sidecar and a service, in one process. Application -> `entrance` -> `attested` -> service.
+pub struct World {
+    server: Proxy,
+    client: Proxy,
+    service: Service,
+    parts: Parts,
+    identity: Identity,
+}
+
+/// Both sidecars, to be stopped.
+pub struct Sidecars {
+    server: Proxy,
+    client: Proxy,
+}
+
+impl Sidecars {
+    pub async fn drain(self, grace: Duration) -> portcullis::proxy::Drained {
+        let (client, server) = tokio::join!(self.client.drain(grace), self.server.drain(grace));
+        portcullis::proxy::Drained { open: client.open + server.open, cut: client.cut + server.cut }
+    }
+}
+
+struct Plan<'a> {
+    server: &'a Machine,
+    client: Option<&'a Machine>,
+    tiers: (Tier, Tier),
+    identity: PeerIdentity,
+    limits: Limits,
+    service: bool,
+    folder: Option<&'a Path>,
+}
+
+impl<'a> Plan<'a> {
+    fn new(server: &'a Machine, tier: Tier) -> Self {
+        let limits = Limits::default();
+        Self { server, client: None, tiers: (tier, tier), identity: PeerIdentity::default(), limits, service: true, folder: None }
+    }
+
+    async fn build(self) -> World {
+        let parts = parts();
+        let service = match self.folder {
+            Some(folder) => Service::over_unix(&folder.join("service")),
+            None => Service::start().await,
+        };
+        let mut behind = upstream("service", service.address, Originate::Plain);
+        if let Some(folder) = self.folder {
+            let targets = vec![Target::Unix(folder.join("service"))];
+            behind = Arc::new(Upstream { name: "service".to_owned(), targets, originate: Originate::Plain, connect_timeout: Duration::from_secs(5) });
+        }
+        if !self.service {
+            service.serving.abort();
+            while TcpStream::connect(service.address).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        }
+        let identity = self.server.identity(&parts).await;
+        let peer = || Peer { judge: judge(&parts), identity: PeerIdentity::default() };
+        let clients = if self.client.is_some() { Clients::Attested(peer()) } else { Clients::Any };
+        let settings = ServerSettings { identity: identity.clone(), tier: self.tiers.0, clients, alpn: Vec::new(), max_evidence: 0 };
+        let side = ServerSide::new(settings, parts.clock.clone()).unwrap_or_else(|error| panic!("{error}"));
+        let mut attested = listener("attested", loopback(), Terminate::Attested(Arc::new(side)), behind);
+        attested.limits = self.limits;
+        let server = Proxy::start(vec![attested], parts.clone()).unwrap_or_else(|error| panic!("{error}"));
+
+        let own = match self.client {
+            Some(machine) => Some(machine.identity(&parts).await),
+            None => None,
+        };
+        let server_name = ServerName::try_from("service.test").expect("a name");
+        let peer = Peer { judge: judge(&parts), identity: self.identity };
+        let settings = ClientSettings { identity: own, tier: self.tiers.1, server_name, peer, alpn: Vec::new(), max_evidence: 0 };
+        let side = ClientSide::new(settings, parts.clock.clone()).unwrap_or_else(|error| panic!("{error}"));
+        let ahead = upstream("attested", address(&server), Originate::Attested(Arc::new(side)));
+        let mut entrance = listener("entrance", loopback(), Terminate::Plain, ahead);
+        if let Some(folder) = self.folder {
+            entrance.bind = Bind::Unix { path: folder.join("in"), mode: 0o600 };
+        }
+        let client = Proxy::start(vec![entrance], parts.clone()).unwrap_or_else(|error| panic!("{error}"));
+        World { server, client, service, parts, identity }
+    }
+}
+
+fn address(proxy: &Proxy) -> SocketAddr {
+    match proxy.addresses() {
+        [(_, Address::Tcp(address))] => *address,
+        other => panic!("{other:?}"),
+    }
+}
+
+impl World {
+    pub async fn one_way(tier: Tier, machine: &Machine) -> Self {
+        Plan::new(machine, tier).build().await
+    }
+
+    pub async fn one_way_to(tier: Tier, machine: &Machine, identity: PeerIdentity) -> Self {
+        Plan { identity, ..Plan::new(machine, tier) }.build().await
+    }
+
+    pub async fn mutual(tier: Tier, server: &Machine, client: &Machine, identity: PeerIdentity) -> Self {
+        Plan { client: Some(client), identity, ..Plan::new(server, tier) }.build().await
+    }
+
+    pub async fn unequal(server: Tier, client: Tier) -> Self {
+        Plan { tiers: (server, client), ..Plan::new(&Machine::good(1), server) }.build().await
+    }
+
+    pub async fn without_service(machine: &Machine) -> Self {
+        Plan { service: false, ..Plan::new(machine, Tier::Session) }.build().await
+    }
+
+    pub async fn with_limits(machine: &Machine, limits: Limits) -> Self {
+        Plan { limits, ..Plan::new(machine, Tier::Session) }.build().await
+    }
+
+    pub async fn over_unix(machine: &Machine, folder: &Path) -> Self {
+        Plan { folder: Some(folder), ..Plan::new(machine, Tier::Session) }.build().await
+    }
+
+    /// Where the application connects.
+    pub fn entrance(&self) -> SocketAddr {
+        address(&self.client)
+    }
+
+    /// Where the server sidecar listens.
+    pub fn attested(&self) -> SocketAddr {
+        address(&self.server)
+    }
+
+    pub fn dialled(&self) -> usize {
+        self.service.dialled.load(Ordering::SeqCst)
+    }
+
+    /// Octets that reached the service.
+    pub fn received_by_service(&self) -> usize {
+        self.service.received.load(Ordering::SeqCst)
+    }
+
+    pub fn metrics(&self) -> String {
+        self.parts.metrics.text()
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub fn clock(&self) -> &Clock {
+        &self.parts.clock
+    }
+
+    pub async fn until_dialled(&self, count: usize) {
+        until("the service is dialled", || self.dialled() >= count).await;
+    }
+
+    pub async fn until_open(&self, count: usize) {
+        until("a connection is open", || self.server.connections() >= count).await;
+    }
+
+    pub fn into_parts(self) -> (SocketAddr, Service, Sidecars) {
+        (address(&self.client), self.service, Sidecars { server: self.server, client: self.client })
+    }
+
+    /// Ends everything; nothing may be left.
+    pub async fn end(self) {
+        let (server, client) = (self.server, self.client);
+        let (a, b) = tokio::join!(client.drain(PATIENCE), server.drain(PATIENCE));
+        assert_eq!((a.cut, b.cut), (0, 0), "connections had to be cut");
+        self.service.stop();
+    }
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("waited in vain until {what}"));
+}
+
+/// Waits until nobody listens there any more.
+pub async fn until_closed(address: SocketAddr) {
+    let waiting = async {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("the listener closed");
+}
+
+/// A TLS client that knows nothing of attestation, as `curl -k`: sends "hello" and reads the answer.
+pub async fn foreign_client(address: SocketAddr, protocol: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Careless))
+        .with_no_client_auth();
+    if !protocol.is_empty() {
+        config.alpn_protocols = vec![protocol.to_vec()];
+    }
+    let name = ServerName::try_from("service.test").expect("a name");
+    let stream = TcpStream::connect(address).await?;
+    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    stream.write_all(b"hello").await?;
+    stream.shutdown().await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    if answer.is_empty() { Err(std::io::ErrorKind::UnexpectedEof.into()) } else { Ok(answer) }
+}
+
+#[derive(Debug)]
+struct Careless;
+
+impl rustls::client::danger::ServerCertVerifier for Careless {
+    fn verify_server_cert(
+        &self,
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
