@@ -16,6 +16,8 @@ pub mod verify;
 pub mod admin;
 #[cfg(feature = "proxy")]
 pub mod attester;
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "proxy")]
 pub mod clock;
 #[cfg(feature = "cli")]

@@ -65,6 +65,7 @@ const PLATFORM_PLACES: &[(&str, &str)] = &[
     ("attester/", "evidence is made here, one file per platform and the simulator"),
     ("config/identity.rs", "the settings of the simulator, which is of one platform"),
     ("config/schema.rs", "their documentation, and that of the files an operator staples"),
+    ("cli/simulate.rs", "what a forger of the one simulated platform may set"),
     ("evidence/snp", "its formats"),
     ("platform.rs", "its row"),
     ("verify/roots.rs", "its pinned roots, a table"),
