@@ -42,6 +42,26 @@ fn the_readmes_configurations_are_the_files() {
     assert_eq!(shown, ["configs/server.toml", "configs/client.toml", "configs/mutual.toml"], "one configuration for each role");
 }
 
+/// What people copy is what the program reads. Files that a configuration names lie where it looks for them.
+#[test]
+#[cfg(feature = "cli")]
+fn every_configuration_is_read_without_an_error() {
+    let mut read = Vec::new();
+    for folder in ["configs", "configs/simulator"] {
+        for entry in std::fs::read_dir(root().join(folder)).expect("the configurations") {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_some_and(|extension| extension == "toml") {
+                let config = portcullis::config::Config::load(&path).unwrap_or_else(|error| panic!("{error}"));
+                let simulated = folder.ends_with("simulator");
+                assert!(simulated || config.insecure.is_empty(), "{}: no example weakens anything: {:?}", path.display(), config.insecure);
+                assert!(config.warnings.is_empty(), "{}: {:?}", path.display(), config.warnings);
+                read.push(path);
+            }
+        }
+    }
+    assert_eq!(read.len(), 8, "{read:?}");
+}
+
 #[test]
 fn links_between_pages_lead_somewhere() {
     let mut broken = Vec::new();
