@@ -1,7 +1,7 @@
 //! Portcullis: an attested TLS proxy. See `docs/architecture.md` for the map.
 //!
-//! The core (`evidence`, `policy`, `verify`, with the leaves `crypto`, `diagnostic`, `refusal`) does no I/O and reads
-//! no clock; it builds alone with `--no-default-features`.
+//! The core (`evidence`, `policy`, `verify`, `session`, with the leaves `crypto`, `diagnostic`, `refusal`) does no I/O
+//! and reads no clock; it builds alone with `--no-default-features`.
 
 pub mod crypto;
 pub mod diagnostic;
@@ -9,17 +9,20 @@ pub mod evidence;
 pub mod platform;
 pub mod policy;
 pub mod refusal;
+pub mod session;
 pub mod verify;
 
 #[cfg(feature = "proxy")]
 pub mod admin;
 #[cfg(feature = "proxy")]
 pub mod attester;
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "proxy")]
 pub mod clock;
+#[cfg(feature = "cli")]
+pub mod config;
 #[cfg(feature = "proxy")]
 pub mod proxy;
-#[cfg(feature = "proxy")]
-pub mod session;
 #[cfg(feature = "proxy")]
 pub mod tls;

@@ -1,78 +1,276 @@
-//! A quote for each leaf, one at a time. Stands in for the batching of many leaves under one quote.
+//! One quote for many sessions: collects leaves while the hardware is busy, asks it once, hands each its proof.
+//!
+//! Exactly one quote is in flight, whoever asks: sessions through [`Batcher::quote`], certificate evidence through
+//! [`Batcher::single`]. Nobody waits for room: a full queue answers busy at once. Not for: what a leaf means, and not
+//! for offering signatures over report data of a peer's choice (the callers are `tls` and `session` alone).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tracing::{info, warn};
 
 use super::{Attester, Quote, Unavailable};
 use crate::evidence::ReportData;
-use crate::evidence::batch::{self, Node, Proof};
+use crate::evidence::batch::{self, MAX_SIZE, Node, Proof};
 
-/// How leaves are gathered.
+/// How leaves are collected.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchSettings {
-    /// How long leaves are gathered while a quote is in flight.
+    /// How long a leaf that found the hardware busy waits for company, counted from when it came. A leaf that finds it
+    /// idle does not wait.
     pub window: Duration,
-    /// How many leaves may wait.
+    /// How many leaves may wait, 1 to [`MAX_SIZE`]; one more is answered busy.
     pub queue: usize,
 }
 
-/// Makes quotes over session leaves. Clones share one queue.
-#[derive(Clone)]
-pub struct Batcher {
-    attester: Arc<dyn Attester>,
-    queue: Arc<Semaphore>,
-    turn: Arc<Semaphore>,
+impl Default for BatchSettings {
+    /// 20 ms and 1024 leaves.
+    fn default() -> Self {
+        Self { window: Duration::from_millis(20), queue: 1024 }
+    }
 }
 
-/// A quote that speaks for a leaf.
+/// A quote that speaks for a batch, with one leaf's place in it.
 #[derive(Clone, Debug)]
 pub struct BatchedQuote {
-    /// The quote of the whole batch.
+    /// Evidence over the batch's root, shared by all its leaves.
     pub quote: Arc<Quote>,
-    /// That the leaf is in the batch.
+    /// The leaf's proof.
     pub proof: Proof,
-    /// How many leaves it speaks for.
+    /// How many leaves the quote speaks for.
     pub size: u64,
 }
 
 /// Why there is no quote.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum QuoteError {
-    /// Too many leaves wait.
+    /// Too many are waiting: try again later.
     Busy,
-    /// The hardware did not answer as it should.
+    /// The attester failed.
     Unavailable(Unavailable),
 }
 
-impl Batcher {
-    /// Starts over `attester`.
-    #[must_use]
-    pub fn start(attester: Arc<dyn Attester>, settings: BatchSettings) -> Self {
-        Self { attester, queue: Arc::new(Semaphore::new(settings.queue)), turn: Arc::new(Semaphore::new(1)) }
-    }
-
-    /// A quote over a batch with `leaf` in it.
-    ///
-    /// # Errors
-    /// [`QuoteError`].
-    pub async fn quote(&self, leaf: Node) -> Result<BatchedQuote, QuoteError> {
-        let (root, proofs) = batch::build(&[leaf]).ok_or(QuoteError::Busy)?;
-        let quote = self.single(batch::report_data(1, &root)).await?;
-        let proof = proofs.into_iter().next().ok_or(QuoteError::Busy)?;
-        Ok(BatchedQuote { quote: Arc::new(quote), proof, size: 1 })
-    }
-
-    /// A quote over exactly this report data.
-    ///
-    /// # Errors
-    /// [`QuoteError`].
-    pub async fn single(&self, report_data: ReportData) -> Result<Quote, QuoteError> {
-        let _place = self.queue.try_acquire().map_err(|_| QuoteError::Busy)?;
-        let _turn = self.turn.acquire().await.map_err(|_| QuoteError::Busy)?;
-        let attester = Arc::clone(&self.attester);
-        let made = tokio::task::spawn_blocking(move || attester.attest(&report_data)).await;
-        made.map_err(|_| QuoteError::Busy)?.map_err(QuoteError::Unavailable)
+impl std::fmt::Display for QuoteError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Busy => f.write_str("too many quotes are waiting"),
+            Self::Unavailable(unavailable) => unavailable.fmt(f),
+        }
     }
 }
+
+impl std::error::Error for QuoteError {}
+
+/// What has been quoted since the start.
+#[derive(Debug, Default)]
+pub struct BatchCounters {
+    quotes: AtomicU64,
+    leaves: AtomicU64,
+    largest: AtomicU64,
+    failures: AtomicU64,
+    busy: AtomicU64,
+}
+
+impl BatchCounters {
+    /// Quotes that were made, for batches and for certificates.
+    #[must_use]
+    pub fn quotes(&self) -> u64 {
+        self.quotes.load(Ordering::Relaxed)
+    }
+
+    /// Leaves that quotes were made for.
+    #[must_use]
+    pub fn leaves(&self) -> u64 {
+        self.leaves.load(Ordering::Relaxed)
+    }
+
+    /// The size of the largest batch.
+    #[must_use]
+    pub fn largest(&self) -> u64 {
+        self.largest.load(Ordering::Relaxed)
+    }
+
+    /// Quotes that the attester did not make.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Requests that were answered busy.
+    #[must_use]
+    pub fn busy(&self) -> u64 {
+        self.busy.load(Ordering::Relaxed)
+    }
+}
+
+/// Access to the one attester of this process. Cheap to clone; the work ends when the last clone is gone.
+#[derive(Clone, Debug)]
+pub struct Batcher {
+    leaves: mpsc::Sender<Leaf>,
+    singles: mpsc::Sender<Single>,
+    counters: Arc<BatchCounters>,
+}
+
+impl Batcher {
+    /// Begins to work for `attester`.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn start(attester: Arc<dyn Attester>, settings: BatchSettings) -> Self {
+        let longest = usize::try_from(MAX_SIZE - 1).unwrap_or(usize::MAX);
+        let (leaves, waiting_leaves) = mpsc::channel(settings.queue.clamp(1, longest));
+        let (singles, waiting_singles) = mpsc::channel(MAX_SINGLES);
+        let counters = Arc::<BatchCounters>::default();
+        let hardware = Hardware { attester, counters: Arc::clone(&counters), idle_since: Instant::now() };
+        tokio::spawn(hardware.work(waiting_leaves, waiting_singles, settings.window));
+        Self { leaves, singles, counters }
+    }
+
+    /// A quote that speaks for `leaf`, with the proof. Dropping the future withdraws the leaf and harms no other.
+    ///
+    /// # Errors
+    /// [`QuoteError`]; [`QuoteError::Busy`] at once.
+    pub async fn quote(&self, leaf: Node) -> Result<BatchedQuote, QuoteError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(&self.leaves, Leaf { leaf, came: Instant::now(), reply })?;
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// A quote over `report_data` alone, in its turn: for certificate evidence.
+    ///
+    /// # Errors
+    /// As [`Batcher::quote`].
+    pub async fn single(&self, report_data: ReportData) -> Result<Quote, QuoteError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(&self.singles, Single { report_data, reply })?;
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// What has been quoted.
+    #[must_use]
+    pub fn counters(&self) -> Arc<BatchCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    fn ask<T>(&self, queue: &mpsc::Sender<T>, request: T) -> Result<(), QuoteError> {
+        queue.try_send(request).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => {
+                self.counters.busy.fetch_add(1, Ordering::Relaxed);
+                QuoteError::Busy
+            }
+            mpsc::error::TrySendError::Closed(_) => stopped(),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Leaf {
+    leaf: Node,
+    came: Instant,
+    reply: oneshot::Sender<Result<BatchedQuote, QuoteError>>,
+}
+
+#[derive(Debug)]
+struct Single {
+    report_data: ReportData,
+    reply: oneshot::Sender<Result<Quote, QuoteError>>,
+}
+
+/// The attester, owned by the one task that may ask it.
+struct Hardware {
+    attester: Arc<dyn Attester>,
+    counters: Arc<BatchCounters>,
+    idle_since: Instant,
+}
+
+impl Hardware {
+    async fn work(mut self, mut leaves: mpsc::Receiver<Leaf>, mut singles: mpsc::Receiver<Single>, window: Duration) {
+        loop {
+            // Unbiased, so that neither kind starves the other.
+            tokio::select! {
+                Some(single) = singles.recv() => self.answer_single(single).await,
+                Some(first) = leaves.recv() => {
+                    if first.came < self.idle_since {
+                        tokio::time::sleep_until(first.came + window).await;
+                    } else {
+                        // Lets what is ready to ask ask.
+                        tokio::task::yield_now().await;
+                    }
+                    let waiting = std::iter::from_fn(|| leaves.try_recv().ok());
+                    let batch = std::iter::once(first).chain(waiting).filter(|leaf| !leaf.reply.is_closed());
+                    let batch = batch.take(usize::try_from(MAX_SIZE).unwrap_or(usize::MAX)).collect();
+                    self.answer_batch(batch).await;
+                }
+                else => return,
+            }
+        }
+    }
+
+    async fn answer_single(&mut self, Single { report_data, reply }: Single) {
+        if !reply.is_closed() {
+            // A caller that is gone by now is no error.
+            let _ = reply.send(self.quote(report_data, 0).await);
+        }
+    }
+
+    async fn answer_batch(&mut self, batch: Vec<Leaf>) {
+        let nodes: Vec<_> = batch.iter().map(|leaf| leaf.leaf).collect();
+        let Some((root, proofs)) = batch::build(&nodes) else { return };
+        let size = u64::try_from(nodes.len()).unwrap_or(u64::MAX);
+        let quote = self.quote(batch::report_data(size, &root), size).await.map(Arc::new);
+        for (leaf, proof) in batch.into_iter().zip(proofs) {
+            let _ = leaf.reply.send(quote.clone().map(|quote| BatchedQuote { quote, proof, size }));
+        }
+    }
+
+    /// Asks the attester once; returns when it is done, however long that takes: asking again would not be faster.
+    async fn quote(&mut self, report_data: ReportData, leaves: u64) -> Result<Quote, QuoteError> {
+        let (attester, begin) = (Arc::clone(&self.attester), Instant::now());
+        let outcome = tokio::task::spawn_blocking(move || attester.attest(&report_data)).await;
+        self.idle_since = Instant::now();
+        let quote_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let outcome = outcome.unwrap_or_else(|_| Err(panicked(self.attester.provider())));
+        match outcome {
+            Ok(quote) => {
+                self.counters.quotes.fetch_add(1, Ordering::Relaxed);
+                self.counters.leaves.fetch_add(leaves, Ordering::Relaxed);
+                self.counters.largest.fetch_max(leaves, Ordering::Relaxed);
+                match leaves {
+                    0 => info!(quote_ms, "quote for a certificate"),
+                    batch_size => info!(batch_size, quote_ms, "quote for a batch of sessions"),
+                }
+                Ok(quote)
+            }
+            Err(unavailable) => {
+                self.counters.failures.fetch_add(1, Ordering::Relaxed);
+                warn!(quote_ms, what = %unavailable.what, why = %unavailable.why, fix = %unavailable.fix, transient = unavailable.transient, "no quote");
+                Err(QuoteError::Unavailable(unavailable))
+            }
+        }
+    }
+}
+
+fn panicked(provider: &str) -> Unavailable {
+    Unavailable {
+        what: provider.to_owned(),
+        why: "the attester panicked".to_owned(),
+        fix: "this is a defect of this program: report it with the log".to_owned(),
+        transient: false,
+    }
+}
+
+fn stopped() -> QuoteError {
+    QuoteError::Unavailable(Unavailable {
+        what: "attester".to_owned(),
+        why: "this process is shutting down".to_owned(),
+        fix: "none needed".to_owned(),
+        transient: true,
+    })
+}
+
+/// How many certificates may wait for evidence: identities in one process are few.
+const MAX_SINGLES: usize = 64;

@@ -3,9 +3,12 @@
 //! Detection reports what it found and never falls back: no TEE is an error. Nothing here judges evidence.
 
 pub mod batch;
+mod document;
+mod sev_guest;
 #[cfg(feature = "simulator")]
 pub mod simulator;
 pub mod snp;
+pub mod stapled;
 pub mod tsm;
 
 use std::fmt;
@@ -26,6 +29,20 @@ pub trait Attester: Send + Sync {
     /// # Errors
     /// [`Unavailable`] when the hardware or its driver does not answer as it should.
     fn attest(&self, report_data: &ReportData) -> Result<Quote, Unavailable>;
+}
+
+impl<A: Attester + ?Sized> Attester for Box<A> {
+    fn platform(&self) -> &'static str {
+        (**self).platform()
+    }
+
+    fn provider(&self) -> &'static str {
+        (**self).provider()
+    }
+
+    fn attest(&self, report_data: &ReportData) -> Result<Quote, Unavailable> {
+        (**self).attest(report_data)
+    }
 }
 
 /// Evidence with its stapled endorsements.
@@ -50,11 +67,14 @@ pub struct Places {
     pub tsm_root: PathBuf,
     /// The sev-guest device.
     pub sev_guest: PathBuf,
+    /// The privilege level (VMPL) to ask from: the least that the kernel allows when not set. A verifier's policy must
+    /// allow it too.
+    pub privlevel: Option<u8>,
 }
 
 impl Default for Places {
     fn default() -> Self {
-        Self { tsm_root: PathBuf::from("/sys/kernel/config/tsm/report"), sev_guest: PathBuf::from("/dev/sev-guest") }
+        Self { tsm_root: PathBuf::from("/sys/kernel/config/tsm/report"), sev_guest: PathBuf::from("/dev/sev-guest"), privlevel: None }
     }
 }
 

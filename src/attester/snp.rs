@@ -1,11 +1,110 @@
-//! AMD SEV-SNP on this machine.
-use super::{Detected, Places, Provider};
+//! AMD SEV-SNP on this machine: through configfs-tsm, or the sev-guest device where the kernel has no configfs-tsm.
+
+use std::path::Path;
+
+use tracing::warn;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::document::Document;
+use super::sev_guest::{self, SevGuest};
+use super::tsm::{self, Tsm};
+use super::{Attester, Detected, Places, Provider, Quote, Unavailable};
+use crate::evidence::snp::table::{self, Kind};
+use crate::evidence::snp::{MEDIA_TYPE, REPORT_SIZE, Report};
+use crate::evidence::{Endorsement, Endorsements, Evidence, ReportData};
 
 /// The platform's provider.
+#[derive(Debug)]
 pub struct Snp;
 
 impl Provider for Snp {
-    fn detect(&self, _: &Places) -> Vec<Detected> {
-        Vec::new()
+    fn detect(&self, places: &Places) -> Vec<Detected> {
+        let tsm = Tsm::new(places.tsm_root.clone(), "sev_guest", places.privlevel);
+        let boxed = |way: Way| Box::new(SnpAttester { way }) as Box<dyn Attester>;
+        vec![
+            Detected { provider: tsm::PROVIDER, outcome: tsm.probe().map(|()| boxed(Way::Tsm(tsm))) },
+            Detected { provider: sev_guest::PROVIDER, outcome: SevGuest::open(&places.sev_guest, places.privlevel).map(|device| boxed(Way::Device(device))) },
+        ]
     }
+}
+
+struct SnpAttester {
+    way: Way,
+}
+
+enum Way {
+    Device(SevGuest),
+    Tsm(Tsm),
+}
+
+impl Attester for SnpAttester {
+    fn platform(&self) -> &'static str {
+        "sev-snp"
+    }
+
+    fn provider(&self) -> &'static str {
+        match self.way {
+            Way::Device(_) => sev_guest::PROVIDER,
+            Way::Tsm(_) => tsm::PROVIDER,
+        }
+    }
+
+    fn attest(&self, report_data: &ReportData) -> Result<Quote, Unavailable> {
+        let (bytes, table, place) = match &self.way {
+            Way::Device(device) => device.report(&report_data.0).map(|extended| (extended.report, extended.table, device.path()))?,
+            Way::Tsm(tsm) => tsm.report(&report_data.0).map(|blobs| (blobs.outblob, blobs.auxblob, tsm.root.as_path()))?,
+        };
+        self.expect_ours(&bytes, report_data, place)?;
+        Ok(Quote { evidence: Evidence { media_type: MEDIA_TYPE.to_owned(), bytes }, endorsements: endorsements(&table) })
+    }
+}
+
+impl SnpAttester {
+    /// Refuses what is not a report over our data: better here than at every peer.
+    fn expect_ours(&self, bytes: &[u8], report_data: &ReportData, place: &Path) -> Result<(), Unavailable> {
+        let unfit = |why: String, fix: &str, transient| {
+            let what = format!("{} at {}", self.provider(), place.display());
+            Err(Unavailable { what, why, fix: fix.to_owned(), transient })
+        };
+        if bytes.len() != REPORT_SIZE {
+            return unfit(format!("report: expected {REPORT_SIZE} octets, found {}", bytes.len()), "the kernel's driver is not sev-guest as we know it", false);
+        }
+        match Report::parse(bytes) {
+            Ok(report) if report.bound_data() == *report_data => Ok(()),
+            Ok(_) => unfit("report: its report data is not what was asked for".to_owned(), "another process writes to our requests: find it and stop it", true),
+            Err(denied) => unfit(format!("report: {denied}"), "this firmware is newer than this program: look for a newer release", false),
+        }
+    }
+}
+
+/// The certificates of the host's table by the names under which they are stapled. What cannot be read is left out: the
+/// report is genuine without it, and operators may staple their own.
+fn endorsements(blob: &[u8]) -> Endorsements {
+    let entries = table::parse(blob).unwrap_or_else(|denied| {
+        warn!(%denied, "the host's certificate table cannot be read");
+        Vec::new()
+    });
+    entries.into_iter().filter_map(|entry| endorsement(entry.kind, entry.bytes)).collect()
+}
+
+fn endorsement(kind: Kind, bytes: &[u8]) -> Option<Endorsement> {
+    let name = match kind {
+        Kind::Ark | Kind::Other => return None, // verifiers have their own roots
+        Kind::Ask => "ask",
+        Kind::Crl => "crl",
+        Kind::Vcek => "vcek",
+        Kind::Vlek => "vlek",
+    };
+    let Some(document) = Document::read(bytes) else {
+        warn!(name, octets = bytes.len(), "an entry of the host's certificate table is neither DER nor PEM");
+        return None;
+    };
+    // The table has one GUID for both intermediates.
+    let name = if kind == Kind::Ask && is_asvk(&document.der) { "asvk" } else { name };
+    Some(document.named(name))
+}
+
+fn is_asvk(der: &[u8]) -> bool {
+    X509Certificate::from_der(der)
+        .is_ok_and(|(_, certificate)| certificate.subject().iter_common_name().any(|name| name.as_str().is_ok_and(|name| name.starts_with("SEV-VLEK-"))))
 }

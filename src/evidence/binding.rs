@@ -389,7 +389,7 @@ fn read(bytes: &[u8], raw: &mut RawClaims) -> Result<(), NotCanonical> {
             8 => raw.hello = Some(r.array_of()?),
             9 => aux(r, &mut raw.aux)?,
             10 => raw.epoch = Some(pair(r, |r| r.text().map(str::to_owned))?),
-            11 => raw.hpke = Some(pair(r, |r| r.uint())?),
+            11 => raw.hpke = Some(pair(r, Reader::uint)?),
             _ => return Err(NotCanonical { offset, expected: "key of the binding claims" }),
         }
         Ok(())
@@ -427,7 +427,7 @@ fn aux(r: &mut Reader<'_>, into: &mut BTreeMap<String, [u8; 48]>) -> Result<(), 
     if (1..=MAX_AUX).contains(&into.len()) { Ok(()) } else { Err(NotCanonical { offset, expected: "map of 1 to 32 members" }) }
 }
 
-fn pair<T>(r: &mut Reader<'_>, first: impl FnOnce(&mut Reader<'_>) -> Result<T, NotCanonical>) -> Result<(T, Vec<u8>), NotCanonical> {
+fn pair<'a, T>(r: &mut Reader<'a>, first: impl FnOnce(&mut Reader<'a>) -> Result<T, NotCanonical>) -> Result<(T, Vec<u8>), NotCanonical> {
     let offset = r.offset();
     if r.array()? != 2 {
         return Err(NotCanonical { offset, expected: "array of two" });

@@ -10,6 +10,7 @@ pub mod binding;
 pub mod cbor;
 pub mod cmw;
 pub mod endorsement;
+pub mod leaf;
 pub mod snp;
 
 use std::fmt;

@@ -3,6 +3,8 @@
 //!
 //! A parsed report has been read, not believed. What the specification reserves must be zero.
 
+pub mod saved;
+pub mod table;
 mod vek;
 
 use super::{ClaimValue, Claims, ReportData};

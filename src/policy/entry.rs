@@ -184,7 +184,7 @@ impl EntryReader<'_> {
             None => {}
             Some(Value::BooleanLit(value)) if value.value => {}
             Some(other) => {
-                self.problems.at(other, format!("{} can only be true", field.key), format!("if you mean it, write {loosened_by} in the entry instead"))
+                self.problems.at(other, format!("{} can only be true", field.key), format!("if you mean it, write {loosened_by} in the entry instead"));
             }
         }
         (!self.loosened.contains(&loosened_by)).then_some(Accept::Same)

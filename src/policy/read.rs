@@ -66,6 +66,7 @@ impl AppraisalPolicy {
 fn read(root: &Value<'_>, digest: [u8; 32], vocabularies: &[&'static Vocabulary], problems: &mut Problems, warnings: &mut Problems) -> Option<AppraisalPolicy> {
     let mut table = Table::of(root, "a policy", problems)?;
     table.take("$schema");
+    table.take("note");
     version(&mut table, problems);
     let name = table.text("name", problems).map(|(name, _)| name.to_owned());
     if name.is_none() {
@@ -139,7 +140,7 @@ fn accept(
 
 fn one(value: &Value<'_>, vocabularies: &[&'static Vocabulary], problems: &mut Problems) -> Option<Entry> {
     let mut table = Table::of(value, "an entry of accept", problems)?;
-    let id = table.text("id", problems).filter(|(id, value)| valid_id(id, *value, problems)).map(|(id, _)| id.to_owned());
+    let id = table.text("id", problems).filter(|(id, value)| valid_id(id, value, problems)).map(|(id, _)| id.to_owned());
     if id.is_none() && table.take("id").is_none() {
         problems.at(table.place(), "no id", "\"id\": \"orders-2026.11\" is what logs, metrics and rules call this entry");
     }

@@ -4,6 +4,8 @@
 //! platform's business.
 
 use x509_parser::certificate::Validity;
+use x509_parser::der_parser::{Oid, oid};
+use x509_parser::oid_registry::{OID_NIST_HASH_SHA384, OID_PKCS1_RSAENCRYPTION};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::signature_algorithm::SignatureAlgorithm;
@@ -174,14 +176,13 @@ fn valid(what: &'static str, validity: &Validity, now: Timestamp) -> Result<(), 
 }
 
 fn rsa(key: &SubjectPublicKeyInfo<'_>) -> bool {
-    key.algorithm.algorithm.to_id_string() == "1.2.840.113549.1.1.1"
+    key.algorithm.algorithm == OID_PKCS1_RSAENCRYPTION
 }
 
 /// RSASSA-PSS with SHA-384, MGF1 with SHA-384, salt of 48 octets and trailer field 1, written out or by default.
 fn pss_sha384(algorithm: &AlgorithmIdentifier<'_>) -> bool {
-    const SHA384: &str = "2.16.840.1.101.3.4.2.2";
-    const MGF1: &str = "1.2.840.113549.1.1.8";
+    const MGF1: Oid<'_> = oid!(1.2.840.113549.1.1.8);
     let Ok(SignatureAlgorithm::RSASSA_PSS(parameters)) = SignatureAlgorithm::try_from(algorithm) else { return false };
-    let mask = parameters.mask_gen_algorithm().is_ok_and(|mask| mask.mgf.to_id_string() == MGF1 && mask.hash.to_id_string() == SHA384);
-    mask && parameters.hash_algorithm_oid().to_id_string() == SHA384 && parameters.salt_length() == 48 && parameters.trailer_field() == 1
+    let mask = parameters.mask_gen_algorithm().is_ok_and(|mask| mask.mgf == MGF1 && mask.hash == OID_NIST_HASH_SHA384);
+    mask && *parameters.hash_algorithm_oid() == OID_NIST_HASH_SHA384 && parameters.salt_length() == 48 && parameters.trailer_field() == 1
 }

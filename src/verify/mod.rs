@@ -22,7 +22,7 @@ use crate::policy::{AppraisalPolicy, Revocation, Vocabulary};
 use crate::refusal::{Denied, Finding};
 
 pub use memo::SignatureMemo;
-pub use roots::TrustAnchors;
+pub use roots::{Anchor, Origin, TrustAnchors};
 
 /// One platform's stage 1.
 pub trait Verifier: Debug + Sync {
@@ -76,7 +76,7 @@ pub struct AuthenticClaims {
     pub(in crate::verify) claims: Claims,
     pub(in crate::verify) report_data: ReportData,
     pub(in crate::verify) until: Timestamp,
-    pub(in crate::verify) origin: roots::Origin,
+    pub(in crate::verify) origin: Origin,
     pub(in crate::verify) revocation_checked: bool,
 }
 
@@ -89,7 +89,7 @@ pub struct Appraisal {
     pub(in crate::verify) entry: String,
     pub(in crate::verify) claims: Claims,
     pub(in crate::verify) until: Timestamp,
-    pub(in crate::verify) origin: roots::Origin,
+    pub(in crate::verify) origin: Origin,
     pub(in crate::verify) revocation_checked: bool,
     pub(in crate::verify) observed: Vec<Finding>,
 }
@@ -133,7 +133,7 @@ impl Appraisal {
 
     /// Whether the evidence is a vendor's or the simulator's.
     #[must_use]
-    pub const fn origin(&self) -> roots::Origin {
+    pub const fn origin(&self) -> Origin {
         self.origin
     }
 

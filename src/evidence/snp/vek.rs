@@ -4,6 +4,7 @@
 //! extensions under 1.3.6.1.4.1.3704.1. Read, not believed.
 
 use x509_parser::der_parser::asn1_rs::{FromDer as _, Ia5String, Integer, OctetString};
+use x509_parser::oid_registry::{OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384};
 use x509_parser::prelude::X509Certificate;
 
 use super::{Product, Tcb};
@@ -132,34 +133,34 @@ impl Vek {
     }
 }
 
-const KEY_OIDS: [&str; 2] = ["1.2.840.10045.2.1", "1.3.132.0.34"];
+/// 1.3.6.1.4.1.3704.1, the arc of AMD's extensions, in DER.
+const AMD_ARC: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x9c, 0x78, 0x01];
 const POINT: usize = 97;
 
 struct Extensions<'a>(&'a X509Certificate<'a>);
 
 impl<'a> Extensions<'a> {
-    /// The content of the extension 1.3.6.1.4.1.3704.1 with these further arcs.
-    fn find(&self, arcs: &[u64], name: &str) -> Result<Option<&'a [u8]>, Denied> {
-        let oid = arcs.iter().fold("1.3.6.1.4.1.3704.1".to_owned(), |oid, arc| format!("{oid}.{arc}"));
-        let mut found = self.0.extensions().iter().filter(|extension| extension.oid.to_id_string() == oid);
+    /// The content of AMD's extension with these further arcs, each below 128.
+    fn find(&self, arcs: &[u8], name: &str) -> Result<Option<&'a [u8]>, Denied> {
+        let mut found = self.0.extensions().iter().filter(|extension| extension.oid.as_bytes().strip_prefix(AMD_ARC) == Some(arcs));
         match (found.next(), found.next()) {
             (first, None) => Ok(first.map(|extension| extension.value)),
-            _ => Err(unlike("vek", format!("extension {name} ({oid}) once"), "several")),
+            _ => Err(unlike("vek", format!("extension {name} once"), "several")),
         }
     }
 
-    fn wanted(&self, arcs: &[u64], name: &str) -> Result<&'a [u8], Denied> {
+    fn wanted(&self, arcs: &[u8], name: &str) -> Result<&'a [u8], Denied> {
         self.find(arcs, name)?.ok_or_else(|| unlike("vek", format!("extension {name}"), "none"))
     }
 
-    fn integer(&self, arcs: &[u64], name: &str) -> Result<u64, Denied> {
+    fn integer(&self, arcs: &[u8], name: &str) -> Result<u64, Denied> {
         match Integer::from_der(self.wanted(arcs, name)?) {
             Ok((&[], integer)) => integer.as_u64().map_err(|_| unlike("vek", format!("{name} as a small INTEGER"), "another number")),
             _ => Err(unlike("vek", format!("{name} as one DER INTEGER"), "other octets")),
         }
     }
 
-    fn spl(&self, arc: u64, name: &str) -> Result<u8, Denied> {
+    fn spl(&self, arc: u8, name: &str) -> Result<u8, Denied> {
         let value = self.integer(&[3, arc], name)?;
         u8::try_from(value).map_err(|_| unlike("vek", format!("{name} of 0 to 255"), value.to_string()))
     }
@@ -204,8 +205,7 @@ fn key(certificate: &X509Certificate<'_>) -> Result<Vec<u8>, Denied> {
     let spki = certificate.public_key();
     let curve = spki.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
     let point: &[u8] = &spki.subject_public_key.data;
-    let oids = [Some(spki.algorithm.algorithm.to_id_string()), curve.map(|curve| curve.to_id_string())];
-    let p384 = oids.iter().zip(KEY_OIDS).all(|(found, wanted)| found.as_deref() == Some(wanted));
+    let p384 = spki.algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY && curve == Some(OID_NIST_EC_P384);
     if p384 && point.len() == POINT && point.first() == Some(&4) {
         return Ok(point.to_vec());
     }

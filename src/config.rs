@@ -1,0 +1,378 @@
+//! The one typed file: what was typed becomes what is meant, or every error with its line.
+//!
+//! Reads the configuration and the files it names; opens no socket, makes no evidence, looks at no clock. `app` builds
+//! the parts from it.
+
+mod check;
+mod files;
+mod identity;
+pub mod schema;
+mod sides;
+mod tree;
+mod values;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::diagnostic::{Diagnostic, Source, render, render_as};
+use crate::policy::AppraisalPolicy;
+
+/// A configuration file is not read beyond this many octets.
+pub const MAX_CONFIG: usize = 1 << 20;
+
+/// Everything one process does.
+#[derive(Debug)]
+pub struct Config {
+    /// How this side proves itself; `None` when it does not.
+    pub identity: Option<Identity>,
+    /// Where connections come in.
+    pub listeners: Vec<Listener>,
+    /// Where connections go, by name.
+    pub upstreams: BTreeMap<String, Upstream>,
+    /// The policies, by name.
+    pub policies: BTreeMap<String, Policy>,
+    /// Where health and metrics are served.
+    pub observe: Option<SocketAddr>,
+    /// The log.
+    pub log: Log,
+    /// How long open connections may finish at the end.
+    pub drain_grace: Duration,
+    /// What weakens safety, with its place (`upstream.db.insecure_remote_upstream`).
+    pub insecure: Vec<String>,
+    /// What an operator should look at; not an error.
+    pub warnings: Vec<Report>,
+}
+
+/// How this side proves itself.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Where evidence comes from.
+    pub provider: Provider,
+    /// How long a certificate and its evidence are good.
+    pub life: Duration,
+    /// Names in the self-made certificate.
+    pub names: Vec<String>,
+    /// A folder of endorsements to staple.
+    pub endorsements: Option<PathBuf>,
+    /// An issued certificate in place of the self-made one.
+    pub certificate: Option<CertificateFiles>,
+    /// How long sessions are collected for one quote.
+    pub batch_window: Duration,
+    /// How many sessions may wait for a quote.
+    pub batch_queue: usize,
+}
+
+/// Where evidence comes from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Provider {
+    /// The first way that works on this machine; never the simulator.
+    Auto,
+    /// This way of the hardware (`configfs-tsm`, `sev-guest`).
+    Named(&'static str),
+    /// Forged under published keys.
+    Simulator(Simulator),
+}
+
+/// What simulated evidence claims.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Simulator {
+    /// Makes the chip.
+    pub seed: u64,
+    /// The processor line, by its name in policies.
+    pub product: String,
+    /// The launch measurement; `None` for the simulator's own.
+    pub measurement: Option<[u8; 48]>,
+    /// How long one report takes.
+    pub quote_delay: Duration,
+}
+
+/// An issued certificate.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CertificateFiles {
+    /// PEM chain, leaf first.
+    pub chain: PathBuf,
+    /// PEM private key.
+    pub key: PathBuf,
+}
+
+/// A place where connections come in.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub bind: Bind,
+    /// The permission bits of a Unix socket.
+    pub mode: u32,
+    /// Attested TLS, or `None` for the plain bytes of a local application.
+    pub attested: Option<Serve>,
+    /// The upstream's name; it exists.
+    pub upstream: String,
+    /// Deadlines and caps.
+    pub limits: Limits,
+}
+
+/// Where a listener binds.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Bind {
+    /// A TCP address; port 0 lets the system choose.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// How an attested listener serves.
+#[derive(Clone, Debug)]
+pub struct Serve {
+    /// How fresh evidence must be.
+    pub freshness: Freshness,
+    /// What clients must prove; `None` lets anybody in.
+    pub clients: Option<Peer>,
+}
+
+/// How fresh evidence must be; the order is that of strength.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Freshness {
+    /// The evidence in the certificate alone.
+    Certificate,
+    /// Evidence for this session by the side that must be attested.
+    Session,
+    /// Evidence for this session by both sides, and an identity.
+    SessionMutual,
+}
+
+impl Freshness {
+    /// Its spelling in the file.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::Session => "session",
+            Self::SessionMutual => "session-mutual",
+        }
+    }
+}
+
+/// What a peer must be.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The policy's name; it exists.
+    pub policy: String,
+    /// Who it must be beside.
+    pub identity: PeerIdentity,
+}
+
+/// Who a peer must be; everything that is set must hold.
+#[derive(Clone, Debug, Default)]
+pub struct PeerIdentity {
+    /// Roots its chain must end at; `None` for no PKI.
+    pub pki_roots: Option<Vec<rustls::pki_types::TrustAnchor<'static>>>,
+    /// Names, one of which it must have.
+    pub pki_names: Vec<rustls::pki_types::ServerName<'static>>,
+    /// SHA-256 of SubjectPublicKeyInfos, one of which it must have.
+    pub spki_pins: Vec<[u8; 32]>,
+    /// SPIFFE ids, one of which it must have.
+    pub spiffe_ids: Vec<String>,
+}
+
+/// A place where connections go.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Its name.
+    pub name: String,
+    /// Tried in order; at least one, all of one transport.
+    pub targets: Vec<Target>,
+    /// What the far end must prove, or `None` for plain bytes.
+    pub attested: Option<Dial>,
+    /// How long connecting to one target may take.
+    pub connect_timeout: Duration,
+}
+
+/// How an attested upstream is dialled.
+#[derive(Clone, Debug)]
+pub struct Dial {
+    /// The name sent in the handshake.
+    pub server_name: rustls::pki_types::ServerName<'static>,
+    /// How fresh evidence must be.
+    pub freshness: Freshness,
+    /// What the far end must be.
+    pub peer: Peer,
+}
+
+/// One address of an upstream.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Target {
+    /// What is spoken to it.
+    pub transport: Transport,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// What is spoken to a target.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Transport {
+    /// Attested TLS.
+    Attested,
+    /// Bytes as they are.
+    Plain,
+}
+
+/// Where a target is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// A host and a port.
+    Tcp {
+        /// Name or address, without brackets.
+        host: String,
+        /// The port, not 0.
+        port: u16,
+    },
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// Deadlines and caps of a listener; what is `None` has the proxy's default.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Limits {
+    /// See `[listener.limits]`.
+    pub handshake: Option<Duration>,
+    /// See `[listener.limits]`.
+    pub exchange: Option<Duration>,
+    /// See `[listener.limits]`.
+    pub idle: Option<Duration>,
+    /// See `[listener.limits]`.
+    pub max_connection: Option<Duration>,
+    /// See `[listener.limits]`.
+    pub connections: Option<usize>,
+    /// See `[listener.limits]`.
+    pub handshakes: Option<usize>,
+    /// See `[listener.limits]`.
+    pub handshakes_per_source: Option<usize>,
+    /// See `[listener.limits]`.
+    pub unadmitted_buffer: Option<usize>,
+}
+
+/// A policy with where it came from.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// The file.
+    pub file: PathBuf,
+    /// What it says.
+    pub policy: Arc<AppraisalPolicy>,
+}
+
+/// The log on standard error.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Log {
+    /// Its form.
+    pub format: LogFormat,
+    /// How much of it: `error`, `warn`, `info` or `debug`.
+    pub level: &'static str,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info" }
+    }
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// What is wrong with one file, or worth knowing about it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Report {
+    /// The file's name as the operator knows it.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+    /// What is to be said, each with its place.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Report {
+    /// The report as warnings.
+    #[must_use]
+    pub fn warnings(&self) -> String {
+        render_as(&Source { name: &self.name, text: &self.text }, "warning", &self.diagnostics)
+    }
+}
+
+/// Why there is no configuration: every error of every file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ConfigError(
+    /// The files with errors, the configuration file first. Never empty.
+    pub Vec<Report>,
+);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pages: Vec<_> = self.0.iter().map(|report| render(&Source { name: &report.name, text: &report.text }, &report.diagnostics)).collect();
+        f.write_str(&pages.join("\n"))?;
+        let count: usize = self.0.iter().map(|report| report.diagnostics.len()).sum();
+        write!(f, "\n{count} error{}", if count == 1 { "" } else { "s" })
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads the configuration file at `path` and the files it names.
+    ///
+    /// # Errors
+    /// Every error of every file; a file that cannot be read is one.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let name = path.display().to_string();
+        match files::read(path, MAX_CONFIG) {
+            Ok(bytes) => match String::from_utf8(bytes) {
+                Ok(text) => Self::parse(&name, &text, path.parent().unwrap_or(Path::new(""))),
+                Err(error) => Err(ConfigError::bare(name, format!("not UTF-8 text at octet {}", error.utf8_error().valid_up_to()), "")),
+            },
+            Err(wrong) => Err(ConfigError::bare(name, wrong.message, &wrong.help)),
+        }
+    }
+
+    /// Reads a configuration from its text. `name` is how messages call it; relative paths start at `folder`.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Self, ConfigError> {
+        check::read(name, text, folder)
+    }
+}
+
+/// Reads `HOST:PORT`, an IPv6 address in brackets.
+///
+/// # Errors
+/// What is wrong with it and what to write.
+pub fn host_and_port(text: &str) -> Result<(String, u16), String> {
+    values::host_and_port(text).map_err(|wrong| format!("{}: {}", wrong.message, wrong.help))
+}
+
+impl ConfigError {
+    fn bare(name: String, message: String, help: &str) -> Self {
+        Self(vec![Report { name, text: String::new(), diagnostics: vec![Diagnostic::new(0..0, message).help(help)] }])
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,231 @@
+//! The whole file: its tables in the order in which they need each other, then what holds between them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::sides::{Collected, Known, Placed};
+use super::tree::{At, Faults, Section};
+use super::{Bind, Config, ConfigError, Log, LogFormat, Policy, Report, Upstream, files, identity, schema, sides, values};
+use crate::diagnostic::Diagnostic;
+use crate::platform;
+use crate::policy::{AppraisalPolicy, MAX_POLICY, Mode};
+
+pub(super) fn read(name: &str, text: &str, folder: &Path) -> Result<Config, ConfigError> {
+    let faults = Faults::default();
+    let mut notes = Notes::default();
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        faults.note(Diagnostic::new(error.span().unwrap_or(0..0), format!("not TOML: {}", error.message().lines().collect::<Vec<_>>().join(", "))));
+    }
+    // A tree with holes gives errors that are none.
+    let config = if errors.is_empty() { file(&Section::open(&schema::FILE, table.get_ref(), 0..0, &faults), folder, &mut notes) } else { None };
+    let mut reports = notes.errors;
+    let diagnostics = faults.into_vec();
+    if !diagnostics.is_empty() {
+        reports.insert(0, Report { name: name.to_owned(), text: text.to_owned(), diagnostics });
+    }
+    let mut config = match config {
+        Some(config) if reports.is_empty() => config,
+        _ => return Err(ConfigError(reports)),
+    };
+    if !notes.own_warnings.is_empty() {
+        config.warnings.push(Report { name: name.to_owned(), text: text.to_owned(), diagnostics: notes.own_warnings });
+    }
+    config.warnings.extend(notes.warnings);
+    Ok(config)
+}
+
+/// What is found beside the file's own errors.
+#[derive(Default)]
+struct Notes {
+    errors: Vec<Report>,
+    warnings: Vec<Report>,
+    own_warnings: Vec<Diagnostic>,
+}
+
+fn file(file: &Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Config> {
+    version(file);
+    let mut collected = Collected::default();
+    let identity = identity::read(file, folder, &mut collected.insecure);
+    let policies = policies(file, folder, notes, &mut collected.insecure);
+    let known: BTreeMap<_, _> = policies.iter().map(|(name, policy)| (name.value.clone(), policy.clone())).collect();
+    let against = Known { folder, policies: &known, identity: identity.as_ref() };
+    let upstreams = upstreams(file, &against, &mut collected);
+    let listeners = listeners(file, &against, &upstreams, &mut collected);
+    let observe = file.table("observe", &schema::OBSERVE).and_then(|observe| {
+        observe.required("bind");
+        observe.parsed("bind", values::address)
+    });
+    clashes(file, &listeners, observe.as_ref());
+    unused(file, &policies, &collected, notes);
+    let drain_grace = identity::within(file, "drain_grace", Duration::ZERO, Duration::from_secs(3600)).unwrap_or(Duration::from_secs(30));
+    let log = log(file);
+    Some(Config {
+        identity,
+        listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
+        upstreams: upstreams.into_iter().filter_map(|(name, upstream)| Some((name, upstream?))).collect(),
+        policies: known.into_iter().filter_map(|(name, policy)| Some((name, policy?))).collect(),
+        observe: observe.map(|observe| observe.value),
+        log,
+        drain_grace,
+        insecure: collected.insecure,
+        warnings: Vec::new(),
+    })
+}
+
+fn version(file: &Section<'_>) {
+    match file.has("version") {
+        None => file.wrong(&(0..0), "`version` is missing", "begin the file with version = 1"),
+        Some(span) => {
+            if file.number("version", 0..=u64::MAX).is_some_and(|version| version != 1) {
+                file.wrong(&span, "this program reads version 1", "write version = 1");
+            }
+        }
+    }
+}
+
+/// The policies by name; `None` for one that has errors.
+fn policies<'a>(file: &Section<'a>, folder: &Path, notes: &mut Notes, insecure: &mut Vec<String>) -> Vec<(At<String>, Option<Policy>)> {
+    let mut read = |(name, section): (At<&'a str>, Section<'a>)| {
+        section.faults.keep(&name.span, values::word(name.value));
+        let mode = mode(&section);
+        if mode == Mode::Observe {
+            insecure.push(format!("policy.{}.mode = \"observe\"", name.value));
+        }
+        let policy = policy(&section, folder, mode, notes);
+        if let Some(policy) = &policy {
+            insecure.extend(policy.policy.insecure.iter().map(|key| format!("policy.{}: {key}", name.value)));
+        }
+        (name.map(str::to_owned), policy)
+    };
+    file.named("policy", &schema::POLICY).into_iter().map(&mut read).collect()
+}
+
+fn mode(section: &Section<'_>) -> Mode {
+    match section.string("mode").map(|mode| (mode.value, mode.span)) {
+        None | Some(("enforce", _)) => Mode::Enforce,
+        Some(("observe", _)) => Mode::Observe,
+        Some((other, span)) => {
+            section.wrong(&span, format!("unknown mode \"{other}\""), "one of \"enforce\", \"observe\"");
+            Mode::Enforce
+        }
+    }
+}
+
+fn policy(section: &Section<'_>, folder: &Path, mode: Mode, notes: &mut Notes) -> Option<Policy> {
+    let written = section.required("file")?;
+    let file = folder.join(written.value);
+    let bytes = section.faults.keep(&written.span, files::read(&file, MAX_POLICY))?;
+    let report = |diagnostics| Report { name: file.display().to_string(), text: String::from_utf8_lossy(&bytes).into_owned(), diagnostics };
+    match AppraisalPolicy::load(&bytes, &platform::vocabularies()) {
+        Ok((mut policy, warnings)) => {
+            if !warnings.is_empty() {
+                notes.warnings.push(report(warnings));
+            }
+            policy.mode = mode;
+            Some(Policy { file, policy: Arc::new(policy) })
+        }
+        Err(errors) => {
+            notes.errors.push(report(errors));
+            None
+        }
+    }
+}
+
+/// The upstreams by name; `None` for one that has errors.
+fn upstreams(file: &Section<'_>, known: &Known<'_>, collected: &mut Collected) -> BTreeMap<String, Option<Upstream>> {
+    let mut upstreams = BTreeMap::new();
+    let sections = file.tables("upstream", &schema::UPSTREAM);
+    if sections.is_empty() {
+        file.wrong(&(0..0), "there is no upstream", "write [[upstream]] with name and targets");
+    }
+    for section in sections {
+        let upstream = sides::upstream(&section, known, collected);
+        let Some(name) = section.string("name") else { continue };
+        if upstreams.insert(name.value.to_owned(), upstream).is_some() {
+            section.wrong(&name.span, format!("two upstreams are called \"{}\"", name.value), "choose another name");
+        }
+    }
+    upstreams
+}
+
+fn listeners(file: &Section<'_>, known: &Known<'_>, upstreams: &BTreeMap<String, Option<Upstream>>, collected: &mut Collected) -> Vec<Placed> {
+    let mut names: Vec<String> = Vec::new();
+    let mut listeners = Vec::new();
+    let sections = file.tables("listener", &schema::LISTENER);
+    if sections.is_empty() {
+        file.wrong(&(0..0), "there is no listener", "write [[listener]] with name, bind and upstream");
+    }
+    for section in sections {
+        listeners.extend(sides::listener(&section, known, upstreams, collected));
+        let Some(name) = section.string("name") else { continue };
+        if names.iter().any(|other| other == name.value) {
+            section.wrong(&name.span, format!("two listeners are called \"{}\"", name.value), "choose another name");
+        }
+        names.push(name.value.to_owned());
+    }
+    listeners
+}
+
+fn clashes(file: &Section<'_>, listeners: &[Placed], observe: Option<&At<SocketAddr>>) {
+    let mut tcp: Vec<(String, SocketAddr)> = Vec::new();
+    let mut unix: Vec<(&str, &Path)> = Vec::new();
+    let mut add = |what: String, address: SocketAddr, span: &Range<usize>| {
+        if let Some((other, taken)) = tcp.iter().find(|(_, taken)| sides::clash(taken, &address)) {
+            file.wrong(span, format!("{address} is taken by {other} ({taken})"), "choose another port or address");
+        }
+        tcp.push((what, address));
+    };
+    for (listener, span) in listeners {
+        match &listener.bind {
+            Bind::Tcp(address) => add(format!("listener \"{}\"", listener.name), *address, span),
+            Bind::Unix(path) => {
+                if let Some((other, _)) = unix.iter().find(|(_, taken)| taken == path) {
+                    file.wrong(span, format!("{} is taken by listener \"{other}\"", path.display()), "choose another path");
+                }
+                unix.push((&listener.name, path));
+            }
+        }
+    }
+    if let Some(observe) = observe {
+        add("[observe]".to_owned(), observe.value, &observe.span);
+    }
+}
+
+fn unused(file: &Section<'_>, policies: &[(At<String>, Option<Policy>)], collected: &Collected, notes: &mut Notes) {
+    for (name, _) in policies.iter().filter(|(name, _)| !collected.used_policies.contains(&name.value)) {
+        notes
+            .own_warnings
+            .push(Diagnostic::new(name.span.clone(), format!("policy \"{}\" is used by nothing", name.value)).help("remove it, or name it where it is meant"));
+    }
+    for section in file.tables("upstream", &schema::UPSTREAM) {
+        if let Some(name) = section.string("name").filter(|name| !collected.used_upstreams.iter().any(|used| used == name.value)) {
+            let message = format!("upstream \"{}\" is used by no listener", name.value);
+            notes.own_warnings.push(Diagnostic::new(name.span, message).help("remove it, or name it where it is meant"));
+        }
+    }
+}
+
+fn log(file: &Section<'_>) -> Log {
+    let Some(log) = file.table("log", &schema::LOG) else { return Log::default() };
+    let format = match log.string("format").map(|format| (format.value, format.span)) {
+        None | Some(("text", _)) => LogFormat::Text,
+        Some(("json", _)) => LogFormat::Json,
+        Some((other, span)) => {
+            log.wrong(&span, format!("unknown format \"{other}\""), "one of \"text\", \"json\"");
+            LogFormat::Text
+        }
+    };
+    let Some(written) = log.string("level") else { return Log { format, ..Log::default() } };
+    let level = ["error", "warn", "info", "debug"].into_iter().find(|level| *level == written.value);
+    if level.is_none() {
+        log.wrong(&written.span, format!("unknown level \"{}\"", written.value), "one of \"error\", \"warn\", \"info\", \"debug\"");
+    }
+    Log { format, level: level.unwrap_or("info") }
+}

@@ -1,0 +1,90 @@
+//! `[identity]`: what was typed, checked.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::tree::{Section, Wrong};
+use super::{CertificateFiles, Identity, Provider, Simulator, schema, values};
+use crate::evidence::snp::Product;
+
+/// Reads `[identity]`; `None` without one, or with provider `none`.
+pub(super) fn read(file: &Section<'_>, folder: &Path, insecure: &mut Vec<String>) -> Option<Identity> {
+    let section = file.table("identity", &schema::IDENTITY)?;
+    let simulated = section.table("simulator", &schema::SIMULATOR);
+    let named = section.required("provider");
+    let provider = match named.as_ref().map(|provider| provider.value) {
+        Some("auto") => Some(Provider::Auto),
+        Some("configfs-tsm") => Some(Provider::Named("configfs-tsm")),
+        Some("sev-guest") => Some(Provider::Named("sev-guest")),
+        Some("simulator") => {
+            insecure.push("identity.provider = \"simulator\"".to_owned());
+            Some(Provider::Simulator(simulator(simulated.as_ref())))
+        }
+        _ => None,
+    };
+    if let Some(named) = &named {
+        if provider.is_none() && named.value != "none" {
+            section.wrong(
+                &named.span,
+                format!("unknown provider \"{}\"", named.value),
+                "one of \"auto\", \"configfs-tsm\", \"sev-guest\", \"simulator\", \"none\"",
+            );
+        }
+        if named.value == "simulator" && !cfg!(feature = "simulator") {
+            section.wrong(&named.span, "this build has no simulator", "use \"auto\" in a TEE, or a build for tests");
+        }
+        if let Some(simulated) = simulated.filter(|_| named.value != "simulator") {
+            section.wrong(&simulated.span, "[identity.simulator] without provider \"simulator\"", "leave it out: it would do nothing");
+        }
+    }
+    let identity = Identity {
+        provider: provider.clone().unwrap_or(Provider::Auto),
+        life: within(&section, "life", Duration::from_secs(60), Duration::from_secs(86_400)).unwrap_or(Duration::from_secs(3600)),
+        names: names(&section),
+        endorsements: section.parsed("endorsements", |path| super::files::folder(&folder.join(path)).map(|()| folder.join(path))).map(|path| path.value),
+        certificate: certificate(&section, folder),
+        batch_window: within(&section, "batch_window", Duration::ZERO, Duration::from_secs(1)).unwrap_or(Duration::from_millis(20)),
+        batch_queue: section.number("batch_queue", 1..=65_536).and_then(|queue| usize::try_from(queue).ok()).unwrap_or(1024),
+    };
+    provider.map(|_| identity)
+}
+
+fn simulator(section: Option<&Section<'_>>) -> Simulator {
+    let known = |text: &str| match Product::ALL.iter().find(|product| product.name() == text) {
+        Some(product) => Ok(product.name().to_owned()),
+        None => Err(Wrong::new(format!("unknown product \"{text}\""), "one of \"milan\", \"genoa\", \"turin\"")),
+    };
+    Simulator {
+        seed: section.and_then(|section| section.number("seed", 0..=u64::MAX)).unwrap_or(1),
+        product: section.and_then(|section| section.parsed("product", known)).map_or_else(|| "genoa".to_owned(), |product| product.value),
+        measurement: section.and_then(|section| section.parsed("measurement", values::measurement)).map(|measurement| measurement.value),
+        quote_delay: section.and_then(|section| within(section, "quote_delay", Duration::ZERO, Duration::from_secs(10))).unwrap_or_default(),
+    }
+}
+
+fn names(section: &Section<'_>) -> Vec<String> {
+    let read = section.parsed_list("names", values::certificate_name);
+    let mut names: Vec<String> = Vec::new();
+    for name in read {
+        if names.contains(&name.value) {
+            section.wrong(&name.span, format!("the name \"{}\" stands twice", name.value), "write it once");
+        }
+        names.push(name.value);
+    }
+    names
+}
+
+fn certificate(section: &Section<'_>, folder: &Path) -> Option<CertificateFiles> {
+    let readable = |path: &str| super::files::read(&folder.join(path), 1 << 20).map(|_| folder.join(path));
+    let (chain, key) = (section.parsed("certificate", readable), section.parsed("key", readable));
+    match (section.has("certificate"), section.has("key")) {
+        (Some(span), None) => section.wrong(&span, "`certificate` without `key`", "write both, or neither for a self-made certificate"),
+        (None, Some(span)) => section.wrong(&span, "`key` without `certificate`", "write both, or neither for a self-made certificate"),
+        _ => {}
+    }
+    Some(CertificateFiles { chain: chain?.value, key: key?.value })
+}
+
+pub(super) fn within(section: &Section<'_>, key: &str, least: Duration, most: Duration) -> Option<Duration> {
+    section.parsed(key, values::duration_within(least, most)).map(|duration| duration.value)
+}

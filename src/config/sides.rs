@@ -1,0 +1,356 @@
+//! `[[listener]]` and `[[upstream]]`: what was typed, checked against each other and the policies.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::Path;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+
+use super::identity::within;
+use super::tree::{At, Section, Wrong};
+use super::{Bind, Dial, Freshness, Limits, Listener, Peer, PeerIdentity, Place, Policy, Serve, Transport, Upstream, files, schema, values};
+use crate::diagnostic::nearest;
+use crate::policy::AppraisalPolicy;
+
+const ANY_PLATFORM: &str = "insecure_allow_any_genuine_platform";
+const REPLAY: &str = "insecure_accept_replay_risk";
+
+/// What both kinds of table are checked against.
+pub(super) struct Known<'a> {
+    pub(super) folder: &'a Path,
+    pub(super) policies: &'a BTreeMap<String, Option<Policy>>,
+    pub(super) identity: Option<&'a super::Identity>,
+}
+
+/// What reading the tables collects.
+#[derive(Default)]
+pub(super) struct Collected {
+    pub(super) insecure: Vec<String>,
+    pub(super) used_policies: Vec<String>,
+    pub(super) used_upstreams: Vec<String>,
+}
+
+/// A listener with the place its address was written at, for clashes.
+pub(super) type Placed = (Listener, Range<usize>);
+
+pub(super) fn upstream(section: &Section<'_>, known: &Known<'_>, collected: &mut Collected) -> Option<Upstream> {
+    let name = name(section);
+    let label = format!("upstream.{}", name.as_ref().map_or("?", |name| name.value.as_str()));
+    insecure(section, &label, &["insecure_remote_upstream", REPLAY, ANY_PLATFORM], collected);
+    if section.has("targets").is_none() {
+        section.missing("targets");
+    }
+    let targets = section.parsed_list("targets", values::target);
+    let attested = section.table("attested", &schema::ATTESTED);
+    for target in &targets {
+        check_target(section, target, attested.is_some());
+    }
+    let dial = attested.and_then(|attested| dial(section, &attested, &targets, known, collected));
+    if dial.is_none() && section.has("attested").is_none() {
+        for key in ["server_name", "peer", REPLAY, ANY_PLATFORM] {
+            needs(section, key, "`attested`");
+        }
+    }
+    let connect_timeout = within(section, "connect_timeout", Duration::from_millis(10), Duration::from_secs(300)).unwrap_or(Duration::from_secs(5));
+    let targets: Vec<_> = targets.into_iter().map(|target| target.value).collect();
+    (!targets.is_empty()).then_some(Upstream { name: name?.value, targets, attested: dial, connect_timeout })
+}
+
+fn check_target(section: &Section<'_>, target: &At<super::Target>, attested: bool) {
+    match (&target.value.transport, &target.value.place) {
+        (Transport::Attested, _) if !attested => {
+            section.wrong(&target.span, "a tls:// target without `attested`", "write attested = { policy = \"NAME\" }: what must the far end prove?");
+        }
+        (Transport::Plain, _) if attested => {
+            section.wrong(&target.span, "a plain target in an upstream with `attested`", "write tls://, or an upstream of its own for plain bytes");
+        }
+        (Transport::Plain, Place::Tcp { host, .. }) if !values::is_local(host) && !section.flag("insecure_remote_upstream") => section.wrong(
+            &target.span,
+            format!("plain bytes would leave this machine for {host}"),
+            "use tls:// with `attested`, a loopback address or a Unix socket; insecure_remote_upstream = true accepts the risk",
+        ),
+        _ => {}
+    }
+}
+
+fn dial(section: &Section<'_>, attested: &Section<'_>, targets: &[At<super::Target>], known: &Known<'_>, collected: &mut Collected) -> Option<Dial> {
+    let freshness = freshness(attested).unwrap_or(Freshness::Session);
+    let policy = policy(attested, known, collected);
+    let identity = peer_identity(section, known);
+    acknowledge(section, attested, freshness);
+    let span = attested.has("freshness").unwrap_or_else(|| attested.span.clone());
+    if freshness == Freshness::SessionMutual {
+        identified(section, &span, identity.as_ref(), policy.as_ref().and_then(|policy| policy.1));
+        if known.identity.is_none() {
+            section.wrong(
+                &span,
+                "session-mutual presents this side's evidence, and [identity] has no provider",
+                "write [identity] provider = \"auto\", or freshness = \"session\"",
+            );
+        }
+    }
+    let first = targets.iter().find_map(|target| match &target.value.place {
+        Place::Tcp { host, .. } => Some(host.clone()),
+        Place::Unix(_) => None,
+    });
+    let written = section.parsed("server_name", server_name).map(|name| name.value);
+    let server_name = match (written, section.has("server_name")) {
+        (None, None) => ServerName::try_from(first?).ok(),
+        (written, _) => written,
+    };
+    Some(Dial { server_name: server_name?, freshness, peer: Peer { policy: policy?.0, identity: identity? } })
+}
+
+pub(super) fn listener(section: &Section<'_>, known: &Known<'_>, upstreams: &BTreeMap<String, Option<Upstream>>, collected: &mut Collected) -> Option<Placed> {
+    let name = name(section);
+    let label = format!("listener.{}", name.as_ref().map_or("?", |name| name.value.as_str()));
+    insecure(section, &label, &["insecure_remote_listener", REPLAY, ANY_PLATFORM], collected);
+    if let Some(protocol) = section.string("protocol").filter(|protocol| protocol.value != "tcp") {
+        section.wrong(&protocol.span, format!("unknown protocol \"{}\"", protocol.value), "this version forwards \"tcp\"");
+    }
+    if section.has("bind").is_none() {
+        section.missing("bind");
+    }
+    let bind = section.parsed("bind", values::bind);
+    let mode = section.parsed("mode", values::mode);
+    if let (Some(mode), Some(At { value: Bind::Tcp(_), .. })) = (&mode, &bind) {
+        section.wrong(&mode.span, "`mode` is for Unix sockets", "leave it out, or bind to \"unix:PATH\"");
+    }
+    let tls = certificate(section);
+    let attested = if tls { serve(section, known, collected) } else { plain(section, bind.as_ref()) };
+    let upstream = reference(section, "upstream", "upstream", upstreams);
+    collected.used_upstreams.extend(upstream.as_ref().map(|upstream| upstream.value.clone()));
+    let far = upstream.as_ref().and_then(|upstream| upstreams.get(&upstream.value)?.as_ref());
+    if let (Some(upstream), Some(far), false) = (&upstream, far, tls)
+        && far.attested.is_none()
+        && far.targets.iter().all(|target| target.transport == Transport::Plain)
+    {
+        let message = format!("nothing is attested between this listener and upstream \"{}\"", far.name);
+        section.wrong(&upstream.span, message, "give the listener certificate = \"attested\", or the upstream tls:// targets with `attested`");
+    }
+    let limits = section.table("limits", &schema::LIMITS).map_or_else(Limits::default, |limits| self::limits(&limits));
+    let bind = bind?;
+    let mode = mode.map_or(0o600, |mode| mode.value);
+    Some((Listener { name: name?.value, bind: bind.value, mode, attested: attested?, upstream: upstream?.value, limits }, bind.span))
+}
+
+/// Whether the listener speaks attested TLS.
+fn certificate(section: &Section<'_>) -> bool {
+    let Some(certificate) = section.string("certificate") else { return section.has("certificate").is_some() };
+    if certificate.value != "attested" {
+        section.wrong(
+            &certificate.span,
+            format!("unknown certificate \"{}\"", certificate.value),
+            "this version knows \"attested\"; leave the key out for plain bytes",
+        );
+    }
+    true
+}
+
+/// The outer `None` is an error, the inner a plain listener.
+fn plain(section: &Section<'_>, bind: Option<&At<Bind>>) -> Option<Option<Serve>> {
+    for key in ["clients", "freshness", "policy", "peer", REPLAY, ANY_PLATFORM] {
+        needs(section, key, "certificate = \"attested\"");
+    }
+    if let Some(At { value: Bind::Tcp(address), span }) = bind
+        && !address.ip().to_canonical().is_loopback()
+        && !section.flag("insecure_remote_listener")
+    {
+        let help = "bind to 127.0.0.1, [::1] or a Unix socket, or write certificate = \"attested\"; insecure_remote_listener = true accepts the risk";
+        section.wrong(span, format!("a plain listener on {address} can be reached from beyond this machine"), help);
+    }
+    Some(None)
+}
+
+fn serve(section: &Section<'_>, known: &Known<'_>, collected: &mut Collected) -> Option<Option<Serve>> {
+    let place = section.has("certificate").unwrap_or_else(|| section.span.clone());
+    match known.identity {
+        None => section.wrong(
+            &place,
+            "certificate = \"attested\", and [identity] has no provider",
+            "write [identity] provider = \"auto\" (or \"simulator\" to try it)",
+        ),
+        Some(identity) if identity.certificate.is_some() && freshness(section) == Some(Freshness::Certificate) => {
+            section.wrong(
+                &place,
+                "the certificate of [identity] was issued elsewhere and carries no evidence",
+                "use freshness = \"session\", or leave identity.certificate out",
+            );
+        }
+        Some(_) => {}
+    }
+    let attested = match section.string("clients").map(|clients| (clients.value, clients.span)) {
+        None | Some(("any", _)) => false,
+        Some(("attested", _)) => true,
+        Some((other, span)) => {
+            section.wrong(&span, format!("unknown clients \"{other}\""), "one of \"any\", \"attested\"");
+            return None;
+        }
+    };
+    let default = if attested { Freshness::SessionMutual } else { Freshness::Session };
+    let freshness = freshness(section).unwrap_or(default);
+    acknowledge(section, section, freshness);
+    let span = section.has("freshness").or_else(|| section.has("clients")).unwrap_or(place);
+    match (attested, freshness) {
+        (false, Freshness::SessionMutual) => {
+            section.wrong(&span, "session-mutual attests both sides, and clients may be anybody", "write clients = \"attested\", or freshness = \"session\"")
+        }
+        (true, Freshness::Session) => {
+            section.wrong(&span, "with freshness \"session\" clients make no evidence", "write freshness = \"session-mutual\", or clients = \"any\"")
+        }
+        _ => {}
+    }
+    if !attested {
+        for key in ["policy", "peer"] {
+            needs(section, key, "clients = \"attested\"");
+        }
+        return Some(Some(Serve { freshness, clients: None }));
+    }
+    let policy = policy(section, known, collected);
+    let identity = peer_identity(section, known);
+    if freshness == Freshness::SessionMutual {
+        identified(section, &span, identity.as_ref(), policy.as_ref().and_then(|policy| policy.1));
+    }
+    Some(Some(Serve { freshness, clients: Some(Peer { policy: policy?.0, identity: identity? }) }))
+}
+
+fn freshness(section: &Section<'_>) -> Option<Freshness> {
+    let read = |text: &str| match text {
+        "session-mutual" => Ok(Freshness::SessionMutual),
+        "session" => Ok(Freshness::Session),
+        "certificate" => Ok(Freshness::Certificate),
+        _ => Err(Wrong::new(format!("unknown freshness \"{text}\""), "one of \"session-mutual\", \"session\", \"certificate\"")),
+    };
+    section.parsed("freshness", read).map(|freshness| freshness.value)
+}
+
+fn acknowledge(section: &Section<'_>, place: &Section<'_>, freshness: Freshness) {
+    if freshness == Freshness::Certificate && !section.flag(REPLAY) {
+        let span = place.has("freshness").unwrap_or_else(|| place.span.clone());
+        let help = format!("use \"session\"; {REPLAY} = true accepts that evidence can be replayed within the certificate's life");
+        section.wrong(&span, "the certificate tier does not stop replay or relay", help);
+    }
+}
+
+/// `session-mutual` needs to know who the peer is, not only what it runs.
+fn identified(section: &Section<'_>, span: &Range<usize>, identity: Option<&PeerIdentity>, policy: Option<&AppraisalPolicy>) {
+    // What could not be read has its own error.
+    let (Some(identity), Some(policy)) = (identity, policy) else { return };
+    let pinned = !identity.spki_pins.is_empty() || identity.pki_roots.is_some();
+    let chips = !policy.accept.is_empty() && policy.accept.iter().all(|entry| entry.constraints.iter().any(|constraint| constraint.field.key == "chip_id"));
+    if !pinned && !chips && !section.flag(ANY_PLATFORM) {
+        let message = "session-mutual without knowing who the peer is: any genuine machine that runs the code would do";
+        let help = format!(
+            "write peer = {{ pki_roots = …, pki_names = […] }} or spki_pins, or chip_id in every entry of the policy; {ANY_PLATFORM} = true accepts the risk"
+        );
+        section.wrong(span, message, help);
+    }
+}
+
+fn peer_identity(section: &Section<'_>, known: &Known<'_>) -> Option<PeerIdentity> {
+    let Some(peer) = section.table("peer", &schema::PEER) else {
+        return section.has("peer").is_none().then(PeerIdentity::default);
+    };
+    let roots = peer.parsed("pki_roots", |path| files::roots(&known.folder.join(path))).map(|roots| roots.value);
+    let names = peer.parsed_list("pki_names", server_name);
+    let pins = peer.parsed_list("spki_pins", values::pin);
+    let ids = peer.parsed_list("spiffe_ids", values::spiffe_id);
+    match (peer.has("pki_roots"), peer.has("pki_names"), peer.has("spiffe_ids")) {
+        (Some(span), None, None) => {
+            peer.wrong(&span, "`pki_roots` alone accepts any name under them", "write pki_names or spiffe_ids");
+        }
+        (None, Some(span), _) => {
+            peer.wrong(&span, "`pki_names` without `pki_roots`", "a self-made certificate can carry any name: write the roots that vouch for it")
+        }
+        (None, None, Some(span)) => {
+            peer.wrong(&span, "`spiffe_ids` without `pki_roots`", "a self-made certificate can carry any id: write the roots that vouch for it")
+        }
+        (None, None, None) if peer.has("spki_pins").is_none() => {
+            peer.wrong(&peer.span, "`peer` is empty", "write pki_roots and pki_names, spki_pins or spiffe_ids, or leave it out")
+        }
+        _ => {}
+    }
+    if roots.is_none() && peer.has("pki_roots").is_some() {
+        return None;
+    }
+    Some(PeerIdentity { pki_roots: roots, pki_names: plain_values(names), spki_pins: plain_values(pins), spiffe_ids: plain_values(ids) })
+}
+
+/// The policy's name, and what it says where it could be read.
+fn policy<'a>(section: &Section<'_>, known: &Known<'a>, collected: &mut Collected) -> Option<(String, Option<&'a AppraisalPolicy>)> {
+    let name = reference(section, "policy", "policy", known.policies)?;
+    collected.used_policies.push(name.value.clone());
+    let policy = known.policies.get(&name.value).and_then(Option::as_ref);
+    Some((name.value, policy.map(|policy| &*policy.policy)))
+}
+
+/// A name that must be among `known`.
+fn reference<T>(section: &Section<'_>, key: &str, what: &str, known: &BTreeMap<String, T>) -> Option<At<String>> {
+    let name = section.required(key)?;
+    if known.contains_key(name.value) {
+        return Some(name.map(str::to_owned));
+    }
+    let names = known.keys().map(String::as_str);
+    let help = match (nearest(name.value, names.clone()), known.is_empty()) {
+        (Some(near), _) => format!("did you mean \"{near}\"?"),
+        (None, true) => format!("there is no {what} in this file"),
+        (None, false) => format!("there are {}", names.collect::<Vec<_>>().join(", ")),
+    };
+    section.wrong(&name.span, format!("no {what} is called \"{}\"", name.value), help);
+    None
+}
+
+fn limits(section: &Section<'_>) -> Limits {
+    let time = |key| within(section, key, Duration::from_millis(100), Duration::from_secs(7 * 86_400));
+    let count = |key| section.number(key, 1..=1_048_576).and_then(|count| usize::try_from(count).ok());
+    let buffer = |text: &str| match values::size(text)? {
+        size @ 0x1000..=0x10_0000 => Ok(size),
+        _ => Err(Wrong::new(format!("\"{text}\" is out of bounds"), "write at least \"4KiB\" and at most \"1MiB\"")),
+    };
+    Limits {
+        handshake: time("handshake"),
+        exchange: time("exchange"),
+        idle: time("idle"),
+        max_connection: time("max_connection"),
+        connections: count("connections"),
+        handshakes: count("handshakes"),
+        handshakes_per_source: count("handshakes_per_source"),
+        unadmitted_buffer: section.parsed("unadmitted_buffer", buffer).map(|size| size.value),
+    }
+}
+
+/// Whether two addresses cannot be bound at once.
+pub(super) fn clash(one: &SocketAddr, other: &SocketAddr) -> bool {
+    let wild = |address: &SocketAddr| address.ip().is_unspecified();
+    let same_family = one.is_ipv4() == other.is_ipv4();
+    let dual = |address: &SocketAddr| address.is_ipv6() && wild(address);
+    one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || (same_family && (wild(one) || wild(other))) || dual(one) || dual(other))
+}
+
+fn name(section: &Section<'_>) -> Option<At<String>> {
+    if section.has("name").is_none() {
+        section.missing("name");
+    }
+    section.parsed("name", values::word)
+}
+
+fn server_name(text: &str) -> Result<ServerName<'static>, Wrong> {
+    ServerName::try_from(text.to_owned()).map_err(|_| Wrong::new(format!("\"{text}\" is not a DNS name or address"), "write a name such as \"db.example\""))
+}
+
+/// Notes a key that would do nothing.
+fn needs(section: &Section<'_>, key: &str, what: &str) {
+    if let Some(span) = section.has(key) {
+        section.wrong(&span, format!("`{key}` without {what}"), format!("write {what} too, or leave `{key}` out: it would do nothing"));
+    }
+}
+
+fn insecure(section: &Section<'_>, label: &str, keys: &[&str], collected: &mut Collected) {
+    collected.insecure.extend(keys.iter().filter(|key| section.flag(key)).map(|key| format!("{label}.{key}")));
+}
+
+fn plain_values<T>(values: Vec<At<T>>) -> Vec<T> {
+    values.into_iter().map(|value| value.value).collect()
+}

@@ -1,0 +1,206 @@
+//! Batching: one quote in flight, everybody served or told so, nobody harmed by another.
+#![cfg(feature = "simulator")]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use portcullis::attester::batch::{BatchSettings, BatchedQuote, Batcher, QuoteError};
+use portcullis::attester::simulator::{Fault, Forge, SimulatedAttester};
+use portcullis::attester::{Attester, Quote, Unavailable};
+use portcullis::crypto::sha384;
+use portcullis::evidence::batch::{Node, fold, report_data};
+use portcullis::evidence::snp::{Product, Report};
+use portcullis::evidence::{Endorsements, Evidence, ReportData, Timestamp};
+
+const NOW: Timestamp = Timestamp(1_790_812_800);
+
+fn leaf(number: usize) -> Node {
+    sha384(&[&number.to_be_bytes()])
+}
+
+fn simulated(quote_delay: Duration) -> Arc<SimulatedAttester> {
+    Arc::new(Forge::new(Product::Genoa, 1, NOW).attester().slowed(quote_delay))
+}
+
+fn assert_speaks_for(batched: &BatchedQuote, leaf: &Node) {
+    let report = Report::parse(&batched.quote.evidence.bytes).expect("a report");
+    let root = fold(leaf, &batched.proof).expect("a proof of the right shape");
+    assert_eq!(report.bound_data(), report_data(batched.proof.size, &root));
+}
+
+/// An attester that answers when it is let, and notes how many asked at once.
+#[derive(Default)]
+struct Gate {
+    passes: Mutex<usize>,
+    changed: Condvar,
+    inside: AtomicUsize,
+    most_inside: AtomicUsize,
+    began: AtomicUsize,
+}
+
+impl Gate {
+    fn let_pass(&self, more: usize) {
+        *self.passes.lock().unwrap() += more;
+        self.changed.notify_all();
+    }
+
+    async fn until_begun(&self, quotes: usize) {
+        while self.began.load(Ordering::SeqCst) < quotes {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Attester for Gate {
+    fn platform(&self) -> &'static str {
+        "test"
+    }
+
+    fn provider(&self) -> &'static str {
+        "gate"
+    }
+
+    fn attest(&self, report_data: &ReportData) -> Result<Quote, Unavailable> {
+        self.most_inside.fetch_max(self.inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        self.began.fetch_add(1, Ordering::SeqCst);
+        let mut passes = self.changed.wait_while(self.passes.lock().unwrap(), |passes| *passes == 0).unwrap();
+        *passes -= 1;
+        self.inside.fetch_sub(1, Ordering::SeqCst);
+        Ok(Quote { evidence: Evidence { media_type: "test/test".to_owned(), bytes: report_data.0.to_vec() }, endorsements: Endorsements::default() })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixty_four_at_once_are_served_by_few_quotes() {
+    let attester = simulated(Duration::from_millis(40));
+    let batcher = Batcher::start(Arc::clone(&attester) as Arc<dyn Attester>, BatchSettings::default());
+    let asked: Vec<_> = (0..64)
+        .map(|number| {
+            let batcher = batcher.clone();
+            tokio::spawn(async move { (leaf(number), batcher.quote(leaf(number)).await.expect("a quote")) })
+        })
+        .collect();
+    let mut served = Vec::new();
+    for task in asked {
+        served.push(task.await.expect("no panic"));
+    }
+    served.iter().for_each(|(leaf, batched)| assert_speaks_for(batched, leaf));
+    let counters = batcher.counters();
+    assert_eq!(counters.leaves(), 64);
+    assert_eq!(counters.quotes(), attester.quotes());
+    assert!(counters.quotes() <= 4, "{} quotes for 64 sessions", counters.quotes());
+    // Every batch's size is counted once per member: the sum of 1/size over the members is the number of batches.
+    let mut sizes: Vec<_> = served.iter().filter(|(_, batched)| batched.proof.index == 0).map(|(_, batched)| batched.proof.size).collect();
+    sizes.sort_unstable();
+    assert_eq!(sizes.iter().sum::<u64>(), 64);
+    assert_eq!(sizes.last().copied(), Some(counters.largest()));
+    assert_eq!(u64::try_from(sizes.len()), Ok(counters.quotes()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_queue_answers_busy_at_once() {
+    let gate = Arc::new(Gate::default());
+    let batcher = Batcher::start(Arc::clone(&gate) as Arc<dyn Attester>, BatchSettings { queue: 3, ..BatchSettings::default() });
+    let ask = |number| {
+        tokio::spawn({
+            let batcher = batcher.clone();
+            async move { batcher.quote(leaf(number)).await }
+        })
+    };
+    let first = ask(0);
+    gate.until_begun(1).await;
+    // The first is in flight; three wait; nobody answers, so every further one must be refused without waiting.
+    let mut waiting = Vec::new();
+    for number in 1..=3 {
+        let mut asked = Box::pin({
+            let batcher = batcher.clone();
+            async move { batcher.quote(leaf(number)).await }
+        });
+        assert!(poll_once(&mut asked).is_none());
+        waiting.push(asked);
+    }
+    for number in 4..20 {
+        assert!(matches!(batcher.quote(leaf(number)).await, Err(QuoteError::Busy)));
+    }
+    assert_eq!(batcher.counters().busy(), 16);
+    gate.let_pass(2);
+    assert!(first.await.expect("no panic").is_ok());
+    for asked in waiting {
+        assert_eq!(asked.await.expect("a quote").proof.size, 3);
+    }
+    assert_eq!(gate.most_inside.load(Ordering::SeqCst), 1);
+}
+
+/// Polls once.
+fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::Pin::new(future).poll(&mut context) {
+        std::task::Poll::Ready(output) => Some(output),
+        std::task::Poll::Pending => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_goes_away_harms_nobody() {
+    let gate = Arc::new(Gate::default());
+    let batcher = Batcher::start(Arc::clone(&gate) as Arc<dyn Attester>, BatchSettings::default());
+    let first = tokio::spawn({
+        let batcher = batcher.clone();
+        async move { batcher.quote(leaf(0)).await }
+    });
+    gate.until_begun(1).await;
+    let mut stays = Box::pin(batcher.quote(leaf(1)));
+    assert!(poll_once(&mut stays).is_none());
+    let mut leaves = Box::pin(batcher.quote(leaf(2)));
+    assert!(poll_once(&mut leaves).is_none());
+    drop(leaves);
+    first.abort();
+    gate.let_pass(2);
+    let batched = stays.await.expect("a quote");
+    assert_eq!(batched.proof.size, 1, "the leaf that was withdrawn is not in the batch");
+    let root = fold(&leaf(1), &batched.proof).expect("a proof");
+    assert_eq!(batched.quote.evidence.bytes, report_data(1, &root).0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_and_sessions_share_the_one_quote_in_flight() {
+    let gate = Arc::new(Gate::default());
+    gate.let_pass(1000);
+    let batcher = Batcher::start(Arc::clone(&gate) as Arc<dyn Attester>, BatchSettings { window: Duration::ZERO, queue: 1024 });
+    let tasks: Vec<_> = (0..50_u8)
+        .map(|number| {
+            let batcher = batcher.clone();
+            tokio::spawn(async move {
+                if number % 5 == 0 {
+                    let quote = batcher.single(ReportData([number; 64])).await.expect("a quote");
+                    assert_eq!(quote.evidence.bytes, [number; 64]);
+                } else {
+                    let batched = batcher.quote(leaf(number.into())).await.expect("a quote");
+                    let root = fold(&leaf(number.into()), &batched.proof).expect("a proof");
+                    assert_eq!(batched.quote.evidence.bytes, report_data(batched.proof.size, &root).0);
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("no panic");
+    }
+    assert_eq!(gate.most_inside.load(Ordering::SeqCst), 1);
+    assert_eq!(batcher.counters().leaves(), 40);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_or_panic_ends_one_batch_only() {
+    let attester = simulated(Duration::ZERO);
+    let batcher = Batcher::start(Arc::clone(&attester) as Arc<dyn Attester>, BatchSettings::default());
+    for fault in [Fault::Panic, Fault::Broken, Fault::Busy] {
+        attester.misbehave(fault);
+        let Err(QuoteError::Unavailable(unavailable)) = batcher.quote(leaf(1)).await else { panic!("{fault:?} gave a quote") };
+        assert_eq!(unavailable.transient, matches!(fault, Fault::Busy));
+        attester.misbehave(Fault::None);
+        let batched = batcher.quote(leaf(2)).await.expect("a quote");
+        assert_speaks_for(&batched, &leaf(2));
+    }
+    assert_eq!((batcher.counters().failures(), batcher.counters().quotes()), (3, 3));
+}
