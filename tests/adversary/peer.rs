@@ -37,7 +37,13 @@ pub struct Leaf {
 
 impl Default for Leaf {
     fn default() -> Self {
-        Self { names: vec!["app.example".to_owned()], not_before: NOW.0 - 300, not_after: NOW.0 + 3000, extensions: Vec::new(), common_name: "adversary".to_owned() }
+        Self {
+            names: vec!["app.example".to_owned()],
+            not_before: NOW.0 - 300,
+            not_after: NOW.0 + 3000,
+            extensions: Vec::new(),
+            common_name: "adversary".to_owned(),
+        }
     }
 }
 

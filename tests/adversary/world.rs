@@ -225,8 +225,7 @@ pub struct Client {
 impl Client {
     pub fn start(house: &House, plan: ClientPlan, server: SocketAddr) -> Self {
         let server_name = ServerName::try_from("app.example").expect("a name");
-        let settings =
-            ClientSettings { identity: plan.identity, tier: plan.tier, server_name, peer: plan.peer, alpn: Vec::new(), max_evidence: 0 };
+        let settings = ClientSettings { identity: plan.identity, tier: plan.tier, server_name, peer: plan.peer, alpn: Vec::new(), max_evidence: 0 };
         let side = ClientSide::new(settings, house.parts.clock.clone()).unwrap_or_else(|error| panic!("{error}"));
         let (name, proxy, entrance) = listen(house, "client", Terminate::Plain, (server, Originate::Attested(Arc::new(side))), plan.limits);
         Self { name, entrance, proxy }
