@@ -3,7 +3,10 @@
 //! Results go to stdout, notes and errors to stderr. Each subcommand is a file of its own under `cli/`; it returns an
 //! [`Outcome`] or an error, and an error ends in exit code 2.
 
+mod check;
 mod completions;
+#[cfg(feature = "simulator")]
+mod demo;
 mod evidence;
 mod explain;
 mod input;
@@ -11,11 +14,13 @@ mod inspect;
 mod judging;
 mod output;
 mod policy;
+mod probe;
+mod quick;
 mod reference;
+mod run;
 mod saving;
 #[cfg(feature = "simulator")]
 mod simulate;
-mod unbuilt;
 mod verify;
 mod version;
 
@@ -44,15 +49,15 @@ const EXIT_CODES: &str = "Exit codes: 0 accepted or done, 1 refused, 2 usage, co
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the proxy that a configuration file describes.
-    Run(unbuilt::Args),
+    Run(run::Args),
     /// Run an attested server sidecar without a file.
-    Server(unbuilt::Args),
+    Server(quick::ServerArgs),
     /// Run a client sidecar without a file.
-    Client(unbuilt::Args),
+    Client(quick::ClientArgs),
     /// Check a configuration file and its policies, offline.
-    Check(unbuilt::Args),
+    Check(check::Args),
     /// Connect to a peer, show what it presents and say what a policy makes of it.
-    Probe(unbuilt::Args),
+    Probe(probe::Args),
     /// Judge saved evidence, with no connection.
     Verify(verify::Args),
     /// Show what is in evidence, certificates and revocation lists; judge nothing.
@@ -67,7 +72,8 @@ enum Command {
     #[cfg(feature = "simulator")]
     Simulate(simulate::Args),
     /// See the proxy at work on this machine, with simulated evidence.
-    Demo(unbuilt::Args),
+    #[cfg(feature = "simulator")]
+    Demo(demo::Args),
     /// Print a completion script for a shell.
     Completions(completions::CompletionsArgs),
     /// Write the man pages into a folder.
@@ -98,7 +104,13 @@ pub fn main() -> ExitCode {
 impl Command {
     fn run(&self) -> anyhow::Result<Outcome> {
         match self {
-            Self::Run(args) | Self::Server(args) | Self::Client(args) | Self::Check(args) | Self::Probe(args) | Self::Demo(args) => unbuilt::run(args),
+            Self::Run(args) => run::run(args),
+            Self::Server(args) => quick::server(args),
+            Self::Client(args) => quick::client(args),
+            Self::Check(args) => check::run(args),
+            Self::Probe(args) => probe::run(args),
+            #[cfg(feature = "simulator")]
+            Self::Demo(args) => demo::run(args),
             Self::Verify(args) => verify::run(args),
             Self::Inspect(args) => inspect::run(args),
             Self::Explain(args) => explain::run(args),

@@ -14,6 +14,8 @@ pub mod verify;
 
 #[cfg(feature = "proxy")]
 pub mod admin;
+#[cfg(feature = "cli")]
+pub mod app;
 #[cfg(feature = "proxy")]
 pub mod attester;
 #[cfg(feature = "cli")]

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use portcullis::evidence::binding::{AgeRule, Binding, BindingClaims, Kind, LeafFacts};
 use portcullis::evidence::cmw::Collection;
+use portcullis::evidence::leaf::MAX_LEAF;
 use portcullis::evidence::{Endorsements, Evidence, KeyDigest, Timestamp};
 use portcullis::refusal::{Denied, Reason};
-use portcullis::tls::certificate::{Leaf, MAX_EVIDENCE, MAX_LEAF, NotIssued, Statement, issue, read};
+use portcullis::tls::certificate::{Leaf, MAX_EVIDENCE, NotIssued, Statement, issue, read};
 use rcgen::{CertificateParams, CustomExtension, KeyPair, PublicKeyData as _, SanType};
 
 const NOW: Timestamp = Timestamp(1_800_000_000);

@@ -499,7 +499,7 @@ fn no_flipped_bit_of_a_report_is_accepted() {
     };
     assert!(accepts(quote.evidence.bytes.clone()), "the fixture passes");
     let accepted: Vec<_> = flips(&quote.evidence.bytes).filter(|(_, flipped)| accepts(flipped.clone())).map(|(at, _)| at).collect();
-    assert_eq!(accepted, [], "offsets of flipped bits");
+    assert_eq!(accepted, Vec::<usize>::new(), "offsets of flipped bits");
 }
 
 #[test]

@@ -61,6 +61,11 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
+    /// What judges by it, once more.
+    pub(super) fn appraiser(&self) -> Appraiser {
+        Appraiser { policy: self.appraiser.policy.clone(), anchors: self.appraiser.anchors.clone() }
+    }
+
     /// The built-in policy of `verify` without a file.
     pub(super) fn genuine() -> Self {
         Self::genuine_under(Roots::Vendor)

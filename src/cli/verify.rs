@@ -80,7 +80,7 @@ fn document(judged: &[Judged], policy: &Loaded, now: Timestamp) -> Value {
     json!({ "verdict": worst, "results": judged.iter().map(|judged| single(judged, policy, now)).collect::<Vec<_>>() })
 }
 
-fn single(judged: &Judged, policy: &Loaded, now: Timestamp) -> Value {
+pub(super) fn single(judged: &Judged, policy: &Loaded, now: Timestamp) -> Value {
     let appraisal = judged.verdict.as_ref().ok();
     let denied = judged.verdict.as_ref().err();
     json!({

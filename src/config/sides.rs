@@ -305,10 +305,6 @@ fn reference<T>(section: &Section<'_>, key: &str, what: &str, known: &BTreeMap<S
 fn limits(section: &Section<'_>) -> Limits {
     let time = |key| within(section, key, Duration::from_millis(100), Duration::from_secs(7 * 86_400));
     let count = |key| section.number(key, 1..=1_048_576).and_then(|count| usize::try_from(count).ok());
-    let buffer = |text: &str| match values::size(text)? {
-        size @ 0x1000..=0x10_0000 => Ok(size),
-        _ => Err(Wrong::new(format!("\"{text}\" is out of bounds"), "write at least \"4KiB\" and at most \"1MiB\"")),
-    };
     Limits {
         handshake: time("handshake"),
         exchange: time("exchange"),
@@ -317,7 +313,6 @@ fn limits(section: &Section<'_>) -> Limits {
         connections: count("connections"),
         handshakes: count("handshakes"),
         handshakes_per_source: count("handshakes_per_source"),
-        unadmitted_buffer: section.parsed("unadmitted_buffer", buffer).map(|size| size.value),
     }
 }
 

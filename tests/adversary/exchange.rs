@@ -24,7 +24,7 @@ async fn an_honest_script_is_admitted_from_either_end() {
             }
             let said = wire.read_some(SECRET.len()).await;
             wire.send(BAIT).await;
-            drop(wire);
+            wire.finish().await;
             said
         };
         let (read, said) = tokio::join!(client.application(), serving);
@@ -41,7 +41,7 @@ async fn an_honest_script_is_admitted_from_either_end() {
     assert_eq!(result.octets, crate::wire::result(0));
     wire.send(SECRET).await;
     assert_eq!(wire.read_some(SECRET.len()).await, SECRET);
-    drop(wire);
+    wire.finish().await;
     assert_eq!(server.outcome().await.field("event"), "forwarded");
     assert_eq!(server.end().await, (1, SECRET.len()));
 }

@@ -245,6 +245,12 @@ impl Wire {
         read.ok().map(drop)
     }
 
+    /// Ends in good order: closes this direction and waits for the other.
+    pub async fn finish(mut self) {
+        let _ = self.stream.shutdown().await;
+        let _ = self.stream.read_to_end(&mut Vec::new()).await;
+    }
+
     /// Listens until the victim closes, and gives everything that it ever sent.
     pub async fn heard(mut self) -> Vec<u8> {
         let mut rest = Vec::new();
