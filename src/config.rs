@@ -90,6 +90,12 @@ pub struct Simulator {
     pub quote_delay: Duration,
 }
 
+impl Default for Simulator {
+    fn default() -> Self {
+        Self { seed: 1, product: "genoa".to_owned(), measurement: None, quote_delay: Duration::ZERO }
+    }
+}
+
 /// An issued certificate.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CertificateFiles {
@@ -261,8 +267,6 @@ pub struct Limits {
     pub handshakes: Option<usize>,
     /// See `[listener.limits]`.
     pub handshakes_per_source: Option<usize>,
-    /// See `[listener.limits]`.
-    pub unadmitted_buffer: Option<usize>,
 }
 
 /// A policy with where it came from.
@@ -366,6 +370,30 @@ impl Config {
 /// What is wrong with it and what to write.
 pub fn host_and_port(text: &str) -> Result<(String, u16), String> {
     values::host_and_port(text).map_err(|wrong| format!("{}: {}", wrong.message, wrong.help))
+}
+
+/// Reads a policy file; with it what an operator should look at.
+///
+/// # Errors
+/// Every error of the file; one that cannot be read is one.
+pub fn load_policy(path: &Path) -> Result<(AppraisalPolicy, Report), ConfigError> {
+    let name = path.display().to_string();
+    match files::read(path, crate::policy::MAX_POLICY) {
+        Ok(bytes) => read_policy(name, &bytes),
+        Err(wrong) => Err(ConfigError::bare(name, wrong.message, &wrong.help)),
+    }
+}
+
+/// Reads a policy from the bytes of its file. `name` is how messages call it.
+///
+/// # Errors
+/// Every error of the file.
+pub fn read_policy(name: String, bytes: &[u8]) -> Result<(AppraisalPolicy, Report), ConfigError> {
+    let report = |diagnostics| Report { name, text: String::from_utf8_lossy(bytes).into_owned(), diagnostics };
+    match AppraisalPolicy::load(bytes, &crate::platform::vocabularies()) {
+        Ok((policy, warnings)) => Ok((policy, report(warnings))),
+        Err(errors) => Err(ConfigError(vec![report(errors)])),
+    }
 }
 
 impl ConfigError {

@@ -14,8 +14,12 @@ pub mod verify;
 
 #[cfg(feature = "proxy")]
 pub mod admin;
+#[cfg(feature = "cli")]
+pub mod app;
 #[cfg(feature = "proxy")]
 pub mod attester;
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "proxy")]
 pub mod clock;
 #[cfg(feature = "cli")]

@@ -1,2 +1,7 @@
-//! The program.
-fn main() {}
+//! The program: everything is `cli`'s.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    portcullis::cli::main()
+}

@@ -1,6 +1,8 @@
 //! Every parser against a bounded number of deterministic mutations of what it accepts: none panics, none asks for more
 //! memory than a small multiple of its input. The fuzz targets search further with the same entries.
 
+#![cfg(all(feature = "cli", feature = "simulator"))]
+
 #[path = "support/parsers.rs"]
 mod parsers;
 
@@ -91,7 +93,7 @@ fn every_parser_has_its_fuzz_target() {
 
 /// Writes the seeds where the fuzz targets look for them.
 #[test]
-#[ignore = "writes fuzz/corpus; fuzz/smoke runs it"]
+#[ignore = "writes fuzz/corpus; fuzz/run runs it"]
 fn write_the_seed_corpus() {
     let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     for parser in PARSERS {

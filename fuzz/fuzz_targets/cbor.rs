@@ -1,6 +1,6 @@
 #![no_main]
 
-#[allow(dead_code, reason = "each target feeds one parser of the table")]
+#[allow(dead_code, reason = "a target feeds one parser of the table")]
 #[path = "../../tests/support/parsers.rs"]
 mod parsers;
 

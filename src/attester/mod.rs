@@ -45,6 +45,20 @@ impl<A: Attester + ?Sized> Attester for Box<A> {
     }
 }
 
+impl<A: Attester + ?Sized> Attester for std::sync::Arc<A> {
+    fn platform(&self) -> &'static str {
+        (**self).platform()
+    }
+
+    fn provider(&self) -> &'static str {
+        (**self).provider()
+    }
+
+    fn attest(&self, report_data: &ReportData) -> Result<Quote, Unavailable> {
+        (**self).attest(report_data)
+    }
+}
+
 /// Evidence with its stapled endorsements.
 #[derive(Clone, Debug)]
 pub struct Quote {

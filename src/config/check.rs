@@ -13,8 +13,7 @@ use super::sides::{Collected, Known, Placed};
 use super::tree::{At, Faults, Section};
 use super::{Bind, Config, ConfigError, Log, LogFormat, Policy, Report, Upstream, files, identity, schema, sides, values};
 use crate::diagnostic::Diagnostic;
-use crate::platform;
-use crate::policy::{AppraisalPolicy, MAX_POLICY, Mode};
+use crate::policy::{MAX_POLICY, Mode};
 
 pub(super) fn read(name: &str, text: &str, folder: &Path) -> Result<Config, ConfigError> {
     let faults = Faults::default();
@@ -122,17 +121,16 @@ fn policy(section: &Section<'_>, folder: &Path, mode: Mode, notes: &mut Notes) -
     let written = section.required("file")?;
     let file = folder.join(written.value);
     let bytes = section.faults.keep(&written.span, files::read(&file, MAX_POLICY))?;
-    let report = |diagnostics| Report { name: file.display().to_string(), text: String::from_utf8_lossy(&bytes).into_owned(), diagnostics };
-    match AppraisalPolicy::load(&bytes, &platform::vocabularies()) {
+    match super::read_policy(file.display().to_string(), &bytes) {
         Ok((mut policy, warnings)) => {
-            if !warnings.is_empty() {
-                notes.warnings.push(report(warnings));
+            if !warnings.diagnostics.is_empty() {
+                notes.warnings.push(warnings);
             }
             policy.mode = mode;
             Some(Policy { file, policy: Arc::new(policy) })
         }
-        Err(errors) => {
-            notes.errors.push(report(errors));
+        Err(ConfigError(reports)) => {
+            notes.errors.extend(reports);
             None
         }
     }

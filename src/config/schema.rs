@@ -153,12 +153,6 @@ pub static LIMITS: Section = Section {
         key("connections", "number", "`65536`", "Connections at a time."),
         key("handshakes", "number", "`4096`", "Connections at a time that are not yet admitted."),
         key("handshakes_per_source", "number", "`1024`", "The same from one IPv4 address or IPv6 /64 network."),
-        key(
-            "unadmitted_buffer",
-            "size, 4KiB to 1MiB",
-            "`\"64KiB\"`",
-            "The most that a local application can send before the far side is admitted. It waits in the kernel; not one byte of it leaves this machine.",
-        ),
     ],
 };
 

@@ -46,21 +46,6 @@ pub(super) fn written(duration: Duration) -> String {
     format!("\"{milliseconds}ms\"")
 }
 
-/// A size with its unit: `"512B"`, `"64KiB"`, `"1MiB"`, `"1GiB"`.
-pub(super) fn size(text: &str) -> Result<usize, Wrong> {
-    let wrong = || Wrong::new(format!("\"{text}\" is not a size"), "write a number and a unit: \"512B\", \"64KiB\", \"1MiB\"");
-    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let bytes: usize = match unit {
-        "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return Err(wrong()),
-    };
-    number.parse::<usize>().ok().and_then(|number| number.checked_mul(bytes)).ok_or_else(wrong)
-}
-
 /// A socket address written as numbers.
 pub(super) fn address(text: &str) -> Result<SocketAddr, Wrong> {
     text.parse().map_err(|_| {
@@ -189,15 +174,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_and_sizes_need_a_unit() {
+    fn durations_need_a_unit() {
         assert_eq!(duration("20ms"), Ok(Duration::from_millis(20)));
         assert_eq!(duration("2d"), Ok(Duration::from_secs(172_800)));
-        assert_eq!(size("64KiB"), Ok(65_536));
         for bad in ["", "30", "s", "-1s", "1.5h", "99999999999999999999s", "99999999999999999d", "1 h", "1week"] {
             assert!(duration(bad).is_err(), "{bad}");
-        }
-        for bad in ["64", "64KB", "KiB", "99999999999999999999B", "999999999999999GiB"] {
-            assert!(size(bad).is_err(), "{bad}");
         }
         for text in ["20ms", "90s", "1h", "1d"] {
             assert_eq!(written(duration(text).unwrap()), format!("\"{text}\""));

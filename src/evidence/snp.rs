@@ -3,6 +3,7 @@
 //!
 //! A parsed report has been read, not believed. What the specification reserves must be zero.
 
+pub mod saved;
 pub mod table;
 mod vek;
 

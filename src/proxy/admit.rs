@@ -67,7 +67,8 @@ pub(super) struct Refused<S> {
     pub(super) socket: S,
 }
 
-type Opened<S> = (Admitted, Box<TlsStream<ReadAhead<S>>>);
+/// What may be forwarded, and why.
+pub(super) type Opened<S> = (Admitted, Box<TlsStream<ReadAhead<S>>>);
 
 enum Verdict {
     AnyClient,

@@ -128,7 +128,7 @@ async fn outbound(listener: &Listener, side: &ClientSide, parts: &Parts, socket:
     opened(admit::server(side, handshake?, surroundings(listener, parts)).await)
 }
 
-fn opened(decided: Result<(Admitted, Box<tokio_rustls::TlsStream<tls::ReadAhead<Socket>>>), Refused<Socket>>) -> Result<(Admitted, Stream), Denied> {
+fn opened(decided: Result<admit::Opened<Socket>, Refused<Socket>>) -> Result<(Admitted, Stream), Denied> {
     match decided {
         Ok((admitted, stream)) => Ok((admitted, Stream::Tls(stream))),
         Err(Refused { denied, mut socket }) => {

@@ -24,6 +24,9 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::health::{Condition, Health};
 use crate::admin::metrics::{Direction, ListenerMetrics, Metrics};
 use crate::clock::Clock;
+use crate::refusal::{Denied, Finding, Reason};
+use crate::tls;
+use crate::verify::AttestationResult;
 use limits::Places;
 use listen::Listening;
 use plan::{Listener, Terminate};
@@ -177,6 +180,23 @@ impl Proxy {
             tracing::error!(left = self.connections(), "connections are left after they were cut");
         }
         Drained { open, cut }
+    }
+}
+
+/// Connects as a client sidecar would and gives the verdict about the server, in the time a default listener allows.
+/// No application byte goes either way; the connection is closed.
+///
+/// # Errors
+/// As the admission of a server: every code there is.
+pub async fn ask(side: &tls::ClientSide, socket: tokio::net::TcpStream, clock: &Clock, metrics: &Metrics) -> Result<Arc<AttestationResult>, Denied> {
+    let limits = plan::Limits::default();
+    let late = || Finding::new(Reason::Timeout, "handshake", format!("an end within {} s", limits.handshake.as_secs()), "none").refuse();
+    let pending = tokio::time::timeout(limits.handshake, tls::connect(side, socket)).await.unwrap_or_else(|_| late())?;
+    let around = admit::Surroundings { clock, metrics, limit: limits.exchange };
+    let (admitted, _stream) = admit::server(side, pending, around).await.map_err(|refused| refused.denied)?;
+    match admitted.ground {
+        admit::Ground::Attested(_, result) => Ok(result),
+        admit::Ground::AnyClient(_) | admit::Ground::Local => Finding::new(Reason::EvidenceUnsupported, "peer", "a verdict about evidence", "none").refuse(),
     }
 }
 

@@ -235,7 +235,8 @@ mod tests {
         };
         let mut received = Vec::new();
         let (sent, read) = tokio::join!(sending, server.read_to_end(&mut received));
-        (sent?, read?);
+        sent?;
+        read?;
         assert!(received == request);
         // The other direction is still open.
         server.write_all(b"answer").await?;

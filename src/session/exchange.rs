@@ -85,7 +85,7 @@ impl AwaitHelloServer {
                 .refuse();
         }
         let digest = hello_digest(own.octets(), frame.octets());
-        let agreed = Agreed::new(Role::Client, offer, hello, digest);
+        let agreed = Agreed::new(Role::Client, &offer, hello, digest);
         Ok(AwaitEvidence(agreed))
     }
 }
@@ -127,7 +127,7 @@ impl AwaitHelloClient {
         };
         let answer = Frame::new(Kind::HelloServer, answer.encode());
         let digest = hello_digest(frame.octets(), answer.octets());
-        let agreed = Agreed::new(Role::Server, offer, Hello { attest: Attest { server: true, client }, ..hello }, digest);
+        let agreed = Agreed::new(Role::Server, &offer, Hello { attest: Attest { server: true, client }, ..hello }, digest);
         Ok((answer, agreed))
     }
 }
@@ -147,7 +147,7 @@ pub struct Agreed {
 }
 
 impl Agreed {
-    fn new(role: Role, offer: Offer, peer: Hello, hello: [u8; 48]) -> Self {
+    fn new(role: Role, offer: &Offer, peer: Hello, hello: [u8; 48]) -> Self {
         let (nonce_client, nonce_server) = match role {
             Role::Client => (offer.nonce, peer.nonce),
             Role::Server => (peer.nonce, offer.nonce),

@@ -2,16 +2,32 @@
 //! `tests/parsers.rs`. An entry may refuse; it may not panic, and what it accepts must have been the one encoding.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use portcullis::attester::simulator::{Forge, roots};
+use portcullis::config::Config;
 use portcullis::diagnostic::{Source, render};
-use portcullis::evidence::batch;
+use portcullis::evidence::batch::Proof;
 use portcullis::evidence::binding::{BindingClaims, Kind};
 use portcullis::evidence::cbor::Reader;
 use portcullis::evidence::cmw::{Auxiliary, Collection};
-use portcullis::evidence::snp::{self, Firmware, Report};
-use portcullis::evidence::{Endorsement, Endorsements, Evidence, KeyDigest, Timestamp};
-use portcullis::platform::PLATFORMS;
+use portcullis::evidence::leaf::Leaf;
+use portcullis::evidence::snp::{MEDIA_TYPE, Product, REPORT_SIZE, Report, Vek};
+use portcullis::evidence::{Endorsement, Endorsements, Evidence, KeyDigest, ReportData, Timestamp};
+use portcullis::platform;
 use portcullis::policy::AppraisalPolicy;
+use portcullis::session::frame::{self, Frame, Header};
+use portcullis::session::{Attest, Code, EvidenceMessage, Hello};
+use portcullis::tls::certificate::{Statement, issue};
+use portcullis::verify::memo::NoMemo;
+use portcullis::verify::roots::{Anchor, Origin};
+use portcullis::verify::{Appraiser, TrustAnchors};
+
+/// When everything minted here is current: 2026-10-01.
+const NOW: Timestamp = Timestamp(1_790_812_800);
+
+/// The short names of endorsements, by the octet that stands for them in the input of `snp_authenticate`.
+const ENDORSEMENTS: [&str; 6] = ["vcek", "vlek", "ask", "asvk", "ark", "crl"];
 
 /// A parser under test.
 pub(crate) struct Parser {
@@ -25,11 +41,16 @@ pub(crate) struct Parser {
 
 /// Every parser.
 pub(crate) const PARSERS: &[Parser] = &[
-    Parser { name: "binding_claims", feed: binding_claims, seeds: binding_seeds },
+    Parser { name: "binding_claims", feed: binding_claims, seeds: binding_claims_seeds },
     Parser { name: "cbor", feed: cbor, seeds: cbor_seeds },
-    Parser { name: "cmw_collection", feed: cmw_collection, seeds: collection_seeds },
-    Parser { name: "policy_file", feed: policy_file, seeds: policy_seeds },
-    Parser { name: "snp_report", feed: snp_report, seeds: report_seeds },
+    Parser { name: "collection", feed: collection, seeds: collection_seeds },
+    Parser { name: "config", feed: config, seeds: config_seeds },
+    Parser { name: "leaf", feed: leaf, seeds: leaf_seeds },
+    Parser { name: "policy", feed: policy, seeds: policy_seeds },
+    Parser { name: "session_frames", feed: session_frames, seeds: session_frames_seeds },
+    Parser { name: "snp_authenticate", feed: snp_authenticate, seeds: snp_authenticate_seeds },
+    Parser { name: "snp_certificate", feed: snp_certificate, seeds: snp_certificate_seeds },
+    Parser { name: "snp_report", feed: snp_report, seeds: snp_report_seeds },
 ];
 
 /// The binding claims.
@@ -60,16 +81,34 @@ pub(crate) fn cbor(data: &[u8]) -> bool {
 }
 
 /// The collection that carries evidence.
-pub(crate) fn cmw_collection(data: &[u8]) -> bool {
+pub(crate) fn collection(data: &[u8]) -> bool {
     let Ok(collection) = Collection::decode(data) else { return false };
     assert_eq!(collection.encode(), data, "accepted another encoding");
     true
 }
 
+/// The configuration file. The files it names are looked for in a folder that is not there.
+pub(crate) fn config(data: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(data) else { return false };
+    match Config::parse("portcullis.toml", text, Path::new("/nowhere")) {
+        Ok(_) => true,
+        Err(error) => {
+            assert!(!error.to_string().is_empty(), "refused without a word");
+            false
+        }
+    }
+}
+
+/// A peer's leaf certificate and the evidence in it.
+pub(crate) fn leaf(data: &[u8]) -> bool {
+    let Ok(leaf) = Leaf::read(data) else { return false };
+    let _ = leaf.current(NOW, 120);
+    leaf.evidence().is_ok()
+}
+
 /// A policy file. What is told about a bad one must render.
-pub(crate) fn policy_file(data: &[u8]) -> bool {
-    let vocabularies: Vec<_> = PLATFORMS.iter().map(|platform| platform.verifier.vocabulary()).collect();
-    let (diagnostics, accepted) = match AppraisalPolicy::load(data, &vocabularies) {
+pub(crate) fn policy(data: &[u8]) -> bool {
+    let (diagnostics, accepted) = match AppraisalPolicy::load(data, &platform::vocabularies()) {
         Ok((_, warnings)) => (warnings, true),
         Err(problems) => (problems, false),
     };
@@ -79,19 +118,68 @@ pub(crate) fn policy_file(data: &[u8]) -> bool {
     accepted
 }
 
+/// Frames behind one another, each of a kind that may stand alone.
+pub(crate) fn session_frames(data: &[u8]) -> bool {
+    let mut rest = data;
+    while let Some((header, behind)) = rest.split_first_chunk::<{ Header::LENGTH }>() {
+        let Ok(Header { kind, length }) = Header::read(*header, frame::MAX_EVIDENCE_FRAME) else { return false };
+        let Some((payload, behind)) = behind.split_at_checked(length) else { return false };
+        let written = match kind {
+            frame::Kind::Evidence => EvidenceMessage::decode(payload).map(|message| message.encode()),
+            frame::Kind::HelloClient => Hello::decode_client(payload).map(|hello| hello.encode()),
+            frame::Kind::HelloServer => Hello::decode_server(payload).map(|hello| hello.encode()),
+            frame::Kind::Result => Code::decode(payload).map(Code::encode),
+        };
+        let Ok(written) = written else { return false };
+        assert_eq!(written, payload, "accepted another encoding");
+        rest = behind;
+    }
+    rest.is_empty()
+}
+
+/// Stage 1 and 2 of SEV-SNP over a hostile report, certificates and revocation list, against the simulator's roots: the
+/// report, then endorsements, each behind an octet for its name and two for its length. What is accepted must carry the
+/// report data that was signed.
+pub(crate) fn snp_authenticate(data: &[u8]) -> bool {
+    let (report, mut rest) = data.split_at(data.len().min(REPORT_SIZE));
+    let mut endorsements = Endorsements::default();
+    while let [name, high, low, behind @ ..] = rest {
+        let name = ENDORSEMENTS[usize::from(*name) % ENDORSEMENTS.len()].to_owned();
+        let (bytes, behind) = behind.split_at(behind.len().min(usize::from(*high) << 8 | usize::from(*low)));
+        endorsements.push(Endorsement { name, media_type: "application/pkix-cert".to_owned(), bytes: bytes.to_vec() });
+        rest = behind;
+    }
+    let Some(platform) = platform::by_media_type(MEDIA_TYPE) else { return false };
+    let evidence = Evidence { media_type: MEDIA_TYPE.to_owned(), bytes: report.to_vec() };
+    let _ = (platform.verifier.read(&evidence, &endorsements), platform.verifier.needs(&evidence));
+    let simulated = roots().map(|(product, spki)| Anchor { platform: platform.name, product: product.name(), spki, origin: Origin::Simulator });
+    let policy = AppraisalPolicy::genuine(&platform::vocabularies());
+    let appraiser = Appraiser { policy, anchors: TrustAnchors::vendor().and(simulated) };
+    let verdict = appraiser.examine(platform.verifier, &evidence, &endorsements, &NoMemo, NOW);
+    if let Ok(appraisal) = &verdict {
+        assert_eq!(appraisal.claims().bytes("report_data"), Some([7; 64].as_slice()), "accepted a report that was not signed");
+    }
+    verdict.is_ok()
+}
+
+/// The certificate of a report's signing key.
+pub(crate) fn snp_certificate(data: &[u8]) -> bool {
+    Vek::parse(data).is_ok()
+}
+
 /// An attestation report, its claims and its signature field.
 pub(crate) fn snp_report(data: &[u8]) -> bool {
     let Ok(report) = Report::parse(data) else { return false };
     assert_eq!(report.encode(), data, "accepted another encoding");
     let _ = (report.signing_key(), report.signature_be());
-    let evidence = Evidence { media_type: snp::MEDIA_TYPE.to_owned(), bytes: data.to_vec() };
-    for platform in PLATFORMS {
+    let evidence = Evidence { media_type: MEDIA_TYPE.to_owned(), bytes: data.to_vec() };
+    for platform in platform::PLATFORMS {
         let _ = (platform.verifier.read(&evidence, &Endorsements::default()), platform.verifier.report_data(&evidence), platform.verifier.needs(&evidence));
     }
     true
 }
 
-fn binding_seeds() -> Vec<Vec<u8>> {
+fn binding_claims_seeds() -> Vec<Vec<u8>> {
     let claims = |kind| BindingClaims { kind, spki: KeyDigest([7; 48]), instance: vec![9; 16], aux: BTreeMap::new(), epoch: None, hpke: None };
     let names = vec!["a.example".to_owned(), "spiffe://example/b".to_owned()];
     let of_certificate = claims(Kind::Certificate { issued: Timestamp(1_790_812_800), expires: Timestamp(1_790_816_400), names });
@@ -105,23 +193,54 @@ fn binding_seeds() -> Vec<Vec<u8>> {
 }
 
 fn cbor_seeds() -> Vec<Vec<u8>> {
-    [binding_seeds(), collection_seeds()].concat()
+    [binding_claims_seeds(), collection_seeds()].concat()
 }
 
 fn collection_seeds() -> Vec<Vec<u8>> {
-    let endorsement = |name: &str, media_type: &str| Endorsement { name: name.to_owned(), media_type: media_type.to_owned(), bytes: vec![0x30; 40] };
-    let least = Collection {
-        tee: Evidence { media_type: snp::MEDIA_TYPE.to_owned(), bytes: report(3).encode() },
-        bind: binding_seeds().swap_remove(0),
-        endorsements: Endorsements::default(),
-        auxiliary: Vec::new(),
-    };
-    let mut full = least.clone();
-    full.endorsements.push(endorsement("ask", "application/pkix-cert"));
-    full.endorsements.push(endorsement("crl", "application/pkix-crl"));
-    full.endorsements.push(endorsement("vcek", "application/pkix-cert"));
-    full.auxiliary.push(Auxiliary { label: "log".to_owned(), media_type: "application/vnd.portcullis.eventlog+cbor".to_owned(), bytes: vec![6; 30] });
+    let quote = forge(Product::Genoa).quote(&ReportData([7; 64]));
+    let bind = binding_claims_seeds().swap_remove(0);
+    let least = Collection { tee: quote.evidence, bind, endorsements: Endorsements::default(), auxiliary: Vec::new() };
+    let log = Auxiliary { label: "log".to_owned(), media_type: "application/vnd.portcullis.eventlog+cbor".to_owned(), bytes: vec![6; 30] };
+    let full = Collection { endorsements: quote.endorsements, auxiliary: vec![log], ..least.clone() };
     vec![least.encode(), full.encode()]
+}
+
+fn config_seeds() -> Vec<Vec<u8>> {
+    let server = r#"version = 1
+[identity]
+provider = "simulator"
+life = "1h"
+names = ["app.example"]
+batch_window = "20ms"
+[identity.simulator]
+seed = 7
+product = "genoa"
+[[listener]]
+name = "public"
+bind = "127.0.0.1:8443"
+certificate = "attested"
+clients = "any"
+upstream = "app"
+[[upstream]]
+name = "app"
+targets = ["tcp://127.0.0.1:8080", "unix:/run/app/socket"]
+connect_timeout = "5s"
+[observe]
+bind = "127.0.0.1:9464"
+"#;
+    vec![server.as_bytes().to_vec()]
+}
+
+fn leaf_seeds() -> Vec<Vec<u8>> {
+    let names = ["a.example".to_owned(), "spiffe://example/b".to_owned()];
+    let of_seed = |seed: Vec<u8>| {
+        let mut evidence = Collection::decode(&seed).expect("a seed");
+        evidence.auxiliary.clear();
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let statement = Statement { names: &names, not_before: NOW, not_after: NOW.plus(3600), evidence: &evidence };
+        issue(&key, &statement).expect("a certificate").to_vec()
+    };
+    collection_seeds().into_iter().map(of_seed).collect()
 }
 
 fn policy_seeds() -> Vec<Vec<u8>> {
@@ -135,39 +254,43 @@ fn policy_seeds() -> Vec<Vec<u8>> {
     vec![least.into_bytes(), full.into_bytes()]
 }
 
-fn report_seeds() -> Vec<Vec<u8>> {
-    [2, 3, 4, 5].map(|version| report(version).encode()).to_vec()
+fn session_frames_seeds() -> Vec<Vec<u8>> {
+    let attest = Attest { server: true, client: true };
+    let hello = |authority| Hello { nonce: [8; 32], attest, accepts: vec![MEDIA_TYPE.to_owned()], max_evidence: 1 << 18, authority };
+    let proof = Proof { index: 2, size: 3, path: vec![[9; 48]] };
+    let evidence = EvidenceMessage { collection: collection_seeds().swap_remove(0), claims: binding_claims_seeds().swap_remove(1), proof };
+    let hello_client = Frame::new(frame::Kind::HelloClient, hello(Some("a.example".to_owned())).encode());
+    let hello_server = Frame::new(frame::Kind::HelloServer, hello(None).encode());
+    let evidence = Frame::new(frame::Kind::Evidence, evidence.encode());
+    let result = |code: Code| Frame::new(frame::Kind::Result, code.encode());
+    let exchange = [&hello_client, &hello_server, &evidence, &result(Code::Ok)].map(Frame::octets).concat();
+    vec![exchange, result(Code::Busy).octets().to_vec(), hello_client.octets().to_vec()]
 }
 
-/// A report as a careful guest on Genoa would get it, unsigned.
-fn report(version: u32) -> Report {
-    let (tcb, firmware) = ([9, 0, 0, 0, 0, 0, 0x17, 0x48], Firmware { major: 1, minor: 55, build: 40 });
-    Report {
-        version,
-        guest_svn: 1,
-        policy: 0x3_0000,
-        family_id: [1; 16],
-        image_id: [2; 16],
-        vmpl: 0,
-        sig_algo: 1,
-        current_tcb: tcb,
-        platform_info: 0x21,
-        key_info: 0,
-        report_data: batch::report_data(1, &[3; 48]).0,
-        measurement: [0x1b; 48],
-        host_data: [0; 32],
-        id_key_digest: [0; 48],
-        author_key_digest: [0; 48],
-        report_id: [4; 32],
-        report_id_ma: [0xff; 32],
-        reported_tcb: tcb,
-        cpuid: (version >= 3).then_some([0x19, 0x11, 1]),
-        chip_id: [5; 64],
-        committed_tcb: tcb,
-        current_firmware: firmware,
-        committed_firmware: firmware,
-        launch_tcb: tcb,
-        mit_vectors: if version >= 5 { [1, 3] } else { [0; 2] },
-        signature: Report::signature_field(&[6; 96]),
-    }
+fn snp_authenticate_seeds() -> Vec<Vec<u8>> {
+    let input = |forge: Forge| {
+        let quote = forge.quote(&ReportData([7; 64]));
+        let mut input = quote.evidence.bytes;
+        for Endorsement { name, bytes, .. } in quote.endorsements.iter() {
+            let name = ENDORSEMENTS.iter().position(|known| known == name).expect("a known name");
+            input.push(name.to_be_bytes()[7]);
+            input.extend(&bytes.len().to_be_bytes()[6..]);
+            input.extend(bytes);
+        }
+        input
+    };
+    vec![input(forge(Product::Genoa)), input(forge(Product::Turin)), input(forge(Product::Genoa).vlek("CN=cloud.test"))]
+}
+
+fn snp_certificate_seeds() -> Vec<Vec<u8>> {
+    let forges = Product::ALL.map(forge).into_iter().chain([forge(Product::Genoa).vlek("CN=cloud.test")]);
+    forges.map(|forge| forge.vek_certificate()).collect()
+}
+
+fn snp_report_seeds() -> Vec<Vec<u8>> {
+    [2, 3, 4, 5].map(|version| forge(Product::Genoa).version(version).report_over(&ReportData([7; 64]))).to_vec()
+}
+
+fn forge(product: Product) -> Forge {
+    Forge::new(product, 1, NOW)
 }

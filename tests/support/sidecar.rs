@@ -1,4 +1,5 @@
 //! Two sidecars on loopback with a service behind them, on the simulator.
+#![allow(dead_code, reason = "shared by several tests, each of which uses its part")]
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -27,32 +28,32 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::task::JoinHandle;
 
 /// The standing clock's moment.
-pub const NOW: Timestamp = EARLIEST.plus(1000);
+pub(crate) const NOW: Timestamp = EARLIEST.plus(1000);
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A simulated machine that a test can make misbehave.
 #[derive(Clone)]
-pub struct Machine(Arc<SimulatedAttester>);
+pub(crate) struct Machine(Arc<SimulatedAttester>);
 
 impl Machine {
-    pub fn of(forge: Forge) -> Self {
+    pub(crate) fn of(forge: Forge) -> Self {
         Self(Arc::new(forge.attester()))
     }
 
-    pub fn good(seed: u64) -> Self {
+    pub(crate) fn good(seed: u64) -> Self {
         Self::of(Forge::new(Product::Genoa, seed, NOW))
     }
 
-    pub fn misbehave(&self, fault: Fault) {
+    pub(crate) fn misbehave(&self, fault: Fault) {
         self.0.misbehave(fault);
     }
 
-    pub fn quotes(&self) -> u64 {
+    pub(crate) fn quotes(&self) -> u64 {
         self.0.quotes()
     }
 
-    async fn identity(&self, parts: &Parts) -> Identity {
+    pub(crate) async fn identity(&self, parts: &Parts) -> Identity {
         let settings =
             IdentitySettings::Minted { names: vec!["service.test".to_owned()], lifetime: Duration::from_secs(3600), provider: "simulator".to_owned() };
         let attester = Arc::<SimulatedAttester>::clone(&self.0);
@@ -63,12 +64,12 @@ impl Machine {
 }
 
 /// What every byte becomes on its way back, so that an echo in a wrong place is noticed.
-pub fn echoed(request: &[u8]) -> Vec<u8> {
+pub(crate) fn echoed(request: &[u8]) -> Vec<u8> {
     request.iter().map(|byte| byte ^ 0x20).collect()
 }
 
 /// A service that answers what it was sent, changed, and counts who connects.
-pub struct Service {
+pub(crate) struct Service {
     address: SocketAddr,
     dialled: Arc<AtomicUsize>,
     received: Arc<AtomicUsize>,
@@ -76,7 +77,7 @@ pub struct Service {
 }
 
 impl Service {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let dialled = Arc::new(AtomicUsize::new(0));
@@ -102,11 +103,11 @@ impl Service {
         Self { address: SocketAddr::from(([0; 4], 0)), dialled: Arc::default(), received: Arc::default(), serving }
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub fn stop(self) {
+    pub(crate) fn stop(self) {
         self.serving.abort();
     }
 }
@@ -127,12 +128,12 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, received: Arc<A
     let _ = stream.shutdown().await;
 }
 
-pub fn parts() -> Parts {
+pub(crate) fn parts() -> Parts {
     Parts { clock: Clock::standing_at(NOW), metrics: Arc::new(Metrics::new()), health: Arc::new(Health::new()) }
 }
 
 /// A policy that accepts the simulator's default guest.
-pub fn judge(parts: &Parts) -> Arc<dyn Judge> {
+pub(crate) fn judge(parts: &Parts) -> Arc<dyn Judge> {
     let measurement = data_encoding::HEXLOWER.encode(&MEASUREMENT);
     let policy = format!(r#"{{ "version": 1, "name": "test", "accept": [ {{ "id": "simulated", "tee": "sev-snp", "measurement": "{measurement}" }} ] }}"#);
     let vocabularies: Vec<_> = PLATFORMS.iter().map(|platform| platform.verifier.vocabulary()).collect();
@@ -142,12 +143,12 @@ pub fn judge(parts: &Parts) -> Arc<dyn Judge> {
     Arc::new(Appraisals::new(Arc::new(appraiser), Endorsements::default(), Arc::new(Memo::new()), Arc::clone(&parts.metrics)))
 }
 
-pub fn upstream(name: &str, address: SocketAddr, originate: Originate) -> Arc<Upstream> {
+pub(crate) fn upstream(name: &str, address: SocketAddr, originate: Originate) -> Arc<Upstream> {
     let target = Target::Tcp { host: address.ip().to_string(), port: address.port() };
     Arc::new(Upstream { name: name.to_owned(), targets: vec![target], originate, connect_timeout: Duration::from_secs(5) })
 }
 
-pub fn listener(name: &str, bind: SocketAddr, terminate: Terminate, upstream: Arc<Upstream>) -> Listener {
+pub(crate) fn listener(name: &str, bind: SocketAddr, terminate: Terminate, upstream: Arc<Upstream>) -> Listener {
     Listener { name: name.to_owned(), bind: Bind::Tcp(bind), terminate, upstream, limits: Limits::default() }
 }
 
@@ -156,7 +157,7 @@ fn loopback() -> SocketAddr {
 }
 
 /// A client sidecar, a server sidecar and a service, in one process. Application -> `entrance` -> `attested` -> service.
-pub struct World {
+pub(crate) struct World {
     server: Proxy,
     client: Proxy,
     service: Service,
@@ -165,13 +166,13 @@ pub struct World {
 }
 
 /// Both sidecars, to be stopped.
-pub struct Sidecars {
+pub(crate) struct Sidecars {
     server: Proxy,
     client: Proxy,
 }
 
 impl Sidecars {
-    pub async fn drain(self, grace: Duration) -> portcullis::proxy::Drained {
+    pub(crate) async fn drain(self, grace: Duration) -> portcullis::proxy::Drained {
         let (client, server) = tokio::join!(self.client.drain(grace), self.server.drain(grace));
         portcullis::proxy::Drained { open: client.open + server.open, cut: client.cut + server.cut }
     }
@@ -245,79 +246,79 @@ fn address(proxy: &Proxy) -> SocketAddr {
 }
 
 impl World {
-    pub async fn one_way(tier: Tier, machine: &Machine) -> Self {
+    pub(crate) async fn one_way(tier: Tier, machine: &Machine) -> Self {
         Plan::new(machine, tier).build().await
     }
 
-    pub async fn one_way_to(tier: Tier, machine: &Machine, identity: PeerIdentity) -> Self {
+    pub(crate) async fn one_way_to(tier: Tier, machine: &Machine, identity: PeerIdentity) -> Self {
         Plan { identity, ..Plan::new(machine, tier) }.build().await
     }
 
-    pub async fn mutual(tier: Tier, server: &Machine, client: &Machine, identity: PeerIdentity) -> Self {
+    pub(crate) async fn mutual(tier: Tier, server: &Machine, client: &Machine, identity: PeerIdentity) -> Self {
         Plan { client: Some(client), identity, ..Plan::new(server, tier) }.build().await
     }
 
-    pub async fn unequal(server: Tier, client: Tier) -> Self {
+    pub(crate) async fn unequal(server: Tier, client: Tier) -> Self {
         Plan { tiers: (server, client), ..Plan::new(&Machine::good(1), server) }.build().await
     }
 
-    pub async fn without_service(machine: &Machine) -> Self {
+    pub(crate) async fn without_service(machine: &Machine) -> Self {
         Plan { service: false, ..Plan::new(machine, Tier::Session) }.build().await
     }
 
-    pub async fn with_limits(machine: &Machine, limits: Limits) -> Self {
+    pub(crate) async fn with_limits(machine: &Machine, limits: Limits) -> Self {
         Plan { limits, ..Plan::new(machine, Tier::Session) }.build().await
     }
 
-    pub async fn over_unix(machine: &Machine, folder: &Path) -> Self {
+    pub(crate) async fn over_unix(machine: &Machine, folder: &Path) -> Self {
         Plan { folder: Some(folder), ..Plan::new(machine, Tier::Session) }.build().await
     }
 
     /// Where the application connects.
-    pub fn entrance(&self) -> SocketAddr {
+    pub(crate) fn entrance(&self) -> SocketAddr {
         address(&self.client)
     }
 
     /// Where the server sidecar listens.
-    pub fn attested(&self) -> SocketAddr {
+    pub(crate) fn attested(&self) -> SocketAddr {
         address(&self.server)
     }
 
-    pub fn dialled(&self) -> usize {
+    pub(crate) fn dialled(&self) -> usize {
         self.service.dialled.load(Ordering::SeqCst)
     }
 
     /// Octets that reached the service.
-    pub fn received_by_service(&self) -> usize {
+    pub(crate) fn received_by_service(&self) -> usize {
         self.service.received.load(Ordering::SeqCst)
     }
 
-    pub fn metrics(&self) -> String {
+    pub(crate) fn metrics(&self) -> String {
         self.parts.metrics.text()
     }
 
-    pub fn identity(&self) -> &Identity {
+    pub(crate) fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    pub fn clock(&self) -> &Clock {
+    pub(crate) fn clock(&self) -> &Clock {
         &self.parts.clock
     }
 
-    pub async fn until_dialled(&self, count: usize) {
+    pub(crate) async fn until_dialled(&self, count: usize) {
         until("the service is dialled", || self.dialled() >= count).await;
     }
 
-    pub async fn until_open(&self, count: usize) {
+    pub(crate) async fn until_open(&self, count: usize) {
         until("a connection is open", || self.server.connections() >= count).await;
     }
 
-    pub fn into_parts(self) -> (SocketAddr, Service, Sidecars) {
+    pub(crate) fn into_parts(self) -> (SocketAddr, Service, Sidecars) {
         (address(&self.client), self.service, Sidecars { server: self.server, client: self.client })
     }
 
     /// Ends everything; nothing may be left.
-    pub async fn end(self) {
+    pub(crate) async fn end(self) {
         let (server, client) = (self.server, self.client);
         let (a, b) = tokio::join!(client.drain(PATIENCE), server.drain(PATIENCE));
         assert_eq!((a.cut, b.cut), (0, 0), "connections had to be cut");
@@ -335,7 +336,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Waits until nobody listens there any more.
-pub async fn until_closed(address: SocketAddr) {
+pub(crate) async fn until_closed(address: SocketAddr) {
     let waiting = async {
         while TcpStream::connect(address).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -345,16 +346,9 @@ pub async fn until_closed(address: SocketAddr) {
 }
 
 /// A TLS client that knows nothing of attestation, as `curl -k`: sends "hello" and reads the answer.
-pub async fn foreign_client(address: SocketAddr, protocol: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("TLS 1.3")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Careless))
-        .with_no_client_auth();
-    if !protocol.is_empty() {
-        config.alpn_protocols = vec![protocol.to_vec()];
-    }
+pub(crate) async fn foreign_client(address: SocketAddr, protocol: &[u8]) -> std::io::Result<Vec<u8>> {
+    let protocols = if protocol.is_empty() { &[][..] } else { &[protocol] };
+    let config = careless_client(protocols);
     let name = ServerName::try_from("service.test").expect("a name");
     let stream = TcpStream::connect(address).await?;
     let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
@@ -363,6 +357,18 @@ pub async fn foreign_client(address: SocketAddr, protocol: &[u8]) -> std::io::Re
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     if answer.is_empty() { Err(std::io::ErrorKind::UnexpectedEof.into()) } else { Ok(answer) }
+}
+
+/// A client that believes every certificate and speaks these protocols.
+pub(crate) fn careless_client(protocols: &[&[u8]]) -> rustls::ClientConfig {
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Careless))
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|id| id.to_vec()).collect();
+    config
 }
 
 #[derive(Debug)]

@@ -11,7 +11,7 @@ pub(crate) struct Source {
     pub(crate) module: Vec<String>,
     /// Its text without comments; literals are kept.
     pub(crate) uncommented: String,
-    /// The same with literals and test modules blanked: code and nothing else, line for line.
+    /// The same with literals and test modules blanked: code and nothing else, line for line. Empty for a `tests.rs`.
     pub(crate) code: String,
 }
 
@@ -52,7 +52,8 @@ impl Source {
     /// The file at `path` (below `src`) with this text.
     pub(crate) fn new(path: String, text: &str) -> Self {
         let uncommented = blank(text, Literals::Kept);
-        let code = without_test_modules(&blank(text, Literals::Blanked));
+        let of_tests = path.ends_with("/tests.rs");
+        let code = if of_tests { String::new() } else { without_test_modules(&blank(text, Literals::Blanked)) };
         Self { module: module_of(&path), path, uncommented, code }
     }
 

@@ -1,0 +1,246 @@
+//! Builds every part from the configuration, starts, drains, stops; returns the bound addresses.
+
+pub mod attester;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::admin::health::{Condition, Health};
+use crate::admin::metrics::Metrics;
+use crate::admin::{Admin, Window};
+use crate::attester::Attester;
+use crate::attester::batch::{BatchSettings, Batcher};
+use crate::clock::Clock;
+use crate::config::{self, Config, Freshness, Transport};
+use crate::policy::{AppraisalPolicy, Roots};
+use crate::proxy::appraisal::{Appraisals, Memo};
+use crate::proxy::plan::{self, Originate, Terminate};
+use crate::proxy::{Address, Drained, Parts, Proxy};
+use crate::tls::{ClientSettings, ClientSide, Clients, Identity, IdentitySettings, Judge, Peer, PeerIdentity, Pki, ServerSettings, ServerSide, Tier};
+use crate::verify::{Appraiser, TrustAnchors};
+
+/// What judges by a policy: the policy with the roots it names.
+#[must_use]
+pub fn appraiser(policy: &AppraisalPolicy) -> Appraiser {
+    Appraiser { anchors: anchors(policy.roots), policy: policy.clone() }
+}
+
+fn anchors(roots: Roots) -> TrustAnchors {
+    match roots {
+        Roots::Vendor => TrustAnchors::vendor(),
+        Roots::VendorAndSimulator => TrustAnchors::vendor().and(crate::platform::simulated_anchors()),
+    }
+}
+
+/// Everything that runs.
+#[derive(Debug)]
+pub struct App {
+    proxy: Proxy,
+    admin: Option<Admin>,
+    metrics: Arc<Metrics>,
+    grace: Duration,
+}
+
+impl App {
+    /// Builds and starts everything; nothing listens when it fails.
+    ///
+    /// # Errors
+    /// No evidence can be made, an identity would be refused by peers, or a place cannot be bound.
+    pub async fn start(config: &Config, clock: Clock) -> anyhow::Result<Self> {
+        let attester = config.identity.as_ref().map(|identity| attester::choose(&identity.provider, identity.endorsements.as_deref(), &clock)).transpose()?;
+        Self::start_with(config, clock, attester).await
+    }
+
+    /// As [`App::start`], with an attester of the caller's.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    pub async fn start_with(config: &Config, clock: Clock, attester: Option<Arc<dyn Attester>>) -> anyhow::Result<Self> {
+        let (metrics, health) = (Arc::new(Metrics::new()), Arc::new(Health::new()));
+        confess(config, &metrics, &health);
+        let judges = judges(config, &metrics);
+        let identity = match (&config.identity, attester) {
+            (Some(settings), Some(attester)) => Some(identity(settings, attester, &clock, &metrics).await?),
+            _ => None,
+        };
+        if let Some(identity) = identity.clone() {
+            health.watch("own evidence", move || own_evidence(&identity));
+        }
+        let builder = Builder { config, identity, judges, clock: clock.clone() };
+        let listeners = config.listeners.iter().map(|listener| builder.listener(listener)).collect::<anyhow::Result<Vec<_>>>()?;
+        let parts = Parts { clock: clock.clone(), metrics: Arc::clone(&metrics), health: Arc::clone(&health) };
+        let proxy = Proxy::start(listeners, parts)?;
+        let window = Window { health, metrics: Arc::clone(&metrics), clock };
+        let admin = match config.observe {
+            Some(address) => Some(Admin::start(address, window).await.with_context(|| format!("cannot observe at {address}"))?),
+            None => None,
+        };
+        Ok(Self { proxy, admin, metrics, grace: config.drain_grace })
+    }
+
+    /// The listeners' names and where they really listen.
+    #[must_use]
+    pub fn addresses(&self) -> &[(String, Address)] {
+        self.proxy.addresses()
+    }
+
+    /// Where the listener of this name listens, if at a TCP address.
+    #[must_use]
+    pub fn tcp_address(&self, listener: &str) -> Option<SocketAddr> {
+        match self.proxy.address(listener)? {
+            Address::Tcp(address) => Some(*address),
+            Address::Unix(_) => None,
+        }
+    }
+
+    /// Where health and metrics are served.
+    #[must_use]
+    pub fn observed_at(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::address)
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// How many connections are open.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.proxy.connections()
+    }
+
+    /// Stops accepting, lets connections finish for the configured grace, cuts the rest.
+    pub async fn drain(self) -> Drained {
+        self.proxy.drain(self.grace).await
+    }
+}
+
+/// Says what weakens safety: in the log, the metrics and readiness.
+fn confess(config: &Config, metrics: &Metrics, health: &Health) {
+    for option in &config.insecure {
+        tracing::warn!(target: "insecure", option, "an option that weakens safety is in force");
+        metrics.insecure_option(option);
+    }
+    let condition = if config.insecure.is_empty() { Condition::Met } else { Condition::MetBut(config.insecure.join(", ")) };
+    health.set("no insecure option", condition);
+}
+
+fn judges(config: &Config, metrics: &Arc<Metrics>) -> BTreeMap<String, Arc<dyn Judge>> {
+    let memo = Arc::new(Memo::new());
+    let judge = |(name, policy): (&String, &config::Policy)| {
+        let appraiser = Arc::new(appraiser(&policy.policy));
+        let appraisals = Appraisals::new(appraiser, crate::evidence::Endorsements::default(), Arc::clone(&memo), Arc::clone(metrics));
+        (name.clone(), Arc::new(appraisals) as Arc<dyn Judge>)
+    };
+    config.policies.iter().map(judge).collect()
+}
+
+async fn identity(settings: &config::Identity, attester: Arc<dyn Attester>, clock: &Clock, metrics: &Arc<Metrics>) -> anyhow::Result<Identity> {
+    let provider = attester.provider().to_owned();
+    tracing::info!(target: "identity", provider, platform = attester.platform(), "evidence is made here");
+    let batcher = Batcher::start(attester, BatchSettings { window: settings.batch_window, queue: settings.batch_queue });
+    let from = match &settings.certificate {
+        Some(files) => IdentitySettings::Files { chain: files.chain.clone(), key: files.key.clone() },
+        None => IdentitySettings::Minted { names: settings.names.clone(), lifetime: settings.life, provider },
+    };
+    Ok(Identity::start(from, Some(batcher), None, clock.clone(), Arc::clone(metrics)).await?)
+}
+
+fn own_evidence(identity: &Identity) -> Condition {
+    let state = identity.state();
+    match (state.not_after, state.failed) {
+        (Some(until), None) => Condition::Until(until.0),
+        (Some(_), Some(why)) => Condition::MetBut(format!("the last renewal failed: {why}")),
+        (None, why) => Condition::Unmet(why.unwrap_or_else(|| "none was made".to_owned())),
+    }
+}
+
+struct Builder<'a> {
+    config: &'a Config,
+    identity: Option<Identity>,
+    judges: BTreeMap<String, Arc<dyn Judge>>,
+    clock: Clock,
+}
+
+impl Builder<'_> {
+    fn listener(&self, listener: &config::Listener) -> anyhow::Result<plan::Listener> {
+        let terminate = match &listener.attested {
+            None => Terminate::Plain,
+            Some(serve) => {
+                let identity = self.identity.clone().with_context(|| format!("listener {} is attested, and there is no [identity]", listener.name))?;
+                let clients = match &serve.clients {
+                    Some(peer) => Clients::Attested(self.peer(peer)?),
+                    None => Clients::Any,
+                };
+                let settings = ServerSettings { identity, tier: tier(serve.freshness), clients, alpn: Vec::new(), max_evidence: 0 };
+                Terminate::Attested(Arc::new(ServerSide::new(settings, self.clock.clone())?))
+            }
+        };
+        let upstream = self.config.upstreams.get(&listener.upstream).with_context(|| format!("no upstream {}", listener.upstream))?;
+        let bind = match &listener.bind {
+            config::Bind::Tcp(address) => plan::Bind::Tcp(*address),
+            config::Bind::Unix(path) => plan::Bind::Unix { path: path.clone(), mode: listener.mode },
+        };
+        Ok(plan::Listener { name: listener.name.clone(), bind, terminate, upstream: Arc::new(self.upstream(upstream)?), limits: limits(listener.limits) })
+    }
+
+    fn upstream(&self, upstream: &config::Upstream) -> anyhow::Result<plan::Upstream> {
+        let originate = match &upstream.attested {
+            None => Originate::Plain,
+            Some(dial) => {
+                let settings = ClientSettings {
+                    identity: self.identity.clone(),
+                    tier: tier(dial.freshness),
+                    server_name: dial.server_name.clone(),
+                    peer: self.peer(&dial.peer)?,
+                    alpn: Vec::new(),
+                    max_evidence: 0,
+                };
+                Originate::Attested(Arc::new(ClientSide::new(settings, self.clock.clone())?))
+            }
+        };
+        let target = |target: &config::Target| match &target.place {
+            config::Place::Tcp { host, port } => plan::Target::Tcp { host: host.clone(), port: *port },
+            config::Place::Unix(path) => plan::Target::Unix(path.clone()),
+        };
+        // The loader holds this already; bytes meant for an attested peer never go out plain.
+        let wanted = if upstream.attested.is_some() { Transport::Attested } else { Transport::Plain };
+        anyhow::ensure!(upstream.targets.iter().all(|target| target.transport == wanted), "upstream {} mixes transports", upstream.name);
+        let targets = upstream.targets.iter().map(target).collect();
+        Ok(plan::Upstream { name: upstream.name.clone(), targets, originate, connect_timeout: upstream.connect_timeout })
+    }
+
+    fn peer(&self, peer: &config::Peer) -> anyhow::Result<Peer> {
+        let judge = self.judges.get(&peer.policy).cloned().with_context(|| format!("no policy {}", peer.policy))?;
+        let config::PeerIdentity { pki_roots, pki_names, spki_pins, spiffe_ids } = peer.identity.clone();
+        let pki = pki_roots.map(|roots| Pki { roots, names: pki_names });
+        Ok(Peer { judge, identity: PeerIdentity { pki, spki_pins, spiffe_ids } })
+    }
+}
+
+const fn tier(freshness: Freshness) -> Tier {
+    match freshness {
+        Freshness::Certificate => Tier::Certificate,
+        Freshness::Session => Tier::Session,
+        Freshness::SessionMutual => Tier::SessionMutual,
+    }
+}
+
+fn limits(written: config::Limits) -> plan::Limits {
+    let default = plan::Limits::default();
+    plan::Limits {
+        handshake: written.handshake.unwrap_or(default.handshake),
+        exchange: written.exchange.unwrap_or(default.exchange),
+        max_connection: written.max_connection.unwrap_or(default.max_connection),
+        idle: written.idle.unwrap_or(default.idle),
+        handshakes: written.handshakes.unwrap_or(default.handshakes),
+        handshakes_per_source: written.handshakes_per_source.unwrap_or(default.handshakes_per_source),
+        connections: written.connections.unwrap_or(default.connections),
+    }
+}

@@ -1,0 +1,237 @@
+//! Files into things to judge or show: recognised by name or content, under bounds. Believes and judges nothing.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use x509_parser::pem::Pem;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::revocation_list::CertificateRevocationList;
+
+use super::output::Rendered;
+use crate::evidence::{Endorsement, Endorsements, Evidence};
+use crate::platform::{PLATFORMS, Platform};
+
+/// No file is read beyond this many octets: the most that an evidence frame may carry.
+pub(super) const MAX_FILE: u64 = 1 << 20;
+
+/// A folder with more entries than this is not one piece of evidence.
+const MAX_ENTRIES: usize = 64;
+
+/// A PEM file with more blocks than this is not read on.
+const MAX_BLOCKS: usize = 16;
+
+/// One piece of evidence with what came along.
+pub(super) struct Subject {
+    /// What the operator typed for it.
+    pub(super) name: String,
+    /// The evidence.
+    pub(super) form: Form,
+    /// What came along, in the order given.
+    pub(super) endorsements: Endorsements,
+    /// Files of the folder that nothing was made of.
+    pub(super) ignored: Vec<String>,
+}
+
+/// The forms that evidence comes in.
+pub(super) enum Form {
+    /// A certificate in DER, which should carry evidence.
+    Certificate(Vec<u8>),
+    /// An encoded collection.
+    Collection(Vec<u8>),
+    /// A platform's raw evidence.
+    Raw(&'static Platform, Evidence),
+}
+
+/// One part of a file.
+pub(super) enum Piece {
+    /// Something to judge.
+    Evidence(Form),
+    /// Something that helps in judging.
+    Endorsement(Endorsement),
+    /// Neither.
+    Unknown,
+}
+
+/// Reads what was named: every folder is a subject; files are one subject for each piece of evidence among them, with
+/// all endorsements among them. `-` is stdin. Every unreadable file is reported at once.
+///
+/// # Errors
+/// Files that cannot be read or recognised, and files without any evidence.
+pub(super) fn subjects(paths: &[impl AsRef<Path>]) -> anyhow::Result<Vec<Subject>> {
+    let (mut subjects, mut loose, mut problems) = (Vec::new(), Heap::default(), Vec::new());
+    for path in paths.iter().map(AsRef::as_ref) {
+        let read = if path.is_dir() { folder(path, &mut subjects, &mut loose) } else { loose.file(path, path.display().to_string()) };
+        problems.extend(read.err().map(|error| format!("error: {error:#}")));
+    }
+    if !problems.is_empty() {
+        return Err(Rendered(problems.join("\n")).into());
+    }
+    if let Some(name) = loose.ignored.first() {
+        bail!("{name} is nothing this program reads: {KNOWN}");
+    }
+    if loose.evidence.is_empty() {
+        if let Some(endorsement) = loose.endorsements.iter().next().filter(|_| subjects.is_empty()) {
+            bail!("only endorsements here ({}), no evidence to judge: name the report or certificate too", endorsement.name);
+        }
+        // Endorsements on their own belong to the folders beside them.
+        subjects.iter_mut().for_each(|subject| subject.endorsements.extend(loose.endorsements.clone()));
+    }
+    subjects.extend(loose.subjects());
+    Ok(subjects)
+}
+
+/// The parts of one file, for showing them.
+///
+/// # Errors
+/// A file that cannot be read.
+pub(super) fn pieces(path: &Path) -> anyhow::Result<Vec<Piece>> {
+    Ok(recognise(path, read(path)?))
+}
+
+/// Reads a file or, for `-`, stdin, under the bound.
+///
+/// # Errors
+/// What the system says, or that the file is longer than [`MAX_FILE`].
+pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    if path == Path::new("-") {
+        return bounded(io::stdin().lock()).context("<stdin>");
+    }
+    let name = || path.display().to_string();
+    let file = File::open(path).with_context(name)?;
+    if file.metadata().with_context(name)?.is_dir() {
+        bail!("{} is a folder", path.display());
+    }
+    bounded(file).with_context(name)
+}
+
+fn bounded(source: impl io::Read) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    source.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 {
+        0 => bail!("the file is empty"),
+        1..=MAX_FILE => Ok(bytes),
+        _ => bail!("the file is longer than {MAX_FILE} octets, the most that is read"),
+    }
+}
+
+/// A folder is one subject when it holds one piece of evidence, and a heap of endorsements when it holds none.
+fn folder(path: &Path, subjects: &mut Vec<Subject>, loose: &mut Heap) -> anyhow::Result<()> {
+    let name = path.display().to_string();
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).with_context(|| name.clone())? {
+        let entry = entry.with_context(|| name.clone())?.path();
+        if entry.is_file() {
+            files.push(entry);
+        }
+        if files.len() > MAX_ENTRIES {
+            bail!("{name} has more than {MAX_ENTRIES} files: it is not the folder of one piece of evidence");
+        }
+    }
+    files.sort();
+    let mut heap = Heap::default();
+    for file in &files {
+        heap.file(file, name.clone())?;
+    }
+    heap.prefer_raw();
+    if heap.evidence.is_empty() {
+        if heap.endorsements.iter().next().is_none() {
+            bail!("{name} holds no evidence: {KNOWN}");
+        }
+        loose.endorsements.extend(heap.endorsements);
+        return Ok(());
+    }
+    subjects.extend(heap.subjects());
+    Ok(())
+}
+
+/// What was found in several files.
+#[derive(Default)]
+struct Heap {
+    evidence: Vec<(String, Form)>,
+    endorsements: Endorsements,
+    ignored: Vec<String>,
+}
+
+impl Heap {
+    fn file(&mut self, path: &Path, name: String) -> anyhow::Result<()> {
+        for piece in recognise(path, read(path)?) {
+            match piece {
+                Piece::Endorsement(endorsement) => self.endorsements.push(endorsement),
+                Piece::Evidence(form) => self.evidence.push((name.clone(), form)),
+                Piece::Unknown => self.ignored.push(path.display().to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    /// In a folder, a certificate that carries nothing stands beside the evidence it has nothing to do with.
+    fn prefer_raw(&mut self) {
+        if self.evidence.iter().any(|(_, form)| !matches!(form, Form::Certificate(_))) {
+            self.evidence.retain(|(_, form)| !matches!(form, Form::Certificate(der) if !mentions_evidence(der)));
+        }
+    }
+
+    fn subjects(self) -> impl Iterator<Item = Subject> {
+        let Self { evidence, endorsements, ignored } = self;
+        evidence.into_iter().map(move |(name, form)| Subject { name, form, endorsements: endorsements.clone(), ignored: ignored.clone() })
+    }
+}
+
+/// What a file holds: by its name where that is one of a platform's, else by its content.
+fn recognise(path: &Path, bytes: Vec<u8>) -> Vec<Piece> {
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let file = path.file_name().and_then(|file| file.to_str()).unwrap_or_default();
+    if let Some(platform) = PLATFORMS.iter().find(|platform| platform.saved.evidence == file) {
+        return vec![raw(platform, bytes)];
+    }
+    let named = PLATFORMS.iter().flat_map(|platform| platform.saved.endorsements).copied().find(|name| *name == stem);
+    let trimmed = bytes.trim_ascii_start();
+    if trimmed.starts_with(b"-----BEGIN") {
+        let blocks: Vec<Vec<u8>> = Pem::iter_from_buffer(trimmed).take(MAX_BLOCKS).map_while(Result::ok).map(|block| block.contents).collect();
+        let named = named.filter(|_| blocks.len() == 1);
+        return if blocks.is_empty() { vec![Piece::Unknown] } else { blocks.into_iter().map(|der| of_der(der, named)).collect() };
+    }
+    vec![match bytes.first() {
+        Some(0x30) => of_der(bytes, named),
+        // A CBOR map is no text, and no other form begins like one.
+        Some(0xa0..=0xbf) if !PLATFORMS.iter().any(|platform| (platform.saved.is_evidence)(&bytes)) => Piece::Evidence(Form::Collection(bytes)),
+        _ => match PLATFORMS.iter().find(|platform| (platform.saved.is_evidence)(&bytes)) {
+            Some(platform) => raw(platform, bytes),
+            // A broken endorsement is the verifier's to refuse.
+            None => named.map_or(Piece::Unknown, |name| endorsement(name.to_owned(), bytes)),
+        },
+    }]
+}
+
+fn raw(platform: &'static Platform, bytes: Vec<u8>) -> Piece {
+    Piece::Evidence(Form::Raw(platform, Evidence { media_type: platform.media_type.to_owned(), bytes }))
+}
+
+fn of_der(der: Vec<u8>, named: Option<&str>) -> Piece {
+    let known = named.or_else(|| PLATFORMS.iter().find_map(|platform| (platform.saved.endorsement)(&der)));
+    match known {
+        Some(name) => endorsement(name.to_owned(), der),
+        None if X509Certificate::from_der(&der).is_ok() => Piece::Evidence(Form::Certificate(der)),
+        None if is_revocation_list(&der) => endorsement("crl".to_owned(), der),
+        None => Piece::Unknown,
+    }
+}
+
+fn endorsement(name: String, bytes: Vec<u8>) -> Piece {
+    let media_type = if is_revocation_list(&bytes) { "application/pkix-crl" } else { "application/pkix-cert" };
+    Piece::Endorsement(Endorsement { name, media_type: media_type.to_owned(), bytes })
+}
+
+fn is_revocation_list(der: &[u8]) -> bool {
+    CertificateRevocationList::from_der(der).is_ok()
+}
+
+/// Whether a certificate has the evidence extension at all.
+fn mentions_evidence(der: &[u8]) -> bool {
+    crate::evidence::leaf::Leaf::read(der).is_ok_and(|leaf| leaf.evidence().is_ok())
+}
+
+const KNOWN: &str = "a raw report, a certificate (DER or PEM) with evidence, an encoded evidence collection, \
+or a folder with a report and its certificates and revocation list";

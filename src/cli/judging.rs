@@ -1,0 +1,163 @@
+//! A subject and a policy into a verdict, with all that a person or a program wants to know of it.
+
+use anyhow::Context as _;
+
+use super::input::{Form, Subject};
+use super::policy::Loaded;
+use crate::clock::Clock;
+use crate::evidence::binding::{self, AgeRule, Binding, BindingClaims, Kind};
+use crate::evidence::cmw::Collection;
+use crate::evidence::leaf::Leaf;
+use crate::evidence::{Claims, Endorsements, Evidence, Timestamp};
+use crate::platform::{self, Platform};
+use crate::refusal::{Denied, Finding, Reason};
+use crate::verify::memo::NoMemo;
+use crate::verify::roots::Origin;
+use crate::verify::{Appraisal, Appraiser};
+
+/// A verdict with what it is about.
+pub(super) struct Judged {
+    /// What the operator typed.
+    pub(super) name: String,
+    /// The verdict.
+    pub(super) verdict: Result<Appraisal, Denied>,
+    /// The platform, as far as it is known.
+    pub(super) platform: Option<&'static Platform>,
+    /// What the evidence says: believed only beside an accepting verdict.
+    pub(super) claims: Option<Claims>,
+    /// What the verdict does not establish, each with what to do about it.
+    pub(super) warnings: Vec<String>,
+    /// Files that nothing was made of.
+    pub(super) ignored: Vec<String>,
+}
+
+/// The moment to judge at: as told, else the machine's.
+///
+/// # Errors
+/// A text that is no time, or a clock that cannot be right.
+pub(super) fn moment(at: Option<&str>) -> anyhow::Result<Timestamp> {
+    match at {
+        Some(text) => Timestamp::parse(text).with_context(|| format!("--at {text} is not an RFC 3339 time such as 2026-10-01T00:00:00Z")),
+        None => Ok(Clock::system().now()?),
+    }
+}
+
+/// Judges one subject.
+pub(super) fn judge(subject: Subject, policy: &Loaded, now: Timestamp) -> Judged {
+    let Subject { name, form, endorsements, ignored } = subject;
+    let mut warnings = Vec::new();
+    let at_hand = match opened(form, endorsements) {
+        Ok(at_hand) => at_hand,
+        Err(denied) => return Judged { name, verdict: Err(denied), platform: None, claims: None, warnings, ignored },
+    };
+    let Some(platform) = platform::by_media_type(&at_hand.evidence.media_type) else {
+        let known: Vec<_> = platform::PLATFORMS.iter().map(|platform| platform.media_type).collect();
+        let denied = Finding::new(Reason::EvidenceUnsupported, "tee.type", known.join(", "), at_hand.evidence.media_type).into();
+        return Judged { name, verdict: Err(denied), platform: None, claims: None, warnings, ignored };
+    };
+    let verdict = at_hand.judge(platform, &policy.appraiser, now, &mut warnings);
+    let claims = match &verdict {
+        Ok(appraisal) => Some(appraisal.claims().clone()),
+        Err(_) => platform.verifier.read(&at_hand.evidence, &at_hand.endorsements).ok(),
+    };
+    if let Ok(appraisal) = &verdict {
+        warn_of(appraisal, policy, &at_hand.endorsements, &mut warnings);
+    }
+    Judged { name, verdict, platform: Some(platform), claims, warnings, ignored }
+}
+
+/// Evidence taken out of what it came in.
+struct AtHand {
+    evidence: Evidence,
+    endorsements: Endorsements,
+    tie: Tie,
+}
+
+/// What the evidence is tied to, as far as files tell.
+enum Tie {
+    /// A certificate's key.
+    Certificate(Box<(Leaf, Collection)>),
+    /// Encoded binding claims.
+    Claims(Vec<u8>),
+    /// Nothing.
+    None,
+}
+
+fn opened(form: Form, endorsements: Endorsements) -> Result<AtHand, Denied> {
+    // The operator's endorsements go before those that came along.
+    let joined = |mut ours: Endorsements, theirs: &Endorsements| {
+        ours.extend(theirs.iter().cloned());
+        ours
+    };
+    match form {
+        Form::Certificate(der) => {
+            let leaf = Leaf::read(&der)?;
+            let mut collection = leaf.evidence()?;
+            collection.endorsements = joined(endorsements, &collection.endorsements);
+            let (evidence, endorsements) = (collection.tee.clone(), collection.endorsements.clone());
+            Ok(AtHand { evidence, endorsements, tie: Tie::Certificate(Box::new((leaf, collection))) })
+        }
+        Form::Collection(bytes) => {
+            let collection = Collection::decode(&bytes)?;
+            let endorsements = joined(endorsements, &collection.endorsements);
+            Ok(AtHand { evidence: collection.tee, endorsements, tie: Tie::Claims(collection.bind) })
+        }
+        Form::Raw(_, evidence) => Ok(AtHand { evidence, endorsements, tie: Tie::None }),
+    }
+}
+
+impl AtHand {
+    fn judge(&self, platform: &Platform, appraiser: &Appraiser, now: Timestamp, warnings: &mut Vec<String>) -> Result<Appraisal, Denied> {
+        if let Tie::Certificate(tie) = &self.tie {
+            let (leaf, collection) = &**tie;
+            let policy = &appraiser.policy;
+            let rule = AgeRule { max_age: policy.max_evidence_age, max_lifetime: policy.max_evidence_age, skew: policy.clock_skew };
+            leaf.current(now, policy.clock_skew)?;
+            let binding = Binding::of_certificate(&collection.bind, leaf.facts(), rule, now)?;
+            warnings.push("a certificate proves its key only in a handshake: try `portcullis probe` against the host that shows it".to_owned());
+            return appraiser.judge(platform.verifier, collection, &binding, &NoMemo, now).map(|result| result.appraisal().clone());
+        }
+        if let Tie::Claims(claims) = &self.tie {
+            bound_to(claims, platform, &self.evidence, warnings)?;
+        }
+        appraiser.examine(platform.verifier, &self.evidence, &self.endorsements, &NoMemo, now)
+    }
+}
+
+/// Compares the report data with binding claims where these alone decide it: without the certificate or the session,
+/// no more can be said.
+fn bound_to(claims: &[u8], platform: &Platform, evidence: &Evidence, warnings: &mut Vec<String>) -> Result<(), Denied> {
+    let decoded = BindingClaims::decode(claims)?;
+    if !matches!(decoded.kind, Kind::Certificate { .. }) {
+        warnings.push("the session this evidence was made for cannot be checked from a file: its binding was not judged".to_owned());
+        return Ok(());
+    }
+    let (expected, found) = (binding::certificate_report_data(claims), platform.verifier.report_data(evidence)?);
+    if expected != found {
+        let hex = |octets: &[u8]| data_encoding::HEXLOWER.encode(octets);
+        return Finding::new(Reason::BindingMismatch, "report.report_data", hex(&expected.0), hex(&found.0)).refuse();
+    }
+    warnings.push("the certificate this evidence speaks for was not given: verify the certificate to judge its key, names and age".to_owned());
+    Ok(())
+}
+
+/// What an accepting verdict leaves open.
+fn warn_of(appraisal: &Appraisal, policy: &Loaded, endorsements: &Endorsements, warnings: &mut Vec<String>) {
+    if policy.path.is_none() {
+        warnings.push("genuineness only: nothing was pinned, any code on any genuine machine passes; give --policy to judge what runs".to_owned());
+    }
+    if !appraisal.revocation_checked() {
+        let list = endorsements.iter().any(|endorsement| endorsement.media_type == "application/pkix-crl");
+        let why = if list { "the revocation list at hand is not current or not the root's" } else { "no revocation list was given" };
+        warnings.push(format!("revocation was not checked: {why}; add the vendor's current list (crl.der) to the files"));
+    }
+    if appraisal.origin() == Origin::Simulator {
+        warnings.push("SIMULATED evidence, accepted because the policy names the simulator in insecure_roots: anybody can forge it".to_owned());
+    }
+    for finding in appraisal.observed() {
+        warnings.push(format!("observe mode let pass: {finding}"));
+    }
+    if !policy.appraiser.policy.insecure.is_empty() {
+        warnings.push(format!("weakened by the policy: {}", policy.appraiser.policy.insecure.join(", ")));
+    }
+}

@@ -1,0 +1,43 @@
+//! Evidence into a folder, in the shape that `verify` reads.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+
+use crate::evidence::{Endorsements, Evidence};
+use crate::platform;
+
+/// Writes the evidence and each endorsement under its short name. The folder is made when it is not there; one with
+/// files in it is left alone, so that pieces of different evidence never mix. Returns the names written.
+///
+/// # Errors
+/// A folder with files in it, evidence of no known platform, or what the system says.
+pub(super) fn save(folder: &Path, evidence: &Evidence, endorsements: &Endorsements) -> anyhow::Result<Vec<String>> {
+    let shown = folder.display();
+    let platform = platform::by_media_type(&evidence.media_type).with_context(|| format!("evidence of an unknown kind, {}", evidence.media_type))?;
+    fs::create_dir_all(folder).with_context(|| shown.to_string())?;
+    if fs::read_dir(folder).with_context(|| shown.to_string())?.next().is_some() {
+        bail!("{shown} is not empty: name a new folder, so that pieces of different evidence do not mix");
+    }
+    let mut written = vec![platform.saved.evidence.to_owned()];
+    write(&folder.join(platform.saved.evidence), &evidence.bytes)?;
+    for endorsement in endorsements.iter() {
+        // Names come from a peer where evidence is saved from a connection: only known ones become files.
+        if !platform.saved.endorsements.contains(&endorsement.name.as_str()) {
+            continue;
+        }
+        let name = format!("{}.der", endorsement.name);
+        if !written.contains(&name) {
+            write(&folder.join(&name), &endorsement.bytes)?;
+            written.push(name);
+        }
+    }
+    Ok(written)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let file = OpenOptions::new().write(true).create_new(true).open(path);
+    file.and_then(|mut file| file.write_all(bytes)).with_context(|| path.display().to_string())
+}
