@@ -197,7 +197,7 @@ impl Failure {
     const fn fix(&self) -> &'static str {
         match self {
             Self::NotTheDevice | Self::Errno(Errno::NOTTY) => {
-                "this is not the sev-guest device, or its driver has given up its key after a failed exchange: check identity.device, then restart the guest"
+                "this is not the sev-guest device, or its driver has given up its key after a failed exchange: check its path, then restart the guest"
             }
             Self::Errno(Errno::NOENT | Errno::NXIO | Errno::NODEV) => "load the driver (modprobe sev-guest); it works only inside an SEV-SNP guest",
             Self::Errno(Errno::ACCESS | Errno::PERM) => "run as root, or give this process the device (a group, or the device rule of its container)",
