@@ -12,7 +12,7 @@ use portcullis::evidence::binding::{BindingClaims, Kind};
 use portcullis::evidence::cbor::Reader;
 use portcullis::evidence::cmw::{Auxiliary, Collection};
 use portcullis::evidence::leaf::Leaf;
-use portcullis::evidence::snp::{MEDIA_TYPE, Product, REPORT_SIZE, Report, Vek};
+use portcullis::evidence::snp::{MEDIA_TYPE, Product, REPORT_SIZE, Report, Vek, table};
 use portcullis::evidence::{Endorsement, Endorsements, Evidence, KeyDigest, ReportData, Timestamp};
 use portcullis::platform;
 use portcullis::policy::AppraisalPolicy;
@@ -51,6 +51,7 @@ pub(crate) const PARSERS: &[Parser] = &[
     Parser { name: "snp_authenticate", feed: snp_authenticate, seeds: snp_authenticate_seeds },
     Parser { name: "snp_certificate", feed: snp_certificate, seeds: snp_certificate_seeds },
     Parser { name: "snp_report", feed: snp_report, seeds: snp_report_seeds },
+    Parser { name: "snp_table", feed: snp_table, seeds: snp_table_seeds },
 ];
 
 /// The binding claims.
@@ -293,4 +294,18 @@ fn snp_report_seeds() -> Vec<Vec<u8>> {
 
 fn forge(product: Product) -> Forge {
     Forge::new(product, 1, NOW)
+}
+
+/// The certificate table of a host.
+pub(crate) fn snp_table(data: &[u8]) -> bool {
+    let Ok(entries) = table::parse(data) else { return false };
+    let behind = data.len().saturating_sub(24 * (entries.len() + 1));
+    assert!(entries.iter().all(|entry| entry.bytes.len() <= behind), "an entry reaches into the table");
+    true
+}
+
+fn snp_table_seeds() -> Vec<Vec<u8>> {
+    let vcek = 0x63da_758d_e664_4564_adc5_f4b9_3be8_accd_u128;
+    let one = [vcek.to_be_bytes().as_slice(), &48_u32.to_le_bytes(), &3_u32.to_le_bytes(), &[0; 24], b"der"].concat();
+    vec![Vec::new(), vec![0; 4096], one]
 }
