@@ -55,7 +55,7 @@ pub(super) fn judge(subject: Subject, policy: &Loaded, now: Timestamp) -> Judged
         let denied = Finding::new(Reason::EvidenceUnsupported, "tee.type", known.join(", "), at_hand.evidence.media_type).into();
         return Judged { name, verdict: Err(denied), platform: None, claims: None, warnings, ignored };
     };
-    let verdict = at_hand.judge(platform, &policy.appraiser, now, &mut warnings);
+    let verdict = at_hand.judge(platform, &policy.appraiser, now, &mut warnings).map_err(|denied| advised(denied, policy, &name));
     let claims = match &verdict {
         Ok(appraisal) => Some(appraisal.claims().clone()),
         Err(_) => platform.verifier.read(&at_hand.evidence, &at_hand.endorsements).ok(),
@@ -64,6 +64,21 @@ pub(super) fn judge(subject: Subject, policy: &Loaded, now: Timestamp) -> Judged
         warn_of(appraisal, policy, &at_hand.endorsements, &mut warnings);
     }
     Judged { name, verdict, platform: Some(platform), claims, warnings, ignored }
+}
+
+/// The refusal with the commands that a person would type next.
+fn advised(denied: Denied, policy: &Loaded, name: &str) -> Denied {
+    let Some(path) = &policy.path else { return denied };
+    let advised = denied.findings().cloned().map(|finding| {
+        if finding.reason != Reason::MeasurementUnknown || !finding.fix.is_empty() {
+            return finding;
+        }
+        finding.fix(format!(
+            "new release? portcullis policy add {} --id NAME --from {name}\nnot yours? this host runs other code than you trust: do not add it",
+            path.display()
+        ))
+    });
+    Denied::from_findings(advised.collect()).unwrap_or(denied)
 }
 
 /// Evidence taken out of what it came in.
