@@ -65,11 +65,9 @@ pub(super) fn subjects(paths: &[impl AsRef<Path>]) -> anyhow::Result<Vec<Subject
         let read = if path.is_dir() { folder(path, &mut subjects, &mut loose) } else { loose.file(path, shown(path)) };
         problems.extend(read.err().map(|error| format!("error: {error:#}")));
     }
+    problems.extend(loose.ignored.iter().map(|name| format!("error: {name} is nothing this program reads: {KNOWN}")));
     if !problems.is_empty() {
         return Err(Rendered(problems.join("\n")).into());
-    }
-    if let Some(name) = loose.ignored.first() {
-        bail!("{name} is nothing this program reads: {KNOWN}");
     }
     if loose.evidence.is_empty() {
         if let Some(endorsement) = loose.endorsements.iter().next().filter(|_| subjects.is_empty()) {

@@ -1,8 +1,8 @@
 //! The built program as a process, in a folder of its own, with an environment that does not change.
 
-use std::ffi::OsStr;
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
+use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
