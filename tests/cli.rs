@@ -4,6 +4,12 @@
 #[path = "support/program.rs"]
 mod program;
 
+use portcullis::attester::simulator::Forge;
+use portcullis::evidence::binding::{self, BindingClaims, Kind};
+use portcullis::evidence::cmw::Collection;
+use portcullis::evidence::snp::Product;
+use portcullis::evidence::{KeyDigest, Timestamp};
+use portcullis::tls::certificate::{Statement, issue};
 use program::{AT, Desk, vectors};
 
 /// A laboratory: a policy that trusts the simulator and accepts the guest of the folder `guest`.
@@ -121,11 +127,6 @@ fn several_subjects_end_as_the_worst_of_them() {
 fn evidence_is_found_in_files_of_any_name_in_pem_and_on_stdin() {
     let desk = laboratory();
     let der = |name: &str| std::fs::read(desk.path("guest").join(name)).unwrap();
-    let pem = |label: &str, der: &[u8]| {
-        let text = data_encoding::BASE64.encode(der);
-        let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
-        format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
-    };
     desk.write("a", der("report.bin"));
     desk.write("chain", pem("CERTIFICATE", &der("vcek.der")) + &pem("CERTIFICATE", &der("ask.der")) + &pem("CERTIFICATE", &der("ark.der")));
     desk.write("list", pem("X509 CRL", &der("crl.der")));
@@ -136,6 +137,67 @@ fn evidence_is_found_in_files_of_any_name_in_pem_and_on_stdin() {
     std::fs::create_dir(desk.path("endorsements")).unwrap();
     desk.write("endorsements/anything", desk.text("chain") + &desk.text("list"));
     assert_eq!(desk.run(&format!("verify a endorsements --policy lab.json --at {AT}")).code, 0, "a folder of endorsements helps the file beside it");
+}
+
+/// A certificate with simulated evidence bound to its key, as a server would show it; the collection in it.
+fn certificate(names: &[&str], said: &[&str]) -> (Vec<u8>, Collection) {
+    let now = Timestamp::parse(AT).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let claims = BindingClaims {
+        kind: Kind::Certificate { issued: now, expires: now.plus(3600), names: owned(said) },
+        spki: KeyDigest::of_spki(&rcgen::PublicKeyData::subject_public_key_info(&key)),
+        instance: vec![1; 16],
+        aux: std::collections::BTreeMap::new(),
+        epoch: None,
+        hpke: None,
+    };
+    let bind = claims.encode();
+    let quote = Forge::new(Product::Genoa, 1, now).quote(&binding::certificate_report_data(&bind));
+    let collection = Collection { tee: quote.evidence, bind, endorsements: quote.endorsements, auxiliary: Vec::new() };
+    let names = owned(names);
+    let statement = Statement { names: &names, not_before: now.minus(300), not_after: now.plus(3600), evidence: &collection };
+    (issue(&key, &statement).unwrap().to_vec(), collection)
+}
+
+#[test]
+fn evidence_in_a_certificate_is_judged_with_its_key_names_and_age() {
+    let desk = laboratory();
+    let (leaf, collection) = certificate(&["app.example"], &["app.example"]);
+    desk.write("leaf.der", &leaf);
+    desk.write("leaf.pem", pem("CERTIFICATE", &leaf));
+    desk.write("renamed.der", certificate(&["evil.example"], &["app.example"]).0);
+    desk.write("collection.cbor", collection.encode());
+    desk.write("mixed.cbor", Collection { bind: certificate(&["b.example"], &["b.example"]).1.bind, ..collection.clone() }.encode());
+    desk.write("torn.cbor", &collection.encode()[..200]);
+    let bare = rcgen::CertificateParams::new(vec!["app.example".to_owned()]).unwrap().self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    desk.write("bare.pem", bare.pem());
+    for (file, at, code, reason) in [
+        ("leaf.der", AT, 0, None),
+        ("leaf.pem", AT, 0, None),
+        ("leaf.der", "2026-12-01T02:00:00Z", 1, Some("certificate_invalid")),
+        ("leaf.der", "2026-11-30T23:50:00Z", 1, Some("certificate_invalid")),
+        ("leaf.der", "2026-12-01T01:01:00Z", 1, Some("evidence_stale")),
+        ("renamed.der", AT, 1, Some("name_mismatch")),
+        ("collection.cbor", AT, 0, None),
+        ("mixed.cbor", AT, 1, Some("binding_mismatch")),
+        ("torn.cbor", AT, 1, Some("evidence_malformed")),
+        ("bare.pem", AT, 1, Some("evidence_unsupported")),
+    ] {
+        let run = desk.run(&format!("verify {file} --policy lab.json --at {at} --json"));
+        assert_eq!((run.code, run.json()["reason"].as_str()), (code, reason), "{file} at {at}: {}", run.shown());
+    }
+    let shown = desk.run("inspect leaf.pem --json").json();
+    assert_eq!(shown["is"], "a certificate with evidence");
+    assert_eq!(shown["fields"]["binding"]["names"][0], "app.example");
+    assert!(shown["fields"]["end/vcek"]["subject"].as_str().unwrap().ends_with("CN=SEV-VCEK"), "{shown}");
+    assert_eq!(desk.run(&format!("policy add lab.json --id again --from leaf.pem --yes --at {AT}")).code, 0);
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = data_encoding::BASE64.encode(der);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
 #[test]

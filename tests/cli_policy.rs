@@ -113,6 +113,6 @@ fn lint_reports_everything_at_once_and_ends_with_2_for_errors_alone() {
         both.json().as_array().unwrap().iter().map(|file| (file["errors"].as_array().unwrap().len(), file["warnings"].as_array().unwrap().len())).collect();
     assert_eq!(counts, [(0, 6), (3, 0)], "{}", both.shown());
     for words in ["policy lint absent.json", "policy lint .", "policy explain bad.json"] {
-        assert_eq!(desk.run(&format!("{words}")).code, 2, "{words}");
+        assert_eq!(desk.run(words).code, 2, "{words}");
     }
 }

@@ -67,7 +67,7 @@ pub(super) fn judge(subject: Subject, policy: &Loaded, now: Timestamp) -> Judged
 }
 
 /// The refusal with the commands that a person would type next.
-fn advised(denied: Denied, policy: &Loaded, name: &str) -> Denied {
+pub(super) fn advised(denied: Denied, policy: &Loaded, name: &str) -> Denied {
     let Some(path) = &policy.path else { return denied };
     let advised = denied.findings().cloned().map(|finding| {
         if finding.reason != Reason::MeasurementUnknown || !finding.fix.is_empty() {
@@ -166,6 +166,12 @@ fn warn_of(appraisal: &Appraisal, policy: &Loaded, endorsements: &Endorsements, 
         let why = if list { "the revocation list at hand is not current or not the root's" } else { "no revocation list was given" };
         warnings.push(format!("revocation was not checked: {why}; add the vendor's current list (crl.der) to the files"));
     }
+    warnings.extend(standing(appraisal, policy));
+}
+
+/// What an acceptance rests on that nobody should rest on for long.
+pub(super) fn standing(appraisal: &Appraisal, policy: &Loaded) -> Vec<String> {
+    let mut warnings = Vec::new();
     if appraisal.origin() == Origin::Simulator {
         warnings.push("SIMULATED evidence, accepted because the policy names the simulator in insecure_roots: anybody can forge it".to_owned());
     }
@@ -175,4 +181,5 @@ fn warn_of(appraisal: &Appraisal, policy: &Loaded, endorsements: &Endorsements, 
     if !policy.appraiser.policy.insecure.is_empty() {
         warnings.push(format!("weakened by the policy: {}", policy.appraiser.policy.insecure.join(", ")));
     }
+    warnings
 }
