@@ -60,11 +60,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// A way to evidence and what stands in it.
-type Obstacle = (&'static str, Unavailable);
+/// A way that was tried, by its name, and what stands in its way.
+type Tried = (&'static str, Unavailable);
 
 /// The first way that works, and what stood in the way of those before it.
-fn first(ways: impl Iterator<Item = Detected>) -> (Option<Box<dyn Attester>>, Vec<Obstacle>) {
+fn first(ways: impl Iterator<Item = Detected>) -> (Option<Box<dyn Attester>>, Vec<Tried>) {
     let mut tried = Vec::new();
     for way in ways {
         match way.outcome {
@@ -75,7 +75,7 @@ fn first(ways: impl Iterator<Item = Detected>) -> (Option<Box<dyn Attester>>, Ve
     (None, tried)
 }
 
-fn none(args: &Args, tried: &[(&'static str, Unavailable)]) -> anyhow::Result<Outcome> {
+fn none(args: &Args, tried: &[Tried]) -> anyhow::Result<Outcome> {
     if args.json {
         let tried: Vec<Value> = tried
             .iter()

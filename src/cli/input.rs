@@ -62,14 +62,12 @@ pub(super) enum Piece {
 pub(super) fn subjects(paths: &[impl AsRef<Path>]) -> anyhow::Result<Vec<Subject>> {
     let (mut subjects, mut loose, mut problems) = (Vec::new(), Heap::default(), Vec::new());
     for path in paths.iter().map(AsRef::as_ref) {
-        let read = if path.is_dir() { folder(path, &mut subjects, &mut loose) } else { loose.file(path, path.display().to_string()) };
+        let read = if path.is_dir() { folder(path, &mut subjects, &mut loose) } else { loose.file(path, shown(path)) };
         problems.extend(read.err().map(|error| format!("error: {error:#}")));
     }
+    problems.extend(loose.ignored.iter().map(|name| format!("error: {name} is nothing this program reads: {KNOWN}")));
     if !problems.is_empty() {
         return Err(Rendered(problems.join("\n")).into());
-    }
-    if let Some(name) = loose.ignored.first() {
-        bail!("{name} is nothing this program reads: {KNOWN}");
     }
     if loose.evidence.is_empty() {
         if let Some(endorsement) = loose.endorsements.iter().next().filter(|_| subjects.is_empty()) {
@@ -104,6 +102,11 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
         bail!("{} is a folder", path.display());
     }
     bounded(file).with_context(name)
+}
+
+/// How messages call a file.
+fn shown(path: &Path) -> String {
+    if path == Path::new("-") { "<stdin>".to_owned() } else { path.display().to_string() }
 }
 
 fn bounded(source: impl io::Read) -> anyhow::Result<Vec<u8>> {

@@ -55,7 +55,7 @@ pub(super) fn judge(subject: Subject, policy: &Loaded, now: Timestamp) -> Judged
         let denied = Finding::new(Reason::EvidenceUnsupported, "tee.type", known.join(", "), at_hand.evidence.media_type).into();
         return Judged { name, verdict: Err(denied), platform: None, claims: None, warnings, ignored };
     };
-    let verdict = at_hand.judge(platform, &policy.appraiser, now, &mut warnings);
+    let verdict = at_hand.judge(platform, &policy.appraiser, now, &mut warnings).map_err(|denied| advised(denied, policy, &name));
     let claims = match &verdict {
         Ok(appraisal) => Some(appraisal.claims().clone()),
         Err(_) => platform.verifier.read(&at_hand.evidence, &at_hand.endorsements).ok(),
@@ -64,6 +64,21 @@ pub(super) fn judge(subject: Subject, policy: &Loaded, now: Timestamp) -> Judged
         warn_of(appraisal, policy, &at_hand.endorsements, &mut warnings);
     }
     Judged { name, verdict, platform: Some(platform), claims, warnings, ignored }
+}
+
+/// The refusal with the commands that a person would type next.
+pub(super) fn advised(denied: Denied, policy: &Loaded, name: &str) -> Denied {
+    let Some(path) = &policy.path else { return denied };
+    let advised = denied.findings().cloned().map(|finding| {
+        if finding.reason != Reason::MeasurementUnknown || !finding.fix.is_empty() {
+            return finding;
+        }
+        finding.fix(format!(
+            "new release? portcullis policy add {} --id NAME --from {name}\nnot yours? this host runs other code than you trust: do not add it",
+            path.display()
+        ))
+    });
+    Denied::from_findings(advised.collect()).unwrap_or(denied)
 }
 
 /// Evidence taken out of what it came in.
@@ -151,6 +166,12 @@ fn warn_of(appraisal: &Appraisal, policy: &Loaded, endorsements: &Endorsements, 
         let why = if list { "the revocation list at hand is not current or not the root's" } else { "no revocation list was given" };
         warnings.push(format!("revocation was not checked: {why}; add the vendor's current list (crl.der) to the files"));
     }
+    warnings.extend(standing(appraisal, policy));
+}
+
+/// What an acceptance rests on that nobody should rest on for long.
+pub(super) fn standing(appraisal: &Appraisal, policy: &Loaded) -> Vec<String> {
+    let mut warnings = Vec::new();
     if appraisal.origin() == Origin::Simulator {
         warnings.push("SIMULATED evidence, accepted because the policy names the simulator in insecure_roots: anybody can forge it".to_owned());
     }
@@ -160,4 +181,5 @@ fn warn_of(appraisal: &Appraisal, policy: &Loaded, endorsements: &Endorsements, 
     if !policy.appraiser.policy.insecure.is_empty() {
         warnings.push(format!("weakened by the policy: {}", policy.appraiser.policy.insecure.join(", ")));
     }
+    warnings
 }

@@ -153,13 +153,19 @@ pub(super) fn value(text: &str, detail: Detail, marks: Marks) -> String {
 
 /// Every finding as text, in the shape that people know from all subcommands.
 pub(super) fn findings<'a>(findings: impl Iterator<Item = &'a Finding>, detail: Detail, marks: Marks) -> String {
-    let mut out = String::new();
+    let (mut out, mut before) = (String::new(), "");
     for finding in findings {
         let _ = writeln!(out, "  {BAD}{}{BAD:#}", finding.reason);
         for (name, text) in [("field", finding.field.as_ref()), ("expected", &finding.expected), ("found", &finding.found)] {
             row(&mut out, name, &value(text, detail, marks));
         }
-        for (index, line) in advice(finding).lines().enumerate() {
+        let advice = advice(finding);
+        if advice == before {
+            row(&mut out, "fix", "as above");
+            continue;
+        }
+        before = advice;
+        for (index, line) in advice.lines().enumerate() {
             row(&mut out, if index == 0 { "fix" } else { "" }, &value(line, Detail::Whole, marks));
         }
     }

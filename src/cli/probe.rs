@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rustls::pki_types::ServerName;
 
-use super::judging::{Judged, moment};
+use super::judging::{Judged, advised, moment, standing};
 use super::output::{self, Detail, Marks};
 use super::policy::{self, Loaded};
 use super::{Outcome, verify};
@@ -47,20 +47,25 @@ const CONNECT: Duration = Duration::from_secs(10);
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let loaded = args.policy.as_deref().map_or_else(|| Ok(Loaded::genuine()), policy::load)?;
-    let (host, _) = crate::config::host_and_port(&args.address).map_err(|why| anyhow::anyhow!("{}: {why}", args.address))?;
-    let name = args.sni.clone().unwrap_or(host);
-    let name = ServerName::try_from(name.clone()).ok().with_context(|| format!("{name} is neither a DNS name nor an address"))?;
     let now = moment(None)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     let tier = if args.freshness == "certificate" { Tier::Certificate } else { Tier::Session };
-    let verdict = runtime.block_on(ask(&args.address, name, tier, &loaded))?;
-    let judged = judged(args, verdict);
+    let judged = connected(&args.address, args.sni.as_deref(), tier, &loaded)?;
     if args.json {
         output::show_json(&verify::single(&judged, &loaded, now))?;
     } else {
         output::show(&verify::text(&judged, &loaded, now, Detail::of(args.verbose), Marks::here()))?;
     }
     Ok(verify::outcome(&judged))
+}
+
+/// Judges the server at an address, over a connection that is closed again.
+pub(super) fn connected(address: &str, sni: Option<&str>, tier: Tier, loaded: &Loaded) -> anyhow::Result<Judged> {
+    let (host, _) = crate::config::host_and_port(address).map_err(|why| anyhow::anyhow!("{address}: {why}"))?;
+    let name = sni.map_or(host, str::to_owned);
+    let name = ServerName::try_from(name.clone()).ok().with_context(|| format!("{name} is neither a DNS name nor an address"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    let verdict = runtime.block_on(ask(address, name, tier, loaded))?;
+    Ok(judged(address, loaded, verdict))
 }
 
 async fn ask(address: &str, server_name: ServerName<'static>, tier: Tier, loaded: &Loaded) -> anyhow::Result<Result<Arc<AttestationResult>, Denied>> {
@@ -79,10 +84,10 @@ async fn ask(address: &str, server_name: ServerName<'static>, tier: Tier, loaded
     Ok(proxy::ask(&side, socket, &Clock::system(), &metrics).await)
 }
 
-fn judged(args: &Args, verdict: Result<Arc<AttestationResult>, Denied>) -> Judged {
-    let verdict = verdict.map(|result| result.appraisal().clone());
+fn judged(address: &str, loaded: &Loaded, verdict: Result<Arc<AttestationResult>, Denied>) -> Judged {
+    let verdict = verdict.map(|result| result.appraisal().clone()).map_err(|denied| advised(denied, loaded, address));
     let mut warnings = Vec::new();
-    if args.policy.is_none() && verdict.is_ok() {
+    if loaded.path.is_none() && verdict.is_ok() {
         warnings.push("genuine only: no --policy was given, so nothing was pinned; this does not say that it is yours".to_owned());
     }
     if let Ok(appraisal) = &verdict
@@ -90,7 +95,8 @@ fn judged(args: &Args, verdict: Result<Arc<AttestationResult>, Denied>) -> Judge
     {
         warnings.push("revocation was not checked: no current revocation list was at hand".to_owned());
     }
+    warnings.extend(verdict.iter().flat_map(|appraisal| standing(appraisal, loaded)));
     let platform = verdict.as_ref().ok().and_then(|appraisal| platform::by_name(appraisal.platform()));
     let claims = verdict.as_ref().ok().map(|appraisal| appraisal.claims().clone());
-    Judged { name: args.address.clone(), verdict, platform, claims, warnings, ignored: Vec::new() }
+    Judged { name: address.to_owned(), verdict, platform, claims, warnings, ignored: Vec::new() }
 }

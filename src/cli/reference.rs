@@ -33,7 +33,7 @@ fn arguments(out: &mut String, command: &Command) {
     let own = |arg: &&Arg| !arg.is_hide_set() && !arg.is_global_set() && !["help", "version"].contains(&arg.get_id().as_str());
     let mut rows = String::new();
     for arg in command.get_arguments().filter(own) {
-        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        let help = arg.get_help().map(|help| format!("{help}.")).unwrap_or_default();
         let values: Vec<_> = arg.get_possible_values().iter().filter(|_| arg.get_action().takes_values()).map(|value| value.get_name().to_owned()).collect();
         let values = if values.is_empty() { String::new() } else { format!(" One of {}.", values.join(", ")) };
         let default: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();

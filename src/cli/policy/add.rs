@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead as _, IsTerminal as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
@@ -11,9 +11,10 @@ use super::draft::Draft;
 use super::{Loaded, edit, lint, load, told};
 use crate::cli::judging::{Judged, judge, moment};
 use crate::cli::output::{self, BAD, Detail, GOOD, Marks, Rendered, WARN, show};
-use crate::cli::{Outcome, input, verify};
+use crate::cli::{Outcome, input, probe, verify};
 use crate::evidence::Timestamp;
 use crate::policy::{Revocation, Vocabulary};
+use crate::tls::Tier;
 use crate::verify::roots::Origin;
 
 /// Show what a piece of evidence would have you trust, and on a yes add it as an entry.
@@ -26,8 +27,8 @@ pub(super) struct Args {
     /// The entry's name in logs, metrics and rules.
     #[arg(long)]
     id: String,
-    /// Evidence to take the values from: what `verify` reads.
-    #[arg(long, value_name = "FILE|DIR")]
+    /// Evidence to take the values from: what `verify` reads, or a server to ask as `probe` does.
+    #[arg(long, value_name = "FILE|DIR|HOST:PORT")]
     from: PathBuf,
     /// Pin this key of the policy too, such as host_data, chip_id or min_tcb; may be repeated.
     #[arg(long, value_name = "KEY")]
@@ -51,10 +52,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let now = moment(args.at.as_deref())?;
     let marks = Marks::here();
     let genuine = Loaded::genuine_under(policy.appraiser.policy.roots);
-    let judged = judge(only_subject(&args.from)?, &genuine, now);
+    let judged = source(args, &genuine, now)?;
     let (Ok(appraisal), Some(platform), Some(claims)) = (&judged.verdict, judged.platform, &judged.claims) else {
         show(&verify::text(&judged, &genuine, now, Detail::Short, marks))?;
-        output::note("not genuine: nothing was added");
+        output::note("nothing was added: this is not known to be genuine");
         return Ok(verify::outcome(&judged));
     };
     let vocabulary = platform.verifier.vocabulary();
@@ -64,7 +65,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
         let told = told(&args.file, &text, &problems);
         Rendered(format!("{told}\nnothing was added: with this entry the policy would have errors (see --insecure and --pin)"))
     })?;
-    let again = judge(only_subject(&args.from)?, &by_new_entry(extended, &args.id), now);
+    let again = source(args, &by_new_entry(extended, &args.id), now)?;
     if again.verdict.is_err() {
         return refused_by_itself(&again, &genuine, vocabulary, now, marks);
     }
@@ -78,14 +79,18 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     lint::one(&args.file, now, marks)
 }
 
-fn only_subject(from: &Path) -> anyhow::Result<input::Subject> {
-    let shown = from.display().to_string();
-    if !from.exists() && shown.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
-        bail!("--from takes files: `portcullis probe {shown} --save DIR` saves what a host shows, then use --from DIR");
+/// What a policy makes of the evidence that the entry is to come from.
+fn source(args: &Args, policy: &Loaded, now: Timestamp) -> anyhow::Result<Judged> {
+    let shown = args.from.display().to_string();
+    if !args.from.exists() && crate::config::host_and_port(&shown).is_ok() {
+        if args.at.is_some() {
+            bail!("--at is for saved evidence: a server is judged by its connection, now");
+        }
+        return probe::connected(&shown, None, Tier::Session, policy);
     }
-    let mut subjects = input::subjects(&[from])?;
+    let mut subjects = input::subjects(&[&args.from])?;
     match (subjects.pop(), subjects.len()) {
-        (Some(subject), 0) => Ok(subject),
+        (Some(subject), 0) => Ok(judge(subject, policy, now)),
         (_, more) => bail!("{shown} holds {} pieces of evidence: name one", more + 1),
     }
 }

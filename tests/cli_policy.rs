@@ -1,0 +1,118 @@
+//! `portcullis policy`: files that are begun, extended, checked and read back, and never harmed.
+#![cfg(feature = "simulator")]
+
+#[path = "support/program.rs"]
+mod program;
+
+use program::{AT, Desk};
+
+fn simulated() -> Desk {
+    let desk = Desk::new();
+    assert_eq!(desk.run(&format!("simulate guest --at {AT}")).code, 0);
+    desk
+}
+
+#[test]
+fn a_new_policy_refuses_everyone_until_something_is_added() {
+    let desk = simulated();
+    assert_eq!(desk.run("policy init lab.json --insecure-simulator").code, 0);
+    insta::assert_snapshot!("init", desk.text("lab.json"));
+    insta::assert_snapshot!("init-lint", desk.run(&format!("policy lint lab.json --at {AT}")).shown());
+    let run = desk.run(&format!("verify guest --policy lab.json --at {AT} --json"));
+    assert_eq!((run.code, run.json()["reason"].as_str()), (1, Some("platform_not_allowed")));
+    let again = desk.run("policy init lab.json");
+    assert_eq!(again.code, 2, "{}", again.shown());
+    insta::assert_snapshot!("add", desk.run(&format!("policy add lab.json --id one --from guest --yes --at {AT} --pin min_tcb --pin chip_id")).shown());
+    insta::assert_snapshot!("explain", desk.run("policy explain lab.json").shown());
+    assert_eq!(desk.run(&format!("verify guest --policy lab.json --at {AT}")).code, 0);
+}
+
+#[test]
+fn adding_changes_nothing_else_in_the_file() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let desk = simulated();
+    let before = "{ \"version\":1,\r\n\t\"name\" : \"mine\",\n  \"accept\": [\n      { \"id\": \"old\", \"tee\": \"sev-snp\", \"measurement\": \"MEASUREMENT\" }\n  ]   ,\n\n\"insecure_roots\":[\"simulator\"] }";
+    let before = before.replace("MEASUREMENT", &"1b".repeat(48));
+    desk.write("target.json", &before);
+    std::fs::set_permissions(desk.path("target.json"), std::fs::Permissions::from_mode(0o640)).unwrap();
+    std::os::unix::fs::symlink("target.json", desk.path("link.json")).unwrap();
+    let added = desk.run(&format!("policy add link.json --id new --from guest --yes --at {AT} --note by-hand"));
+    assert_eq!(added.code, 0, "{}", added.shown());
+    let after = desk.text("target.json");
+    let (front, behind) = before.split_once(" }\n  ]").map(|(front, behind)| (format!("{front} }}"), format!("\n  ]{behind}"))).unwrap();
+    assert!(after.starts_with(&front) && after.ends_with(&behind), "{after}");
+    assert_eq!(std::fs::metadata(desk.path("target.json")).unwrap().permissions().mode() & 0o777, 0o640);
+    assert!(desk.path("link.json").is_symlink(), "the link stays a link");
+    assert_eq!(std::fs::read_dir(desk.path("")).unwrap().count(), 3, "nothing is left beside");
+}
+
+#[test]
+fn what_is_not_agreed_to_or_not_genuine_is_not_added() {
+    let desk = simulated();
+    desk.run("policy init lab.json --insecure-simulator");
+    desk.run("policy init strict.json");
+    desk.run(&format!("simulate debugged --debug --at {AT}"));
+    desk.run(&format!("simulate old --product milan --at {AT}"));
+    let (lab, strict) = (desk.text("lab.json"), desk.text("strict.json"));
+    for (words, code) in [
+        ("policy add lab.json --id one --from guest", 2),
+        ("policy add lab.json --id one --from debugged --yes", 1),
+        ("policy add lab.json --id one --from old --yes", 2),
+        ("policy add lab.json --id spaces! --from guest --yes", 2),
+        ("policy add lab.json --id one --from guest --yes --pin mesurement", 2),
+        ("policy add lab.json --id one --from guest --yes --pin guest_policy", 2),
+        ("policy add lab.json --id one --from guest --yes --insecure insecure_nonsense", 2),
+        ("policy add lab.json --id one --from localhost:8443 --yes", 2),
+        ("policy add strict.json --id one --from guest --yes", 1),
+        ("policy add absent.json --id one --from guest --yes", 2),
+    ] {
+        let run = desk.run(&format!("{words} --at {AT}"));
+        assert_eq!(run.code, code, "{words}: {}", run.shown());
+    }
+    assert_eq!((desk.text("lab.json"), desk.text("strict.json")), (lab, strict));
+}
+
+#[test]
+fn insecure_keys_are_written_out_and_the_evidence_then_fits() {
+    let desk = simulated();
+    desk.run("policy init lab.json --insecure-simulator");
+    desk.run(&format!("simulate old --product milan --at {AT}"));
+    let mut add: Vec<String> = format!("policy add lab.json --id old --from old --yes --at {AT} --insecure").split(' ').map(str::to_owned).collect();
+    add.push("insecure_allow_milan=a laboratory".to_owned());
+    let added = desk.run_words(&add, &[], None);
+    assert_eq!(added.code, 0, "{}", added.shown());
+    assert_eq!(desk.run(&format!("verify old --policy lab.json --at {AT}")).code, 0);
+    let cloud = desk.run(&format!("simulate cloud --vlek cloud.example --at {AT}"));
+    assert_eq!(cloud.code, 0);
+    assert_eq!(desk.run(&format!("policy add lab.json --id cloud --from cloud --yes --at {AT}")).code, 0);
+    assert_eq!(desk.run(&format!("verify cloud --policy lab.json --at {AT} --json")).json()["entry"], "cloud");
+    assert_eq!(desk.run(&format!("verify guest --policy lab.json --at {AT}")).code, 1, "the cloud's key, not the chip's, and its name are pinned");
+    insta::assert_snapshot!("insecure-lint", desk.run(&format!("policy lint lab.json --at {AT}")).shown());
+}
+
+#[test]
+fn lint_reports_everything_at_once_and_ends_with_2_for_errors_alone() {
+    let desk = Desk::new();
+    let measurement = "1b".repeat(48);
+    desk.write("bad.json", format!("{{ \"version\": 1, \"name\": \"p\",\n  \"acept\": [],\n  \"accept\": [ {{ \"id\": \"a b\", \"tee\": \"sev-snp\", \"measurement\": \"{measurement}\",\n    \"vmpl\": \"0\" }} ] }}\n"));
+    insta::assert_snapshot!("lint-errors", desk.run(&format!("policy lint bad.json --at {AT}")).shown());
+    let entry = |id: &str, more: &str| format!("{{ \"id\": \"{id}\", \"tee\": \"sev-snp\", \"measurement\": \"{measurement}\"{more} }}");
+    desk.write(
+        "odd.json",
+        format!(
+            "{{ \"version\": 1, \"name\": \"p\", \"expires\": \"2026-11-01T00:00:00Z\",\n  \"accept\": [\n    {},\n    {},\n    {}\n  ],\n  \"deny\": [ {{ \"measurement\": \"{measurement}\", \"reason\": \"withdrawn\" }} ] }}\n",
+            entry("a", ""),
+            entry("b", ""),
+            entry("c", ", \"not_after\": \"2026-11-01T00:00:00Z\", \"insecure_allow_debug\": true")
+        ),
+    );
+    insta::assert_snapshot!("lint-warnings", desk.run(&format!("policy lint odd.json --at {AT}")).shown());
+    let both = desk.run(&format!("policy lint odd.json bad.json --json --at {AT}"));
+    assert_eq!(both.code, 2);
+    let counts: Vec<_> =
+        both.json().as_array().unwrap().iter().map(|file| (file["errors"].as_array().unwrap().len(), file["warnings"].as_array().unwrap().len())).collect();
+    assert_eq!(counts, [(0, 6), (3, 0)], "{}", both.shown());
+    for words in ["policy lint absent.json", "policy lint .", "policy explain bad.json"] {
+        assert_eq!(desk.run(words).code, 2, "{words}");
+    }
+}
