@@ -62,7 +62,9 @@ const ROOMS: &[Room] = &[
 
 /// Where a platform may be named, by path prefix, and why.
 const PLATFORM_PLACES: &[(&str, &str)] = &[
+    ("app/attester.rs", "starts the simulator, which is of one platform"),
     ("attester/", "evidence is made here, one file per platform and the simulator"),
+    ("cli/demo.rs", "shows the simulator"),
     ("config/identity.rs", "the settings of the simulator, which is of one platform"),
     ("config/schema.rs", "their documentation, and that of the files an operator staples"),
     ("cli/simulate.rs", "what a forger of the one simulated platform may set"),
