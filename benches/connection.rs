@@ -4,7 +4,6 @@
 //! `cargo bench --bench connection`. Application, both sidecars and service run in one process on loopback; every
 //! connection carries five octets there and back. Compare figures of one run only.
 
-#[allow(dead_code, reason = "the tests use the rest")]
 #[path = "../tests/support/sidecar.rs"]
 mod sidecar;
 

@@ -133,8 +133,8 @@ mod backend {
     }
 
     fn rsa_pss(key: &[u8], message: &[u8], signature: &[u8]) -> bool {
-        let Ok(key) = rsa::RsaPublicKey::from_pkcs1_der(key) else { return false };
-        if !(2048..=8192).contains(&key.n().bits()) {
+        let Ok(key) = rsa::PublicKey::from_pkcs1_der(key) else { return false };
+        if !(2048..=8192).contains(&key.n().bit_width()) {
             return false;
         }
         let Ok(signature) = rsa::pss::Signature::try_from(signature) else { return false };

@@ -144,9 +144,8 @@ fn elements(der: &[u8], depth: usize, out: &mut Vec<Element>) {
         // and signatures are a certificate's own.
         let kept = matches!(tag, 0x01 | 0x05 | 0x06 | 0x0c | 0x13 | 0x16 | 0x86) || *tag == 0x03 && length == 2;
         out.push((depth, *tag, kept.then(|| content.to_vec())));
-        if constructed {
-            elements(content, depth + 1, out);
-        } else if *tag == 0x04 && matches!(content, [0x02..=0x30, length, inner @ ..] if usize::from(*length) == inner.len()) {
+        let nested = *tag == 0x04 && matches!(content, [0x02..=0x30, length, inner @ ..] if usize::from(*length) == inner.len());
+        if constructed || nested {
             elements(content, depth + 1, out);
         }
         rest = after;

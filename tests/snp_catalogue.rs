@@ -312,7 +312,7 @@ fn chain() -> Vec<Case> {
             let list = SimulatedVendor::impostor(Product::Genoa).revoke(&simulator::RevocationList::at(NOW));
             endorsement(q, |e| {
                 if e.name == "crl" {
-                    e.bytes.clone_from(&list)
+                    e.bytes.clone_from(&list);
                 }
             });
         }),
@@ -320,22 +320,22 @@ fn chain() -> Vec<Case> {
             let list = SimulatedVendor::new(Product::Turin).revoke(&simulator::RevocationList::at(NOW));
             endorsement(q, |e| {
                 if e.name == "crl" {
-                    e.bytes.clone_from(&list)
+                    e.bytes.clone_from(&list);
                 }
             });
         }),
         tampered("a list of addresses for a crl", CollateralUnavailable, |q| {
             endorsement(q, |e| {
                 if e.name == "crl" {
-                    e.bytes = b"http://127.0.0.1/crl".to_vec()
+                    e.bytes = b"http://127.0.0.1/crl".to_vec();
                 }
-            })
+            });
         }),
         tampered("ask of an impostor", ChainUntrusted, |q| {
             let ask = SimulatedVendor::impostor(Product::Genoa).certificate(Role::Ask);
             endorsement(q, |e| {
                 if e.name == "ask" {
-                    e.bytes.clone_from(&ask)
+                    e.bytes.clone_from(&ask);
                 }
             });
         }),
@@ -343,7 +343,7 @@ fn chain() -> Vec<Case> {
             let ask = SimulatedVendor::new(Product::Turin).certificate(Role::Ask);
             endorsement(q, |e| {
                 if e.name == "ask" {
-                    e.bytes.clone_from(&ask)
+                    e.bytes.clone_from(&ask);
                 }
             });
         }),
@@ -351,7 +351,7 @@ fn chain() -> Vec<Case> {
             let ark = SimulatedVendor::new(Product::Genoa).certificate(Role::Ark);
             endorsement(q, |e| {
                 if e.name == "ask" {
-                    e.bytes.clone_from(&ark)
+                    e.bytes.clone_from(&ark);
                 }
             });
         }),
@@ -359,23 +359,23 @@ fn chain() -> Vec<Case> {
             let ask = SimulatedVendor::new(Product::Genoa).certificate(Role::Ask);
             endorsement(q, |e| {
                 if e.name == "vcek" {
-                    e.bytes.clone_from(&ask)
+                    e.bytes.clone_from(&ask);
                 }
             });
         }),
         tampered("octets behind the vek", ChainUntrusted, |q| {
             endorsement(q, |e| {
                 if e.name == "vcek" {
-                    e.bytes.push(0)
+                    e.bytes.push(0);
                 }
-            })
+            });
         }),
         tampered("an endless vek", ChainUntrusted, |q| {
             endorsement(q, |e| {
                 if e.name == "vcek" {
-                    e.bytes.resize(1 << 20, 0)
+                    e.bytes.resize(1 << 20, 0);
                 }
-            })
+            });
         }),
         tampered("peer-endorsement-root", ChainUntrusted, |q| {
             let impostor = SimulatedVendor::impostor(Product::Genoa);
@@ -388,7 +388,7 @@ fn chain() -> Vec<Case> {
         let other = Forge::new(Product::Genoa, 8, NOW).vek_certificate();
         endorsement(q, |e| {
             if e.name == "vcek" {
-                e.bytes.clone_from(&other)
+                e.bytes.clone_from(&other);
             }
         });
     }));
@@ -399,7 +399,7 @@ fn chain() -> Vec<Case> {
         let other = other.vek_certificate();
         endorsement(q, |e| {
             if e.name == "vcek" {
-                e.bytes.clone_from(&other)
+                e.bytes.clone_from(&other);
             }
         });
     }));

@@ -42,18 +42,6 @@ pub fn choose(provider: &Provider, endorsements: Option<&Path>, clock: &Clock) -
     }
 }
 
-/// The simulator's published roots, for a policy that names them.
-#[cfg(feature = "simulator")]
-pub fn simulated_anchors() -> impl Iterator<Item = crate::verify::Anchor> {
-    use crate::verify::{Anchor, Origin};
-    crate::attester::simulator::roots().into_iter().map(|(product, spki)| Anchor {
-        platform: "sev-snp",
-        product: product.name(),
-        spki,
-        origin: Origin::Simulator,
-    })
-}
-
 fn detect(wanted: Option<&str>) -> Result<Arc<dyn Attester>, NoAttester> {
     let mut tried = Vec::new();
     let detected = PLATFORMS.iter().flat_map(|platform| platform.provider.detect(&Places::default()));

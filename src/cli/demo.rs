@@ -122,10 +122,7 @@ async fn refused(
     let answer = get(client.tcp_address("out").context("no address")?, "/").await;
     ensure!(answer.as_ref().map_or(true, String::is_empty), "the local application got an answer: {answer:?}");
     ensure!(service.requests() == before, "the service saw a request");
-    let denied = match verdict(address, policy).await? {
-        Ok(_) => anyhow::bail!("it was accepted"),
-        Err(denied) => denied,
-    };
+    let Err(denied) = verdict(address, policy).await? else { anyhow::bail!("it was accepted") };
     ensure!(denied.reason() == wanted, "it was refused with {denied} in place of {wanted}");
     let mut text = format!("\n{title}\n   {} refused: {}\n", marks.bad, wanted.summary());
     for line in output::findings(denied.findings(), detail, marks).lines() {

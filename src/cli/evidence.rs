@@ -60,8 +60,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// A way to evidence and what stands in it.
+type Obstacle = (&'static str, Unavailable);
+
 /// The first way that works, and what stood in the way of those before it.
-fn first(ways: impl Iterator<Item = Detected>) -> (Option<Box<dyn Attester>>, Vec<(&'static str, Unavailable)>) {
+fn first(ways: impl Iterator<Item = Detected>) -> (Option<Box<dyn Attester>>, Vec<Obstacle>) {
     let mut tried = Vec::new();
     for way in ways {
         match way.outcome {

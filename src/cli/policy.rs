@@ -16,9 +16,9 @@ use clap::Subcommand;
 use super::output::Rendered;
 use super::{Outcome, input};
 use crate::diagnostic::{Diagnostic, Source, render};
-use crate::platform::{self, vocabularies};
+use crate::platform::vocabularies;
 use crate::policy::{AppraisalPolicy, Roots};
-use crate::verify::{Appraiser, TrustAnchors};
+use crate::verify::Appraiser;
 
 /// Write, extend, check and read policy files.
 #[derive(Debug, clap::Args)]
@@ -74,7 +74,7 @@ impl Loaded {
     /// The same under the roots that another policy names.
     fn genuine_under(roots: Roots) -> Self {
         let policy = AppraisalPolicy { roots, ..AppraisalPolicy::genuine(&vocabularies()) };
-        Self { path: None, text: String::new(), appraiser: appraiser(policy), warnings: Vec::new() }
+        Self { path: None, text: String::new(), appraiser: crate::app::appraiser(&policy), warnings: Vec::new() }
     }
 
     /// Loads the text of a policy.
@@ -83,7 +83,7 @@ impl Loaded {
     /// Every error in it.
     pub(super) fn of_text(path: &Path, text: String) -> Result<Self, Vec<Diagnostic>> {
         let (policy, warnings) = AppraisalPolicy::load(text.as_bytes(), &vocabularies())?;
-        Ok(Self { path: Some(path.to_owned()), text, appraiser: appraiser(policy), warnings })
+        Ok(Self { path: Some(path.to_owned()), text, appraiser: crate::app::appraiser(&policy), warnings })
     }
 
     /// `sha256:` and the digest of the file.
@@ -109,12 +109,4 @@ fn read(path: &Path) -> anyhow::Result<String> {
 /// Errors with their lines.
 fn told(path: &Path, text: &str, problems: &[Diagnostic]) -> String {
     render(&Source { name: &path.display().to_string(), text }, problems)
-}
-
-fn appraiser(policy: AppraisalPolicy) -> Appraiser {
-    let anchors = match policy.roots {
-        Roots::Vendor => TrustAnchors::vendor(),
-        Roots::VendorAndSimulator => TrustAnchors::vendor().and(platform::simulated_anchors()),
-    };
-    Appraiser { policy, anchors }
 }

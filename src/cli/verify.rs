@@ -134,7 +134,7 @@ pub(super) fn text(judged: &Judged, policy: &Loaded, now: Timestamp, detail: Det
                 out.push_str(&claim_table(claims, detail, marks));
             }
             Detail::Short => {
-                out.push_str(&judged.verdict.as_ref().ok().and(judged.platform).map(|platform| telling(platform, claims, marks)).unwrap_or_default())
+                out.push_str(&judged.verdict.as_ref().ok().and(judged.platform).map(|platform| telling(platform, claims, marks)).unwrap_or_default());
             }
         }
     }

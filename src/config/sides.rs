@@ -195,10 +195,10 @@ fn serve(section: &Section<'_>, known: &Known<'_>, collected: &mut Collected) ->
     let span = section.has("freshness").or_else(|| section.has("clients")).unwrap_or(place);
     match (attested, freshness) {
         (false, Freshness::SessionMutual) => {
-            section.wrong(&span, "session-mutual attests both sides, and clients may be anybody", "write clients = \"attested\", or freshness = \"session\"")
+            section.wrong(&span, "session-mutual attests both sides, and clients may be anybody", "write clients = \"attested\", or freshness = \"session\"");
         }
         (true, Freshness::Session) => {
-            section.wrong(&span, "with freshness \"session\" clients make no evidence", "write freshness = \"session-mutual\", or clients = \"any\"")
+            section.wrong(&span, "with freshness \"session\" clients make no evidence", "write freshness = \"session-mutual\", or clients = \"any\"");
         }
         _ => {}
     }
@@ -262,13 +262,13 @@ fn peer_identity(section: &Section<'_>, known: &Known<'_>) -> Option<PeerIdentit
             peer.wrong(&span, "`pki_roots` alone accepts any name under them", "write pki_names or spiffe_ids");
         }
         (None, Some(span), _) => {
-            peer.wrong(&span, "`pki_names` without `pki_roots`", "a self-made certificate can carry any name: write the roots that vouch for it")
+            peer.wrong(&span, "`pki_names` without `pki_roots`", "a self-made certificate can carry any name: write the roots that vouch for it");
         }
         (None, None, Some(span)) => {
-            peer.wrong(&span, "`spiffe_ids` without `pki_roots`", "a self-made certificate can carry any id: write the roots that vouch for it")
+            peer.wrong(&span, "`spiffe_ids` without `pki_roots`", "a self-made certificate can carry any id: write the roots that vouch for it");
         }
         (None, None, None) if peer.has("spki_pins").is_none() => {
-            peer.wrong(&peer.span, "`peer` is empty", "write pki_roots and pki_names, spki_pins or spiffe_ids, or leave it out")
+            peer.wrong(&peer.span, "`peer` is empty", "write pki_roots and pki_names, spki_pins or spiffe_ids, or leave it out");
         }
         _ => {}
     }

@@ -542,7 +542,8 @@ mod tests {
     #[test]
     fn every_fact_of_the_channel_changes_the_report_data() {
         let good = *of_session(&session(), |_| {}).unwrap().expected();
-        let changes: [(&str, fn(&mut Channel<'static>)); 7] = [
+        type Change = fn(&mut Channel<'static>);
+        let changes: [(&str, Change); 7] = [
             ("relay-two-channels", |channel| channel.exporter = &[0xef; 32]),
             ("wrong-role", |channel| channel.role = Role::Client),
             ("nonce-swap", |channel| (channel.nonce_peer, channel.nonce_self) = (channel.nonce_self, channel.nonce_peer)),

@@ -67,6 +67,7 @@ fn read(root: &Value<'_>, digest: [u8; 32], vocabularies: &[&'static Vocabulary]
     let mut table = Table::of(root, "a policy", problems)?;
     table.take("$schema");
     table.take("note");
+    table.take("note");
     version(&mut table, problems);
     let name = table.text("name", problems).map(|(name, _)| name.to_owned());
     if name.is_none() {

@@ -1,4 +1,5 @@
 //! Two sidecars on loopback with a service behind them, on the simulator.
+#![allow(dead_code, reason = "shared by several tests, each of which uses its part")]
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -52,7 +53,7 @@ impl Machine {
         self.0.quotes()
     }
 
-    async fn identity(&self, parts: &Parts) -> Identity {
+    pub(crate) async fn identity(&self, parts: &Parts) -> Identity {
         let settings =
             IdentitySettings::Minted { names: vec!["service.test".to_owned()], lifetime: Duration::from_secs(3600), provider: "simulator".to_owned() };
         let attester = Arc::<SimulatedAttester>::clone(&self.0);
@@ -346,15 +347,8 @@ pub(crate) async fn until_closed(address: SocketAddr) {
 
 /// A TLS client that knows nothing of attestation, as `curl -k`: sends "hello" and reads the answer.
 pub(crate) async fn foreign_client(address: SocketAddr, protocol: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("TLS 1.3")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Careless))
-        .with_no_client_auth();
-    if !protocol.is_empty() {
-        config.alpn_protocols = vec![protocol.to_vec()];
-    }
+    let protocols = if protocol.is_empty() { &[][..] } else { &[protocol] };
+    let config = careless_client(protocols);
     let name = ServerName::try_from("service.test").expect("a name");
     let stream = TcpStream::connect(address).await?;
     let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
@@ -363,6 +357,18 @@ pub(crate) async fn foreign_client(address: SocketAddr, protocol: &[u8]) -> std:
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     if answer.is_empty() { Err(std::io::ErrorKind::UnexpectedEof.into()) } else { Ok(answer) }
+}
+
+/// A client that believes every certificate and speaks these protocols.
+pub(crate) fn careless_client(protocols: &[&[u8]]) -> rustls::ClientConfig {
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Careless))
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|id| id.to_vec()).collect();
+    config
 }
 
 #[derive(Debug)]

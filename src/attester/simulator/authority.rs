@@ -88,7 +88,7 @@ impl SimulatedVendor {
         if self.keys == self.product {
             return published(self.product, role).to_vec();
         }
-        der::signed(self.key(Role::Ark), Trailer::Explicit, &self.to_be_signed(role))
+        der::signed(self.key(Role::Ark), Trailer::Explicit, &self.unsigned(role))
     }
 
     /// The serial number of the root's or an intermediate's certificate: what a revocation list names.
@@ -111,14 +111,14 @@ impl SimulatedVendor {
     #[must_use]
     pub fn endorse(&self, certificate: &VekCertificate, point: &[u8]) -> Vec<u8> {
         let role = Role::issuing(certificate.kind);
-        der::signed(self.key(role), certificate.trailer, &certificate.to_be_signed(&self.common_name(role), point))
+        der::signed(self.key(role), certificate.trailer, &certificate.unsigned(&self.common_name(role), point))
     }
 
     /// Signs a revocation list, DER.
     #[must_use]
     pub fn revoke(&self, list: &RevocationList) -> Vec<u8> {
         let root = self.key(Role::Ark);
-        der::signed(root, Trailer::Explicit, &list.to_be_signed(&self.common_name(Role::Ark), &der::key_identifier(&root.public())))
+        der::signed(root, Trailer::Explicit, &list.unsigned(&self.common_name(Role::Ark), &der::key_identifier(&root.public())))
     }
 
     const fn key(&self, role: Role) -> RsaKey {
@@ -135,7 +135,7 @@ impl SimulatedVendor {
     }
 
     /// The body of the root's or an intermediate's certificate.
-    fn to_be_signed(&self, role: Role) -> Vec<u8> {
+    fn unsigned(&self, role: Role) -> Vec<u8> {
         let (public, root) = (self.key(role).public(), self.key(Role::Ark).public());
         let (not_before, not_after) = self.validity(role);
         construct_der(|writer| {
@@ -256,7 +256,7 @@ mod tests {
                 let der = vendor.certificate(role);
                 let (rest, published) = X509Certificate::from_der(&der).unwrap();
                 assert!(rest.is_empty());
-                assert_eq!(published.tbs_certificate.as_ref(), vendor.to_be_signed(role), "{product:?} {role:?}");
+                assert_eq!(published.tbs_certificate.as_ref(), vendor.unsigned(role), "{product:?} {role:?}");
             }
         }
     }
@@ -280,7 +280,7 @@ mod tests {
         for product in Product::ALL {
             let vendor = SimulatedVendor::new(product);
             for role in ROLES {
-                let certificate = der::signed(vendor.key(Role::Ark), Trailer::Explicit, &vendor.to_be_signed(role));
+                let certificate = der::signed(vendor.key(Role::Ark), Trailer::Explicit, &vendor.unsigned(role));
                 std::fs::write(folder.join(format!("{}-{}.der", role.name(), product.name())), certificate).unwrap();
             }
         }

@@ -99,7 +99,7 @@ impl VekExtension {
 
 impl VekCertificate {
     /// The body that `issuer` signs, for a P-384 public key.
-    pub(super) fn to_be_signed(&self, issuer: &str, point: &[u8]) -> Vec<u8> {
+    pub(super) fn unsigned(&self, issuer: &str, point: &[u8]) -> Vec<u8> {
         let subject = match self.kind {
             VekKind::Vcek => "SEV-VCEK",
             VekKind::Vlek => "SEV-VLEK",

@@ -28,7 +28,7 @@ impl RevocationList {
     }
 
     /// The body that `issuer` signs with the key of this identifier.
-    pub(super) fn to_be_signed(&self, issuer: &str, key_identifier: &[u8]) -> Vec<u8> {
+    pub(super) fn unsigned(&self, issuer: &str, key_identifier: &[u8]) -> Vec<u8> {
         construct_der(|writer| {
             writer.write_sequence(|writer| {
                 writer.next().write_u8(1); // version 2

@@ -76,7 +76,7 @@ fn written(field: &Field) -> String {
         Rule::Same { .. } => "`true`".to_owned(),
         Rule::Tcb { .. } => "an object of products, each an object of components".to_owned(),
         Rule::Version { .. } => "`\"major.minor\"` or `\"major.minor.build\"`".to_owned(),
-        Rule::Words { known, .. } if known.is_empty() => "a list of texts".to_owned(),
+        Rule::Words { known: [], .. } => "a list of texts".to_owned(),
         Rule::Words { known, .. } => format!("a list of {}", known.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")),
     }
 }
