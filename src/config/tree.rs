@@ -1,4 +1,4 @@
-//! Reads a TOML tree against the [`schema`](super::schema): every error is noted with its place, none ends the reading.
+//! Reads a TOML tree against the [`super::schema`]: every error is noted with its place, none ends the reading.
 
 use std::cell::RefCell;
 use std::ops::Range;
