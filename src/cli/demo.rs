@@ -100,7 +100,7 @@ async fn tell(detail: Detail) -> anyhow::Result<()> {
     output::show(&format!("\n{} The service saw {requests} requests: those of step 1 and not one byte of the others.\n", marks.good))?;
     drop((client, good));
     output::show(
-        "\nNext:\n  portcullis simulate --out evidence && portcullis verify evidence\n  portcullis policy init policy.json\n  portcullis explain binding_mismatch\n",
+        "\nNext:\n  portcullis simulate evidence && portcullis verify evidence\n  portcullis policy init policy.json\n  portcullis explain binding_mismatch\n",
     )
 }
 
