@@ -9,8 +9,12 @@
 
 #[path = "adversary/attack.rs"]
 mod attack;
+#[path = "adversary/binding.rs"]
+mod binding;
 #[path = "adversary/exchange.rs"]
 mod exchange;
+#[path = "adversary/handshake.rs"]
+mod handshake;
 #[path = "adversary/peer.rs"]
 mod peer;
 #[path = "adversary/records.rs"]
