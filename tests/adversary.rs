@@ -11,6 +11,8 @@
 mod attack;
 #[path = "adversary/binding.rs"]
 mod binding;
+#[path = "adversary/certificates.rs"]
+mod certificates;
 #[path = "adversary/exchange.rs"]
 mod exchange;
 #[path = "adversary/handshake.rs"]
@@ -19,6 +21,8 @@ mod handshake;
 mod peer;
 #[path = "adversary/records.rs"]
 mod records;
+#[path = "adversary/relay.rs"]
+mod relay;
 #[path = "adversary/script.rs"]
 mod script;
 #[path = "adversary/wire.rs"]
