@@ -15,12 +15,20 @@
 
 #[path = "adversary/attack.rs"]
 mod attack;
+#[path = "adversary/binding.rs"]
+mod binding;
+#[path = "adversary/certificates.rs"]
+mod certificates;
 #[path = "adversary/exchange.rs"]
 mod exchange;
+#[path = "adversary/handshake.rs"]
+mod handshake;
 #[path = "adversary/peer.rs"]
 mod peer;
 #[path = "adversary/records.rs"]
 mod records;
+#[path = "adversary/relay.rs"]
+mod relay;
 #[path = "adversary/script.rs"]
 mod script;
 #[path = "adversary/wire.rs"]

@@ -257,7 +257,8 @@ impl Binding {
         };
         same_key(&decoded, &leaf.key)?;
         if *names != leaf.names {
-            return Finding::new(Reason::NameMismatch, "bind.names", leaf.names.join(", "), names.join(", ")).refuse();
+            let shown = |names: &[String]| if names.is_empty() { "no names".to_owned() } else { names.join(", ") };
+            return Finding::new(Reason::NameMismatch, "bind.names", shown(&leaf.names), shown(names)).refuse();
         }
         let stale = |field: &'static str, expected: String, found: Timestamp| {
             Finding::new(Reason::EvidenceStale, field, expected, found.to_string())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use portcullis::attester::Attester;
 use portcullis::tls::{Identity, Tier};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::peer::{Holder, Tls, Wire};
 use crate::records::Record;
@@ -45,28 +45,36 @@ impl Target {
 pub struct Attacked {
     /// What the victim told its operator.
     pub record: Record,
-    /// Everything that the victim sent to the adversary, decrypted.
-    pub heard: Vec<u8>,
+    /// Everything that the victim sent to the adversary.
+    pub heard: Heard,
 }
 
 /// A hostile server: the client sidecar connects to it, and it follows `script` after the handshake.
 ///
 /// Asserts that the application read nothing and that its words did not reach the adversary.
 pub async fn on_client(target: Target, tls: &Tls, script: impl AsyncFnOnce(&mut Wire)) -> Attacked {
+    on_client_raw(target, async |tcp: TcpStream| {
+        let Ok(mut wire) = tls.accept(tcp).await else { return Heard::Outside(Vec::new()) };
+        script(&mut wire).await;
+        wire.send(BAIT).await;
+        Heard::Inside(wire.heard().await)
+    })
+    .await
+}
+
+/// The same without TLS: `script` gives everything that it heard.
+pub async fn on_client_raw(target: Target, script: impl AsyncFnOnce(TcpStream) -> Heard) -> Attacked {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let client = Client::start(&target.house, target.plan, listener.local_addr().expect("an address"));
     let adversary = async {
         let (tcp, _) = listener.accept().await.expect("the victim connects");
-        let Ok(mut wire) = tls.accept(tcp).await else { return Vec::new() };
-        script(&mut wire).await;
-        wire.send(BAIT).await;
-        wire.heard().await
+        script(tcp).await
     };
     let (read, heard) = tokio::join!(client.application(), adversary);
     let record = client.outcome().await;
     client.end().await;
     assert_eq!(read, b"", "the application read something: {record:?}");
-    assert!(!contains(&heard, SECRET), "the application's words reached the adversary: {record:?}");
+    assert!(!contains(heard.octets(), SECRET), "the application's words reached the adversary: {record:?}");
     Attacked { record, heard }
 }
 
@@ -96,15 +104,19 @@ impl Listening {
 ///
 /// Asserts that the service saw no connection.
 pub async fn on_server(target: Listening, tls: &Tls, script: impl AsyncFnOnce(&mut Wire)) -> Attacked {
+    on_server_raw(target, async |tcp: TcpStream| {
+        let Ok(mut wire) = tls.connect(tcp).await else { return Heard::Outside(Vec::new()) };
+        script(&mut wire).await;
+        wire.send(BAIT).await;
+        Heard::Inside(wire.heard().await)
+    })
+    .await
+}
+
+/// The same without TLS: `script` gives everything that it heard.
+pub async fn on_server_raw(target: Listening, script: impl AsyncFnOnce(TcpStream) -> Heard) -> Attacked {
     let server = Server::start(&target.house, target.plan).await;
-    let heard = match tls.connect(server.dial().await).await {
-        Ok(mut wire) => {
-            script(&mut wire).await;
-            wire.send(BAIT).await;
-            wire.heard().await
-        }
-        Err(_) => Vec::new(),
-    };
+    let heard = script(server.dial().await).await;
     let record = server.outcome().await;
     assert_eq!(server.end().await, (0, 0), "the service was reached: {record:?}");
     Attacked { record, heard }
@@ -120,20 +132,55 @@ impl Attacked {
         if ["field", "expected", "found"].iter().any(|name| said(name).is_empty()) {
             return Some("the operator is not told field, expected and found".to_owned());
         }
-        if ["field", "reason"].iter().any(|name| contains(&self.heard, said(name).as_bytes())) {
-            return Some("the adversary was told the reason".to_owned());
-        }
-        match self.told() {
-            None | Some(1..=3) => None,
-            Some(told) => Some(format!("the adversary was told {told}")),
+        self.heard.told_more()
+    }
+
+    /// The verdict that the adversary was told, if any.
+    pub fn told(&self) -> Option<u8> {
+        let frames = self.heard.frames().ok()?;
+        frames.iter().rev().find(|(kind, _)| *kind == RESULT).and_then(|(_, payload)| payload.last().copied())
+    }
+}
+
+/// What a victim said.
+pub enum Heard {
+    /// Inside TLS.
+    Inside(Vec<u8>),
+    /// Of TLS itself; nothing was inside.
+    Outside(Vec<u8>),
+}
+
+impl Heard {
+    fn octets(&self) -> &[u8] {
+        match self {
+            Self::Inside(octets) | Self::Outside(octets) => octets,
         }
     }
 
-    /// The last thing that the adversary was told, if that was a RESULT.
-    pub fn told(&self) -> Option<u8> {
-        match self.heard.as_slice() {
-            [.., RESULT, 0, 0, 0, 3, 0xa1, 1, code] => Some(*code),
-            _ => None,
+    /// The frames of the exchange, by type and payload; an error when there is anything else.
+    fn frames(&self) -> Result<Vec<(u8, &[u8])>, String> {
+        let Self::Inside(all) = self else { return Ok(Vec::new()) };
+        let (mut frames, mut rest) = (Vec::new(), all.as_slice());
+        while let [kind @ 1..=4, a, b, c, d, behind @ ..] = rest {
+            let length = usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).map_err(|error| error.to_string())?;
+            let (payload, behind) = behind.split_at_checked(length).ok_or("a frame cut short")?;
+            frames.push((*kind, payload));
+            rest = behind;
+        }
+        if rest.is_empty() { Ok(frames) } else { Err(format!("{} octets that are no frame", rest.len())) }
+    }
+
+    /// What the victim said beyond its part of the exchange and one verdict in one of four codes.
+    fn told_more(&self) -> Option<String> {
+        let frames = match self.frames() {
+            Ok(frames) => frames,
+            Err(why) => return Some(why),
+        };
+        let verdicts: Vec<_> = frames.iter().filter(|(kind, _)| *kind == RESULT).map(|(_, payload)| *payload).collect();
+        match verdicts.as_slice() {
+            // A client accepts the server, then a server that goes on to break the exchange is refused.
+            [] | [[0xa1, 1, 1..=3]] | [[0xa1, 1, 0]] | [[0xa1, 1, 0], [0xa1, 1, 1..=3]] => None,
+            other => Some(format!("the adversary was told {other:?}")),
         }
     }
 }

@@ -154,8 +154,13 @@ impl Tls {
 
     /// Serves one handshake.
     pub async fn accept(&self, tcp: TcpStream) -> std::io::Result<Wire> {
+        self.accept_with(self.server_config(), tcp).await
+    }
+
+    /// The same with a configuration that several share (for tickets).
+    pub async fn accept_with(&self, config: Arc<ServerConfig>, tcp: TcpStream) -> std::io::Result<Wire> {
         let _ = tcp.set_nodelay(true);
-        let stream = TlsAcceptor::from(self.server_config()).accept(tcp).await?;
+        let stream = TlsAcceptor::from(config).accept(tcp).await?;
         Ok(Wire::new(TlsStream::Server(stream), self.holder.as_ref()))
     }
 
