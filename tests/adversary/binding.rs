@@ -94,7 +94,9 @@ const ROWS: &[Row] = &[
     ("label", "binding_mismatch", || leaf(|parts| parts.label = b"PORTCULLIS/1 web-leaf".to_vec())),
     ("hello-tamper", "binding_mismatch", || claims(|claims| claims.kind = Kind::Session { hello: [0x55; 48] })),
     ("claims other than those in the leaf", "binding_mismatch", || leaf(|parts| *parts.claims.last_mut().expect("claims") ^= 1)),
-    ("another instance than in the leaf", "binding_mismatch", || leaf(|parts| parts.claims = parts.claims.iter().map(|octet| if *octet == 0x33 { 0x34 } else { *octet }).collect())),
+    ("another instance than in the leaf", "binding_mismatch", || {
+        leaf(|parts| parts.claims = parts.claims.iter().map(|octet| if *octet == 0x33 { 0x34 } else { *octet }).collect())
+    }),
     ("spki of another key", "binding_mismatch", || claims(|claims| claims.spki = KeyDigest([0x66; 48]))),
     ("key of another in the leaf", "binding_mismatch", || leaf(|parts| parts.key_self = vec![0x66; 48])),
     ("peer of another in the leaf", "binding_mismatch", || leaf(|parts| parts.key_peer = vec![0x66; 48])),
@@ -116,8 +118,14 @@ const ROWS: &[Row] = &[
     ("another place in the batch", "binding_mismatch", || batched(0, 2, |proof| proof.index = 1)),
     ("another sibling", "binding_mismatch", || batched(3, 5, |proof| proof.path[1] = [7; 48])),
     ("siblings exchanged", "binding_mismatch", || batched(3, 5, |proof| proof.path.swap(0, 1))),
-    ("the batch's root for a leaf", "binding_mismatch", || Twist { batch: Some(Box::new(|leaf| (batch::report_data(2, &leaf), wire::alone(leaf).1))), ..Twist::default() }),
-    ("no Merkle prefix", "binding_mismatch", || Twist { batch: Some(Box::new(|leaf| (ReportData(sha512(&[&leaf])), wire::alone(leaf).1))), ..Twist::default() }),
+    ("the batch's root for a leaf", "binding_mismatch", || Twist {
+        batch: Some(Box::new(|leaf| (batch::report_data(2, &leaf), wire::alone(leaf).1))),
+        ..Twist::default()
+    }),
+    ("no Merkle prefix", "binding_mismatch", || Twist {
+        batch: Some(Box::new(|leaf| (ReportData(sha512(&[&leaf])), wire::alone(leaf).1))),
+        ..Twist::default()
+    }),
     ("cert-evidence-in-session", "evidence_malformed", || Twist {
         claims: Some(Box::new(|claims| claims.kind = certificate_kind())),
         report_data: Some(Box::new(|data, claims| *data = certificate_report_data(claims))),
@@ -138,11 +146,9 @@ const ROWS: &[Row] = &[
     ("claims without a hello", "evidence_malformed", || {
         claims(|claims| claims.kind = Kind::Certificate { issued: NOW, expires: NOW.plus(60), names: Vec::new() })
     }),
-    ("cmw-ind-zero", "evidence_malformed", || {
-replaced(|collection| ([&collection.tee.bytes[..], &[4]].concat(), [&collection.tee.bytes[..], &[0]].concat()))
-    }),
+    ("cmw-ind-zero", "evidence_malformed", || replaced(|collection| ([&collection.tee.bytes[..], &[4]].concat(), [&collection.tee.bytes[..], &[0]].concat()))),
     ("cmw-ind of an endorsement for the tee", "evidence_malformed", || {
-replaced(|collection| ([&collection.tee.bytes[..], &[4]].concat(), [&collection.tee.bytes[..], &[2]].concat()))
+        replaced(|collection| ([&collection.tee.bytes[..], &[4]].concat(), [&collection.tee.bytes[..], &[2]].concat()))
     }),
     ("cmw of another collection type", "evidence_malformed", || replaced(|_| (b"2.25.1201".to_vec(), b"2.25.1202".to_vec()))),
     ("null-verifier", "evidence_unsupported", || replaced(|_| (b"\x63tee".to_vec(), b"\x63gpu".to_vec()))),
@@ -221,8 +227,12 @@ async fn keys_are_bound_whole_and_on_both_sides() {
         report_data: Some(Box::new(move |data, claims| *data = wire::alone(web_leaf(&[0x22; 32], &key, "https://app.example", claims)).0)),
         ..Twist::default()
     };
-    let rows: [(&str, &dyn Fn() -> Twist); 4] =
-        [("spki-hash-only-point", &in_leaf), ("spki-hash-only-point in the claims too", &in_both), ("client-cert-missing-in-hash", &bare), ("web-leaf-as-session", &web)];
+    let rows: [(&str, &dyn Fn() -> Twist); 4] = [
+        ("spki-hash-only-point", &in_leaf),
+        ("spki-hash-only-point in the claims too", &in_both),
+        ("client-cert-missing-in-hash", &bare),
+        ("web-leaf-as-session", &web),
+    ];
     for (name, twist) in rows {
         let tls = Tls { wants_client: true, ..adversary.tls() };
         let attacked = on_client(Target::mutual().await, &tls, async |wire: &mut Wire| {

@@ -108,44 +108,25 @@ fn rows() -> Vec<Row> {
         (
             "cert-expired-evidence",
             "evidence_stale",
-            Making {
-                claims: |claims| kind(claims, |issued, expires, _| (*issued, *expires) = (NOW.minus(300), NOW.minus(1))),
-                ..HONEST
-            },
+            Making { claims: |claims| kind(claims, |issued, expires, _| (*issued, *expires) = (NOW.minus(300), NOW.minus(1))), ..HONEST },
         ),
         ("iat-future", "evidence_stale", claims(|claims| kind(claims, |issued, expires, _| (*issued, *expires) = (NOW.plus(600), NOW.plus(4000))))),
         (
             "iat beyond max_evidence_age",
             "evidence_stale",
-            Making {
-                claims: |claims| kind(claims, |issued, _, _| *issued = NOW.minus(3601)),
-                leaf: |leaf| leaf.not_before = NOW.0 - 3700,
-                ..HONEST
-            },
+            Making { claims: |claims| kind(claims, |issued, _, _| *issued = NOW.minus(3601)), leaf: |leaf| leaf.not_before = NOW.0 - 3700, ..HONEST },
         ),
-        (
-            "exp beyond a day",
-            "evidence_stale",
-            claims(|claims| kind(claims, |_, expires, _| *expires = NOW.plus(24 * 3600 + 1))),
-        ),
-        (
-            "a certificate that has ended",
-            "certificate_invalid",
-            leaf(|leaf| (leaf.not_before, leaf.not_after) = (NOW.0 - 600, NOW.0 - 121)),
-        ),
+        ("exp beyond a day", "evidence_stale", claims(|claims| kind(claims, |_, expires, _| *expires = NOW.plus(24 * 3600 + 1)))),
+        ("a certificate that has ended", "certificate_invalid", leaf(|leaf| (leaf.not_before, leaf.not_after) = (NOW.0 - 600, NOW.0 - 121))),
         ("a certificate of the future", "certificate_invalid", leaf(|leaf| leaf.not_before = NOW.0 + 121)),
-        (
-            "two-extensions",
-            "evidence_ambiguous",
-            leaf(|leaf| leaf.extensions.push((TCG.to_vec(), b"\xd9\xea\x60\x82\x44\xaa\xaa\xaa\xaa\x41\xa0".to_vec()))),
-        ),
+        ("two-extensions", "evidence_ambiguous", leaf(|leaf| leaf.extensions.push((TCG.to_vec(), b"\xd9\xea\x60\x82\x44\xaa\xaa\xaa\xaa\x41\xa0".to_vec())))),
         ("two-extensions, ours last", "evidence_ambiguous", leaf(|leaf| leaf.extensions.insert(0, (TCG.to_vec(), vec![0xa0])))),
+        ("two-id-pe-cmw", "certificate_invalid", leaf(|leaf| leaf.extensions.push(leaf.extensions[0].clone()))),
         (
-            "two-id-pe-cmw",
+            "any extension twice",
             "certificate_invalid",
-            leaf(|leaf| leaf.extensions.push(leaf.extensions[0].clone())),
+            leaf(|leaf| leaf.extensions.extend([(vec![1, 3, 9999, 1], vec![5, 0]), (vec![1, 3, 9999, 1], vec![5, 0])])),
         ),
-        ("any extension twice", "certificate_invalid", leaf(|leaf| leaf.extensions.extend([(vec![1, 3, 9999, 1], vec![5, 0]), (vec![1, 3, 9999, 1], vec![5, 0])]))),
         (
             "evidence-not-in-extension",
             "evidence_unsupported",
@@ -167,11 +148,7 @@ fn rows() -> Vec<Row> {
         ),
         ("ext-no-octetstring", "evidence_malformed", value(|collection| collection)),
         ("ext-octetstring-trailing", "evidence_malformed", value(|collection| [octet_string(collection), vec![0]].concat())),
-        (
-            "ext-octetstring-indefinite",
-            "evidence_malformed",
-            value(|collection| [vec![0x24, 0x80], octet_string(collection), vec![0, 0]].concat()),
-        ),
+        ("ext-octetstring-indefinite", "evidence_malformed", value(|collection| [vec![0x24, 0x80], octet_string(collection), vec![0, 0]].concat())),
         (
             "ext-octetstring-long-form",
             "evidence_malformed",
@@ -220,24 +197,12 @@ fn rows() -> Vec<Row> {
             },
         ),
         ("null-verifier", "evidence_unsupported", leaf(|leaf| leaf.extensions.clear())),
-        (
-            "sgx-pck-oid-in-leaf",
-            "evidence_unsupported",
-            leaf(|leaf| instead(leaf, &[1, 2, 840, 113_741, 1, 13, 1], b"\x30\x03\x02\x01\x05")),
-        ),
-        (
-            "known-but-not-enabled: CCC",
-            "evidence_unsupported",
-            leaf(|leaf| instead(leaf, TCG, b"\xd9\xea\x60\x82\x44\xaa\xaa\xaa\xaa\x41\xa0")),
-        ),
+        ("sgx-pck-oid-in-leaf", "evidence_unsupported", leaf(|leaf| instead(leaf, &[1, 2, 840, 113_741, 1, 13, 1], b"\x30\x03\x02\x01\x05"))),
+        ("known-but-not-enabled: CCC", "evidence_unsupported", leaf(|leaf| instead(leaf, TCG, b"\xd9\xea\x60\x82\x44\xaa\xaa\xaa\xaa\x41\xa0"))),
         ("known-but-not-enabled: SGX SDK", "evidence_unsupported", leaf(|leaf| instead(leaf, &[1, 2, 840, 113_741, 1, 13, 1], &[3, 0, 2, 0]))),
         ("known-but-not-enabled: Gramine", "evidence_unsupported", leaf(|leaf| instead(leaf, &[1, 2, 840, 113_741, 1337, 6], &[3, 0, 2, 0]))),
         ("known-but-not-enabled: dstack", "evidence_unsupported", leaf(|leaf| instead(leaf, &[1, 3, 6, 1, 4, 1, 62_397, 1, 8], &[4, 1, 0]))),
-        (
-            "known-but-not-enabled: our collection under CCC's OID",
-            "evidence_unsupported",
-            leaf(|leaf| leaf.extensions[0].0 = TCG.to_vec()),
-        ),
+        ("known-but-not-enabled: our collection under CCC's OID", "evidence_unsupported", leaf(|leaf| leaf.extensions[0].0 = TCG.to_vec())),
         ("spki of another key", "binding_mismatch", claims(|claims| claims.spki = KeyDigest([0x66; 48]))),
         ("rd-tail", "binding_mismatch", report_data(|data, _| data.0[63] ^= 1)),
         ("rd-head-48", "binding_mismatch", report_data(|data, _| data.0[48..].fill(0))),
@@ -249,16 +214,8 @@ fn rows() -> Vec<Row> {
         ),
         ("a flipped bit in the report", "signature_invalid", collection(|collection| collection.tee.bytes[0x90] ^= 1)),
         ("no endorsements", "collateral_unavailable", collection(|collection| collection.endorsements = Default::default())),
-        (
-            "evidence beyond the bound",
-            "evidence_size",
-            collection(|collection| collection.auxiliary.push(Auxiliary { bytes: vec![0; 12 * 1024], ..gpu() })),
-        ),
-        (
-            "a leaf beyond the bound",
-            "certificate_invalid",
-            leaf(|leaf| leaf.extensions.push((vec![1, 3, 9999, 1], vec![0; 33 * 1024]))),
-        ),
+        ("evidence beyond the bound", "evidence_size", collection(|collection| collection.auxiliary.push(Auxiliary { bytes: vec![0; 12 * 1024], ..gpu() }))),
+        ("a leaf beyond the bound", "certificate_invalid", leaf(|leaf| leaf.extensions.push((vec![1, 3, 9999, 1], vec![0; 33 * 1024])))),
     ]
 }
 

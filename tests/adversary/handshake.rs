@@ -37,10 +37,10 @@ fn server_hello_resumed(session_id: &[u8]) -> Vec<u8> {
 /// A ClientHello of TLS 1.2.
 fn client_hello_12() -> Vec<u8> {
     let extensions = [
-        &[0x00, 0x0a, 0x00, 0x04, 0x00, 0x02, 0x00, 0x1d][..],             // supported_groups: x25519
-        &[0x00, 0x0b, 0x00, 0x02, 0x01, 0x00],                             // ec_point_formats
-        &[0x00, 0x0d, 0x00, 0x04, 0x00, 0x02, 0x04, 0x03],                 // signature_algorithms
-        &[0x00, 0x10, 0x00, 0x12, 0x00, 0x10, 0x0f],                       // ALPN
+        &[0x00, 0x0a, 0x00, 0x04, 0x00, 0x02, 0x00, 0x1d][..], // supported_groups: x25519
+        &[0x00, 0x0b, 0x00, 0x02, 0x01, 0x00],                 // ec_point_formats
+        &[0x00, 0x0d, 0x00, 0x04, 0x00, 0x02, 0x04, 0x03],     // signature_algorithms
+        &[0x00, 0x10, 0x00, 0x12, 0x00, 0x10, 0x0f],           // ALPN
         wire::ALPN,
     ]
     .concat();
@@ -100,7 +100,8 @@ async fn only_full_handshakes_of_tls_13_count() {
     })
     .await;
     failures.check(&attacked, "no TLS server", "tls_unacceptable");
-    for (name, octets) in [("tls12 client", client_hello_12()), ("no TLS client", b"GET / HTTP/1.1\r\nHost: app.example\r\n\r\n".to_vec()), ("nothing", vec![])] {
+    for (name, octets) in [("tls12 client", client_hello_12()), ("no TLS client", b"GET / HTTP/1.1\r\nHost: app.example\r\n\r\n".to_vec()), ("nothing", vec![])]
+    {
         let attacked = on_server_raw(Listening::session().await, async |mut tcp: TcpStream| {
             let _ = tcp.write_all(&octets).await;
             let _ = tcp.shutdown().await;

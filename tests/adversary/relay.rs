@@ -108,8 +108,14 @@ async fn old_session_evidence() {
     let target = Listening::attested(Tier::SessionMutual).await;
     let server = Server::start(&target.house, target.plan).await;
     let (frames, data) = (Rc::new(RefCell::new(Vec::new())), Rc::new(RefCell::new(ReportData([0; 64]))));
-    let keep_frames = { let kept = Rc::clone(&frames); move |frames: &mut Vec<Vec<u8>>| kept.borrow_mut().clone_from(frames) };
-    let keep_data = { let kept = Rc::clone(&data); move |data: &mut ReportData, _: &[u8]| *kept.borrow_mut() = *data };
+    let keep_frames = {
+        let kept = Rc::clone(&frames);
+        move |frames: &mut Vec<Vec<u8>>| kept.borrow_mut().clone_from(frames)
+    };
+    let keep_data = {
+        let kept = Rc::clone(&data);
+        move |data: &mut ReportData, _: &[u8]| *kept.borrow_mut() = *data
+    };
     let listen = Twist { frames: Some(Box::new(keep_frames)), report_data: Some(Box::new(keep_data)), ..Twist::default() };
     let mut wire = adversary.tls().connect(server.dial().await).await.expect("a handshake");
     let verdict = script::open(&mut wire, &adversary.machine, &listen).await.expect("a verdict");
