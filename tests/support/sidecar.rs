@@ -57,7 +57,7 @@ impl Machine {
         let settings =
             IdentitySettings::Minted { names: vec!["service.test".to_owned()], lifetime: Duration::from_secs(3600), provider: "simulator".to_owned() };
         let attester = Arc::<SimulatedAttester>::clone(&self.0);
-        let batcher = Batcher::start(attester, BatchSettings { window: Duration::from_millis(5), queue: 64 });
+        let batcher = Batcher::start(attester, BatchSettings { window: Duration::from_millis(5), queue: 1024 });
         let identity = Identity::start(settings, Some(batcher), None, parts.clock.clone(), Arc::clone(&parts.metrics)).await;
         identity.unwrap_or_else(|error| panic!("{error}"))
     }
