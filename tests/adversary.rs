@@ -23,6 +23,8 @@ mod certificates;
 mod exchange;
 #[path = "adversary/handshake.rs"]
 mod handshake;
+#[path = "adversary/operations.rs"]
+mod operations;
 #[path = "adversary/peer.rs"]
 mod peer;
 #[path = "adversary/records.rs"]

@@ -59,6 +59,11 @@ impl Making {
     }
 }
 
+/// A leaf that the rows start from.
+pub fn honest_leaf(machine: &Arc<dyn Attester>) -> Holder {
+    HONEST.make(machine)
+}
+
 /// `04 82 <length> <content>`, for contents of 256 to 65,535 octets.
 fn octet_string(content: Vec<u8>) -> Vec<u8> {
     let length = u16::try_from(content.len()).expect("short").to_be_bytes();

@@ -173,6 +173,13 @@ pub struct ServerPlan {
     pub limits: Limits,
 }
 
+impl ServerPlan {
+    /// Attested clients only, judged by `judge`.
+    pub fn judged_by(self, judge: Arc<dyn Judge>) -> Self {
+        Self { clients: Some(anybody(judge)), ..self }
+    }
+}
+
 /// A server sidecar: attested TLS in, the service behind it.
 pub struct Server {
     pub name: String,
