@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rustls::{AlertDescription, CertificateError, Error};
+use rustls::{AlertDescription, CertificateError, Error, PeerMisbehaved};
 
 use crate::refusal::{Denied, Finding, Reason};
 
@@ -33,8 +33,14 @@ pub(super) fn of_tls(error: &Error) -> Denied {
                 .fix("the peer presents a certificate whose private key it does not hold: find out who answers at that address")
                 .into()
         }
+        Error::FailedToGetCurrentTime => {
+            let fix = "set this machine's clock or repair its time synchronisation";
+            Finding::new(Reason::ClockInvalid, "clock", "a time that can be right", error.to_string()).fix(fix).into()
+        }
         Error::InvalidCertificate(_) | Error::NoCertificatesPresented => handshake(Reason::CertificateInvalid, "an acceptable certificate", error.to_string()),
-        Error::NoApplicationProtocol | Error::AlertReceived(AlertDescription::NoApplicationProtocol) => {
+        Error::NoApplicationProtocol
+        | Error::AlertReceived(AlertDescription::NoApplicationProtocol)
+        | Error::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedApplicationProtocol) => {
             let fix = "point this side at an attested listener of a session tier, or see which protocol the other side is made for";
             Finding::new(Reason::AlpnMismatch, "handshake.alpn", "a protocol of both sides", "none in common").fix(fix).into()
         }
@@ -61,6 +67,8 @@ mod tests {
         assert_eq!(reason(Error::InvalidCertificate(CertificateError::BadEncoding)), Reason::CertificateInvalid);
         assert_eq!(reason(Error::NoApplicationProtocol), Reason::AlpnMismatch);
         assert_eq!(reason(Error::AlertReceived(AlertDescription::NoApplicationProtocol)), Reason::AlpnMismatch);
+        assert_eq!(reason(Error::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedApplicationProtocol)), Reason::AlpnMismatch);
+        assert_eq!(reason(Error::FailedToGetCurrentTime), Reason::ClockInvalid);
         assert_eq!(reason(Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13)), Reason::TlsUnacceptable);
         let own: Denied = Finding::new(Reason::EvidenceAmbiguous, "x", "y", "z").into();
         assert_eq!(reason(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(own))))), Reason::EvidenceAmbiguous);
