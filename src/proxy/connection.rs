@@ -1,6 +1,10 @@
 //! The life of one connection, top to bottom: gather, everything that can refuse, forward; one record at the end.
 
+use std::future::poll_fn;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use tokio::sync::watch;
@@ -65,7 +69,7 @@ async fn cut(phase: &mut watch::Receiver<Phase>) {
 
 async fn live(listener: &Listener, parts: &Parts, counters: &ListenerMetrics, socket: Socket, place: HandshakePlace, known: &mut Known) -> Outcome {
     // Boxed: the handshakes' state is large and the connection outlives it.
-    let ready = Box::pin(admit_both(listener, parts, socket, known)).await;
+    let ready = unpanicked(Box::pin(admit_both(listener, parts, socket, known))).await;
     drop(place);
     let (mut downstream, mut upstream, end) = match ready {
         Ok(ready) => ready,
@@ -78,6 +82,16 @@ async fn live(listener: &Listener, parts: &Parts, counters: &ListenerMetrics, so
         upstream.finish();
     }
     Outcome::Forwarded(ended)
+}
+
+/// A panic on what a peer sent is a fault of ours, and refuses that peer as any other finding does: with a record.
+async fn unpanicked<T>(mut work: Pin<Box<impl Future<Output = Result<T, Outcome>>>>) -> Result<T, Outcome> {
+    let fault = || {
+        let found = "a panic, which is a fault of this program: please report it";
+        Finding::new(Reason::EvidenceMalformed, "connection", "a verdict", found)
+    };
+    let mut poll = |cx: &mut Context<'_>| catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)));
+    poll_fn(|cx| poll(cx).unwrap_or_else(|_| Poll::Ready(Err(Outcome::Refused(End::Downstream, fault().into()))))).await
 }
 
 /// Everything that can refuse, in the one order: the peer that came, the upstream's socket, the peer behind it.

@@ -25,7 +25,7 @@ use crate::peer::{Tls, Wire};
 use crate::records;
 use crate::script::{self, Twist};
 use crate::wire::{self, EXPORTER_LABEL, HELLO_C, Hello, exporter_context, frame};
-use crate::world::{House, NOW, SECRET, Server, anybody, machine, policy};
+use crate::world::{House, NOW, PATIENCE, SECRET, Server, anybody, machine, policy};
 
 /// Judges as `inner` does, once `before` has returned.
 struct Hooked {
@@ -71,7 +71,8 @@ async fn upstream_before_confirm() {
     let released = Mutex::new(released);
     let before = move || {
         asked.send(()).expect("the test waits");
-        released.lock().expect("one connection").recv().expect("the test releases");
+        // Tells the runtime, so that nothing else of this process waits with it.
+        tokio::task::block_in_place(|| released.lock().expect("one connection").recv_timeout(PATIENCE)).expect("the test releases");
     };
     target.plan.clients = Some(anybody(Arc::new(Hooked { inner: target.house.judge(policy("")), before: Box::new(before) })));
     let server = Server::start(&target.house, target.plan).await;
@@ -81,7 +82,7 @@ async fn upstream_before_confirm() {
         (verdict, wire)
     };
     let stalled = async {
-        tokio::task::spawn_blocking(move || when_asked.recv().expect("asked")).await.expect("asked");
+        tokio::task::spawn_blocking(move || when_asked.recv_timeout(PATIENCE).expect("asked")).await.expect("asked");
         // A connection of ours through the service's queue: one of the sidecar's would have been counted before it.
         let mut probe = TcpStream::connect(server.service.address).await.expect("the service listens");
         probe.shutdown().await.expect("closed");
@@ -248,7 +249,7 @@ impl Attester for Hanging {
     fn attest(&self, report_data: &ReportData) -> Result<Quote, Unavailable> {
         if let Some(release) = self.hang.lock().expect("one at a time").take() {
             let _ = self.begun.send(());
-            let _ = release.recv();
+            let _ = release.recv_timeout(PATIENCE);
         }
         self.inner.attest(report_data)
     }
@@ -272,7 +273,7 @@ async fn attester_busy() {
     let mut first = Tls::anonymous().connect(server.dial().await).await.expect("a handshake");
     first.send(&opening).await;
     held.push(first);
-    tokio::task::spawn_blocking(move || has_begun.recv().expect("a quote is made")).await.expect("a quote is made");
+    tokio::task::spawn_blocking(move || has_begun.recv_timeout(PATIENCE).expect("a quote is made")).await.expect("a quote is made");
     // Some wait in the queue's one place; whoever finds it taken hears "busy".
     let mut busy = None;
     for _ in 0..3 {
@@ -289,9 +290,9 @@ async fn attester_busy() {
     }
     let (told, wire) = busy.expect("the queue has an end");
     assert_eq!(told, wire::result(2));
-    let record = server.outcome().await;
-    Failures::default().check(&Attacked { record: record.clone(), heard: Heard::Inside(wire.heard().await) }, "attester-busy", "attester_busy");
-    assert_eq!(record.field("reason"), "attester_busy", "{record:?}");
+    let (record, mut failures) = (server.outcome().await, Failures::default());
+    failures.check(&Attacked { record, heard: Heard::Inside(wire.heard().await) }, "attester-busy", "attester_busy");
+    failures.none();
     assert_eq!(server.service.connections(), 0);
     release.send(()).expect("the attester hangs");
     for mut wire in held {
@@ -324,10 +325,10 @@ async fn cache_cross_policy() {
     }
     failures.none();
     // A remembered verdict ends with the evidence, whatever the memory says.
-    house.parts.clock.set(NOW.plus(3601));
+    house.parts.clock.set(NOW.plus(3200));
     let target = plan(wide).await;
     let attacked = on_server(target, &tls, async |_: &mut Wire| {}).await;
-    failures = Failures::default();
+    let mut failures = Failures::default();
     failures.check(&attacked, "cache beyond the evidence", "certificate_invalid");
     failures.none();
 }
