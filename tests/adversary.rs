@@ -5,13 +5,7 @@
 //! with the rooms they attack: they speak the wire protocol by hand over their own TLS.
 
 #![cfg(all(feature = "simulator", feature = "cli"))]
-#![allow(
-    clippy::type_complexity,
-    dead_code,
-    dropping_references,
-    unreachable_pub,
-    reason = "modules of one test program, some cases of which are still to be written"
-)]
+#![allow(clippy::type_complexity, unreachable_pub, reason = "modules of one test program")]
 
 #[path = "adversary/attack.rs"]
 mod attack;

@@ -269,33 +269,29 @@ async fn attester_busy() {
     let (release, released) = mpsc::channel();
     *hang.lock().expect("free") = Some(released);
     let opening = frame(HELLO_C, &Hello { authority: Some("app.example".to_owned()), ..Hello::new(0x11, 1) }.payload());
-    let mut held = Vec::new();
     let mut first = Tls::anonymous().connect(server.dial().await).await.expect("a handshake");
     first.send(&opening).await;
-    held.push(first);
     tokio::task::spawn_blocking(move || has_begun.recv_timeout(PATIENCE).expect("a quote is made")).await.expect("a quote is made");
-    // Some wait in the queue's one place; whoever finds it taken hears "busy".
-    let mut busy = None;
-    for _ in 0..3 {
+    // One waits in the queue's one place; whoever finds it taken hears "busy", and that first.
+    let mut waiting = [const { None }; 2];
+    for place in &mut waiting {
         let mut next = Tls::anonymous().connect(server.dial().await).await.expect("a handshake");
         next.send(&opening).await;
-        match tokio::time::timeout(Duration::from_secs(1), next.receive()).await {
-            Ok(Some(frame)) => {
-                busy = Some((frame.octets, next));
-                break;
-            }
-            Ok(None) => panic!("closed without a word"),
-            Err(_) => held.push(next),
-        }
+        *place = Some(next);
     }
-    let (told, wire) = busy.expect("the queue has an end");
-    assert_eq!(told, wire::result(2));
+    let [Some(mut second), Some(mut third)] = waiting else { panic!("two more") };
+    let (told, wire, other) = tokio::select! {
+        told = second.receive() => (told, second, third),
+        told = third.receive() => (told, third, second),
+        () = tokio::time::sleep(PATIENCE) => panic!("the queue has no end"),
+    };
+    assert_eq!(told.map(|frame| frame.octets), Some(wire::result(2)));
     let (record, mut failures) = (server.outcome().await, Failures::default());
     failures.check(&Attacked { record, heard: Heard::Inside(wire.heard().await) }, "attester-busy", "attester_busy");
     failures.none();
     assert_eq!(server.service.connections(), 0);
     release.send(()).expect("the attester hangs");
-    for mut wire in held {
+    for mut wire in [first, other] {
         assert_eq!(wire.receive().await.map(|frame| frame.kind), Some(wire::HELLO_S), "those that waited are served");
         drop(wire);
     }

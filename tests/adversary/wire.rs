@@ -47,23 +47,23 @@ impl Hello {
 
     /// The pairs, encoded, in order: so that a test can repeat, drop or add one.
     pub fn pairs(&self) -> Vec<Vec<u8>> {
-        let pair = |key: u64, value: &dyn Fn(&mut Writer)| {
+        let pair = |key: u64, value: &dyn for<'w> Fn(&'w mut Writer) -> &'w mut Writer| {
             let mut w = Writer::new();
             w.uint(key);
             value(&mut w);
             w.finish()
         };
         let mut pairs = vec![
-            pair(1, &|w| drop(w.uint(self.version))),
-            pair(2, &|w| drop(w.bytes(&self.nonce))),
-            pair(3, &|w| drop(w.uint(self.attest))),
+            pair(1, &|w| w.uint(self.version)),
+            pair(2, &|w| w.bytes(&self.nonce)),
+            pair(3, &|w| w.uint(self.attest)),
             pair(4, &|w| {
                 w.array(self.types.len());
-                self.types.iter().for_each(|media_type| drop(w.text(media_type)));
+                self.types.iter().fold(w, |w, media_type| w.text(media_type))
             }),
-            pair(5, &|w| drop(w.uint(self.max_evidence))),
+            pair(5, &|w| w.uint(self.max_evidence)),
         ];
-        pairs.extend(self.authority.as_ref().map(|authority| pair(6, &|w| drop(w.text(authority)))));
+        pairs.extend(self.authority.as_ref().map(|authority| pair(6, &|w| w.text(authority))));
         pairs
     }
 
@@ -160,6 +160,8 @@ pub fn session_claims(key: KeyDigest, hello: [u8; 48]) -> BindingClaims {
 pub fn evidence(collection: &[u8], claims: &[u8], proof: &Proof) -> Vec<u8> {
     let mut w = Writer::new();
     w.map(3).uint(1).bytes(collection).uint(2).bytes(claims).uint(3).array(3).uint(proof.index).uint(proof.size).array(proof.path.len());
-    proof.path.iter().for_each(|node| drop(w.bytes(node)));
+    for node in &proof.path {
+        w.bytes(node);
+    }
     frame(EVIDENCE, &w.finish())
 }
