@@ -3,6 +3,8 @@
 //! Everything listens on loopback at free ports and ends with the demo. What is told is what was seen: the exit code is
 //! 0 only when each step went as told.
 
+mod relay;
+
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -17,12 +19,12 @@ use super::output::{self, Detail, Marks};
 use super::{Outcome, policy};
 use crate::admin::metrics::Metrics;
 use crate::app::App;
+use crate::attester::Attester;
 use crate::attester::simulator::{Forge, MEASUREMENT};
-use crate::attester::{Attester, Quote, Unavailable};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::evidence::snp::Product;
-use crate::evidence::{Endorsements, ReportData, Timestamp};
+use crate::evidence::{Endorsements, Timestamp};
 use crate::proxy;
 use crate::proxy::appraisal::{Appraisals, Memo};
 use crate::refusal::Reason;
@@ -84,23 +86,13 @@ async fn tell(detail: Detail) -> anyhow::Result<()> {
     let mut debug = forge(now);
     debug.report.policy |= 1 << 19;
     refused("3. A guest that its host may debug", &service, &folder.path, &policy, Box::new(debug.attester()), Reason::DebugEnabled, detail).await?;
-    let relay = Relay { genuine: forge(now).attester(), victim: ReportData([0x5a; 64]) };
-    refused(
-        "4. A relay that holds the server's key and shows genuine evidence of another session",
-        &service,
-        &folder.path,
-        &policy,
-        Box::new(relay),
-        Reason::BindingMismatch,
-        detail,
-    )
-    .await?;
+    relayed(&service, &folder.path, &policy, forge(now), detail).await?;
     let (requests, expected) = (service.requests(), 2);
     ensure!(requests == expected, "the service saw {requests} requests in place of {expected}");
     output::show(&format!("\n{} The service saw {requests} requests: those of step 1 and not one byte of the others.\n", marks.good))?;
     drop((client, good));
     output::show(
-        "\nNext:\n  portcullis simulate evidence && portcullis verify evidence\n  portcullis policy init policy.json\n  portcullis explain binding_mismatch\n",
+        "\nNext:\n  portcullis policy init lab.json --insecure-simulator\n  portcullis simulate evidence && portcullis policy add lab.json --id guest --from evidence\n  portcullis verify evidence --policy lab.json\n",
     )
 }
 
@@ -114,10 +106,37 @@ async fn refused(
     wanted: Reason,
     detail: Detail,
 ) -> anyhow::Result<()> {
+    let server = start(&server_text(service.address, "names = [\"localhost\"]\n"), folder, Some(Arc::from(attester))).await?;
+    let address = server.tcp_address("in").context("no address")?;
+    asked_in_vain(title, service, (address, policy), wanted, detail).await
+}
+
+/// A genuine server whose key was stolen, and a relay in front of it that forwards its genuine evidence.
+async fn relayed(service: &Service, folder: &Path, policy: &Path, forge: Forge, detail: Detail) -> anyhow::Result<()> {
+    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).context("no certificate")?;
+    let write = |name: &str, text: String| std::fs::write(folder.join(name), text).with_context(|| format!("cannot write {name}"));
+    write("server.pem", issued.cert.pem())?;
+    write("server.key", issued.signing_key.serialize_pem())?;
+    let attester: Arc<dyn Attester> = Arc::new(forge.attester());
+    let genuine = start(&server_text(service.address, "certificate = \"server.pem\"\nkey = \"server.key\"\n"), folder, Some(Arc::clone(&attester))).await?;
+    let genuine = (genuine.tcp_address("in").context("no address")?, genuine);
+    let accepted = verdict(genuine.0, policy).await?;
+    ensure!(accepted.is_ok(), "the genuine server was refused: {accepted:?}");
+    let relay = relay::Relay::start(genuine.0, folder, attester, peer(policy)?).await?;
+    asked_in_vain(
+        "4. A relay in front of the right guest, with its stolen key and its genuine evidence",
+        service,
+        (relay.address, policy),
+        Reason::BindingMismatch,
+        detail,
+    )
+    .await
+}
+
+/// Asks a server through a client sidecar, and tells how it was refused.
+async fn asked_in_vain(title: &str, service: &Service, (address, policy): (SocketAddr, &Path), wanted: Reason, detail: Detail) -> anyhow::Result<()> {
     let marks = Marks::here();
     let before = service.requests();
-    let server = start(&server_text(service.address), folder, Some(Arc::from(attester))).await?;
-    let address = server.tcp_address("in").context("no address")?;
     let client = client(address, policy).await?;
     let answer = get(client.tcp_address("out").context("no address")?, "/").await;
     ensure!(answer.as_ref().map_or(true, String::is_empty), "the local application got an answer: {answer:?}");
@@ -143,14 +162,14 @@ fn policy_text() -> String {
     )
 }
 
-fn server_text(service: SocketAddr) -> String {
+fn server_text(service: SocketAddr, certificate: &str) -> String {
     format!(
-        "version = 1\ndrain_grace = \"1s\"\n[identity]\nprovider = \"simulator\"\nnames = [\"localhost\"]\n[[listener]]\nname = \"in\"\nbind = \"127.0.0.1:0\"\ncertificate = \"attested\"\nupstream = \"app\"\n[[upstream]]\nname = \"app\"\ntargets = [\"tcp://{service}\"]\n"
+        "version = 1\ndrain_grace = \"1s\"\n[identity]\nprovider = \"simulator\"\n{certificate}[[listener]]\nname = \"in\"\nbind = \"127.0.0.1:0\"\ncertificate = \"attested\"\nupstream = \"app\"\n[[upstream]]\nname = \"app\"\ntargets = [\"tcp://{service}\"]\n"
     )
 }
 
 async fn server(service: &Service, folder: &Path, forge: Forge) -> anyhow::Result<App> {
-    start(&server_text(service.address), folder, Some(Arc::new(forge.attester()))).await
+    start(&server_text(service.address, "names = [\"localhost\"]\n"), folder, Some(Arc::new(forge.attester()))).await
 }
 
 async fn client(server: SocketAddr, policy: &Path) -> anyhow::Result<App> {
@@ -168,9 +187,8 @@ async fn start(text: &str, folder: &Path, attester: Option<Arc<dyn Attester>>) -
 
 /// The verdict about a server under the demo's policy, as a client sidecar comes to it.
 async fn verdict(server: SocketAddr, file: &Path) -> anyhow::Result<Result<Arc<crate::verify::AttestationResult>, crate::refusal::Denied>> {
-    let metrics = Arc::new(Metrics::new());
-    let judge = Appraisals::new(Arc::new(policy::load(file)?.appraiser()), Endorsements::default(), Arc::new(Memo::new()), Arc::clone(&metrics));
-    let peer = Peer { judge: Arc::new(judge), identity: PeerIdentity::default() };
+    let metrics = Metrics::new();
+    let peer = peer(file)?;
     let server_name = rustls::pki_types::ServerName::try_from("localhost").context("a name")?;
     let settings = ClientSettings { identity: None, tier: Tier::Session, server_name, peer, alpn: Vec::new(), max_evidence: 0 };
     let side = ClientSide::new(settings, Clock::system())?;
@@ -178,27 +196,10 @@ async fn verdict(server: SocketAddr, file: &Path) -> anyhow::Result<Result<Arc<c
     Ok(proxy::ask(&side, socket, &Clock::system(), &metrics).await)
 }
 
-/// Somebody between the two sides with the server's key: evidence it can get is genuine, and speaks for the session
-/// that the genuine side has with the relay.
-struct Relay {
-    genuine: crate::attester::simulator::SimulatedAttester,
-    victim: ReportData,
-}
-
-impl Attester for Relay {
-    fn platform(&self) -> &'static str {
-        self.genuine.platform()
-    }
-
-    fn provider(&self) -> &'static str {
-        self.genuine.provider()
-    }
-
-    fn attest(&self, asked: &ReportData) -> Result<Quote, Unavailable> {
-        // The certificate is the genuine one, stolen with its key: the first evidence is what was asked for.
-        let stolen = self.genuine.quotes() == 0;
-        self.genuine.attest(if stolen { asked } else { &self.victim })
-    }
+/// What the demo's policy wants of a server.
+fn peer(policy: &Path) -> anyhow::Result<Peer> {
+    let judge = Appraisals::new(Arc::new(policy::load(policy)?.appraiser()), Endorsements::default(), Arc::new(Memo::new()), Arc::new(Metrics::new()));
+    Ok(Peer { judge: Arc::new(judge), identity: PeerIdentity::default() })
 }
 
 /// A plain HTTP service that counts what it is asked.
