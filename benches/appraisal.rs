@@ -87,10 +87,10 @@ fn appraisal(c: &mut Criterion) {
     let judging = Arc::new(self::appraiser());
     let certificate = leaf(forge.clone());
     let cold = || {
-        let appraisals = Appraisals::new(Arc::clone(&judging), Default::default(), Arc::new(Memo::new()), Arc::new(Metrics::new()));
+        let appraisals = Appraisals::new(Arc::clone(&judging), Arc::new(Memo::new()), Arc::new(Metrics::new()));
         appraisals.certificate(black_box(&certificate), NOW).expect("accepted");
     };
-    let warm = Appraisals::new(Arc::clone(&judging), Default::default(), Arc::new(Memo::new()), Arc::new(Metrics::new()));
+    let warm = Appraisals::new(Arc::clone(&judging), Arc::new(Memo::new()), Arc::new(Metrics::new()));
     let cached = || drop(warm.certificate(black_box(&certificate), NOW).expect("accepted"));
 
     let mut group = c.benchmark_group("appraisal");

@@ -127,15 +127,15 @@ fn confess(config: &Config, metrics: &Metrics, health: &Health) {
         tracing::warn!(target: "insecure", option, "an option that weakens safety is in force");
         metrics.insecure_option(option);
     }
-    let condition = if config.insecure.is_empty() { Condition::Met } else { Condition::MetBut(config.insecure.join(", ")) };
-    health.set("no insecure option", condition);
+    let options = if config.insecure.is_empty() { "none".to_owned() } else { config.insecure.join(", ") };
+    health.set("insecure options", Condition::MetBut(options));
 }
 
 fn judges(config: &Config, metrics: &Arc<Metrics>) -> BTreeMap<String, Arc<dyn Judge>> {
     let memo = Arc::new(Memo::new());
     let judge = |(name, policy): (&String, &config::Policy)| {
         let appraiser = Arc::new(appraiser(&policy.policy));
-        let appraisals = Appraisals::new(appraiser, crate::evidence::Endorsements::default(), Arc::clone(&memo), Arc::clone(metrics));
+        let appraisals = Appraisals::new(appraiser, Arc::clone(&memo), Arc::clone(metrics));
         (name.clone(), Arc::new(appraisals) as Arc<dyn Judge>)
     };
     config.policies.iter().map(judge).collect()
@@ -149,7 +149,17 @@ async fn identity(settings: &config::Identity, attester: Arc<dyn Attester>, cloc
         Some(files) => IdentitySettings::Files { chain: files.chain.clone(), key: files.key.clone() },
         None => IdentitySettings::Minted { names: settings.names.clone(), lifetime: settings.life, provider },
     };
-    Ok(Identity::start(from, Some(batcher), None, clock.clone(), Arc::clone(metrics)).await?)
+    let check = self_check(&settings.provider, metrics);
+    Ok(Identity::start(from, Some(batcher), Some(check), clock.clone(), Arc::clone(metrics)).await?)
+}
+
+/// The check that every peer would make of our certificate: genuine, bound, current. What else a peer wants of a guest,
+/// even that it cannot be debugged, is the peer's to say.
+fn self_check(provider: &config::Provider, metrics: &Arc<Metrics>) -> Arc<dyn Judge> {
+    let roots = if matches!(provider, config::Provider::Simulator(_)) { Roots::VendorAndSimulator } else { Roots::Vendor };
+    let mut genuine = AppraisalPolicy { roots, ..AppraisalPolicy::genuine(&crate::platform::vocabularies()) };
+    genuine.accept.iter_mut().for_each(|entry| entry.constraints.clear());
+    Arc::new(Appraisals::new(Arc::new(appraiser(&genuine)), Arc::new(Memo::new()), Arc::clone(metrics)))
 }
 
 fn own_evidence(identity: &Identity) -> Condition {

@@ -25,6 +25,8 @@ pub mod clock;
 #[cfg(feature = "cli")]
 pub mod config;
 #[cfg(feature = "proxy")]
+mod file;
+#[cfg(feature = "proxy")]
 pub mod proxy;
 #[cfg(feature = "proxy")]
 pub mod tls;

@@ -11,6 +11,7 @@ mod json;
 mod read;
 mod vocabulary;
 
+use crate::evidence::binding::{AgeRule, MAX_LIFETIME};
 use crate::evidence::{Claims, Timestamp};
 use crate::refusal::Reason;
 
@@ -134,6 +135,14 @@ pub struct Denial {
     pub why: String,
     /// The code of the refusal.
     pub reason: Reason,
+}
+
+impl AppraisalPolicy {
+    /// How old certificate evidence may be under this policy.
+    #[must_use]
+    pub const fn age_rule(&self) -> AgeRule {
+        AgeRule { max_age: self.max_evidence_age, max_lifetime: MAX_LIFETIME, skew: self.clock_skew }
+    }
 }
 
 impl Denial {

@@ -57,8 +57,8 @@ reasons! {
         "the connection did not negotiate one of our protocols",
         "Session tiers speak portcullis1/raw, portcullis1/http/1.1 or portcullis1/h2 inside TLS; a peer that negotiates anything else, or nothing, is not a Portcullis of a session tier, and there is no automatic downgrade. Point this side at the attested listener of the other, or, if the far side can only present a certificate, write freshness = \"certificate\" with its acknowledgement key.";
     AttesterBusy, "attester_busy", Vendor, true,
-        "the attesting side has too many quotes waiting",
-        "TEE hardware makes few reports a second and its host may throttle it further. The attesting side answers busy rather than hold its peers. Try again; if it lasts, raise identity.batch_queue or find out what else on that machine asks for reports.";
+        "the attesting side could not make a quote now",
+        "TEE hardware makes few reports a second and its host may throttle it further, so the attesting side answers busy rather than hold its peers; it says the same when its driver fails. Its own log has the cause under own.quote. Too many quotes waiting: try again, raise identity.batch_queue, or find out what else on that machine asks for reports. A driver that fails: see `portcullis evidence` there.";
     AuxiliaryUnbound, "auxiliary_unbound", Peer, false,
         "an evidence member is not bound to the binding claims",
         "Every evidence member beside the TEE report (event log, vTPM quote, GPU report) must be listed in the binding claims by its SHA-384. One was not listed, differs from its digest, or is listed and absent. Somebody mixed evidence of different origin.";
@@ -82,7 +82,7 @@ reasons! {
         "The clock is before the day this program was built, so no validity period can be judged. Set the clock (or repair time synchronisation) and start again.";
     CollateralUnavailable, "collateral_unavailable", Vendor, true,
         "an endorsement or revocation list that the verdict needs is missing or out of date",
-        "The chain, CRL or TCB data needed for a verdict was not stapled by the peer, is not configured here, or is past its nextUpdate. Nothing is accepted without it. Staple it on the attesting side (identity.endorsements), or refresh it.";
+        "The chain, CRL or TCB data needed for a verdict was not stapled by the peer or given beside its evidence, or is past its nextUpdate. Nothing is accepted without it. Staple it on the attesting side (identity.endorsements), or refresh it.";
     DebugEnabled, "debug_enabled", Peer, false,
         "the TEE runs in debug mode",
         "Debugging lets the host read and change the guest's memory, so its evidence says nothing about confidentiality. Launch the guest without the debug policy bit. insecure_allow_debug exists for laboratories only.";
@@ -173,7 +173,7 @@ impl Reason {
 
 /// One failed check: what was looked at, what was wanted, what was there, and what to do about it.
 ///
-/// For the operator's eyes only; the peer learns one of four codes.
+/// For the operator's eyes only; a refused peer learns one of three codes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Finding {
     /// The stable code.
@@ -184,7 +184,7 @@ pub struct Finding {
     pub expected: String,
     /// What was there.
     pub found: String,
-    /// What a person can do; the reason's first advice when a check has none of its own.
+    /// What a person can do; empty when the check has no advice of its own: see [`Finding::advice`].
     pub fix: Cow<'static, str>,
 }
 
@@ -199,6 +199,12 @@ impl Finding {
     pub fn fix(mut self, fix: impl Into<Cow<'static, str>>) -> Self {
         self.fix = fix.into();
         self
+    }
+
+    /// What to do: the finding's own words, else those of its reason.
+    #[must_use]
+    pub fn advice(&self) -> &str {
+        if self.fix.is_empty() { self.reason.explanation() } else { &self.fix }
     }
 
     /// A refusal for this finding alone, as an `Err`.

@@ -360,3 +360,49 @@ fn captured_evidence_gives_the_manifests_verdict_and_claims() {
     println!("{judged} cases judged");
     assert!(judged > 0);
 }
+
+/// What a quick start prints is what `check` takes, and it refuses what it would not run.
+#[test]
+fn quick_starts_print_configurations_that_check_takes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |line: &str| {
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_portcullis")).args(line.split(' ')).current_dir(folder.path()).output().expect("the program");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let chip = "01".repeat(64);
+    let policy = format!(
+        r#"{{ "version": 1, "name": "p", "accept": [ {{ "id": "a", "tee": "sev-snp", "measurement": "{}", "chip_id": "{chip}" }} ] }}"#,
+        "ab".repeat(48)
+    );
+    std::fs::write(folder.path().join("p.json"), policy).expect("a file");
+    for line in [
+        "server --listen 127.0.0.1:18443 --target 127.0.0.1:8080",
+        "server --listen 127.0.0.1:18443 --target tcp://127.0.0.1:8080 --policy p.json",
+        "client --listen 127.0.0.1:14140 --target db.example:8443 --policy p.json",
+        "client --listen unix:app.sock --target tls://db.example:8443 --policy p.json",
+    ] {
+        let (code, printed, complained) = run(&format!("{line} --print-config"));
+        assert_eq!(code, Some(0), "{line}: {complained}");
+        std::fs::write(folder.path().join("c.toml"), &printed).expect("a file");
+        let (code, _, complained) = run("check -c c.toml");
+        assert_eq!(code, Some(0), "{line}\n{printed}\n{complained}");
+    }
+    let (code, _, complained) = run("client --listen 127.0.0.1:0 --target db.example:8443 --policy absent.json --print-config");
+    assert_eq!(code, Some(2));
+    assert!(complained.contains("absent.json") && !complained.contains("error: error:"), "{complained}");
+}
+
+/// A pipe that nobody writes to is no file, and is not waited for.
+#[test]
+fn a_pipe_is_refused_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    for line in ["verify pipe", "inspect pipe", "policy lint pipe", "check -c pipe"] {
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_portcullis")).args(line.split(' ')).current_dir(folder.path()).output().expect("the program");
+        assert_eq!(output.status.code(), Some(2), "{line}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("is no regular file"), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}

@@ -162,7 +162,7 @@ fn reasons() -> String {
         writeln!(page, "| [`{reason}`](#{reason}) | {} | {} | {later} |", reason.summary(), turn(*reason)).expect("a line");
     }
     page.push_str(
-        "\n\"May pass later\" means that no decision could be made: exit code 3 rather than 1 (see `portcullis verify --help`). The peer learns\none of four codes, never these.\n",
+        "\n\"May pass later\" means that no decision could be made: exit code 3 rather than 1 (see `portcullis verify --help`). The peer learns\none of three codes, never these.\n",
     );
     for reason in Reason::ALL {
         write!(page, "\n## {reason}\n\n{}.\n\n{}\n", capital(reason.summary()), reason.explanation()).expect("a section");

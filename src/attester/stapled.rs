@@ -1,7 +1,7 @@
 //! Endorsements from a folder of the operator's, stapled before those that the hardware gave.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -126,7 +126,7 @@ fn candidates(folder: &Path) -> io::Result<Vec<PathBuf>> {
 
 fn read(path: &Path) -> io::Result<Read> {
     let name = path.file_stem().and_then(|stem| stem.to_str()).ok_or_else(|| io::Error::other("its name is not UTF-8"))?;
-    let file = File::open(path)?;
+    let file = crate::file::open(path)?;
     let version = Version::of(&file.metadata()?);
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;

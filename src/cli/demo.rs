@@ -23,8 +23,8 @@ use crate::attester::Attester;
 use crate::attester::simulator::{Forge, MEASUREMENT};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::evidence::Timestamp;
 use crate::evidence::snp::Product;
-use crate::evidence::{Endorsements, Timestamp};
 use crate::proxy;
 use crate::proxy::appraisal::{Appraisals, Memo};
 use crate::refusal::Reason;
@@ -198,7 +198,7 @@ async fn verdict(server: SocketAddr, file: &Path) -> anyhow::Result<Result<Arc<c
 
 /// What the demo's policy wants of a server.
 fn peer(policy: &Path) -> anyhow::Result<Peer> {
-    let judge = Appraisals::new(Arc::new(policy::load(policy)?.appraiser()), Endorsements::default(), Arc::new(Memo::new()), Arc::new(Metrics::new()));
+    let judge = Appraisals::new(Arc::new(policy::load(policy)?.appraiser()), Arc::new(Memo::new()), Arc::new(Metrics::new()));
     Ok(Peer { judge: Arc::new(judge), identity: PeerIdentity::default() })
 }
 

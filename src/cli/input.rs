@@ -1,6 +1,5 @@
 //! Files into things to judge or show: recognised by name or content, under bounds. Believes and judges nothing.
 
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
@@ -97,11 +96,7 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
         return bounded(io::stdin().lock()).context("<stdin>");
     }
     let name = || path.display().to_string();
-    let file = File::open(path).with_context(name)?;
-    if file.metadata().with_context(name)?.is_dir() {
-        bail!("{} is a folder", path.display());
-    }
-    bounded(file).with_context(name)
+    bounded(crate::file::open(path).with_context(name)?).with_context(name)
 }
 
 /// How messages call a file.

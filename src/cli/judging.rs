@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use super::input::{Form, Subject};
 use super::policy::Loaded;
 use crate::clock::Clock;
-use crate::evidence::binding::{self, AgeRule, Binding, BindingClaims, Kind};
+use crate::evidence::binding::{self, Binding, BindingClaims, Kind};
 use crate::evidence::cmw::Collection;
 use crate::evidence::leaf::Leaf;
 use crate::evidence::{Claims, Endorsements, Evidence, Timestamp};
@@ -125,9 +125,8 @@ impl AtHand {
     fn judge(&self, platform: &Platform, appraiser: &Appraiser, now: Timestamp, warnings: &mut Vec<String>) -> Result<Appraisal, Denied> {
         if let Tie::Certificate(tie) = &self.tie {
             let (leaf, collection) = &**tie;
-            let policy = &appraiser.policy;
-            let rule = AgeRule { max_age: policy.max_evidence_age, max_lifetime: policy.max_evidence_age, skew: policy.clock_skew };
-            leaf.current(now, policy.clock_skew)?;
+            let rule = appraiser.policy.age_rule();
+            leaf.current(now, rule.skew)?;
             let binding = Binding::of_certificate(&collection.bind, leaf.facts(), rule, now)?;
             warnings.push("a certificate proves its key only in a handshake: try `portcullis probe` against the host that shows it".to_owned());
             return appraiser.judge(platform.verifier, collection, &binding, &NoMemo, now).map(|result| result.appraisal().clone());

@@ -87,9 +87,10 @@ pub(super) fn note(text: &str) {
 
 /// Writes an error to stderr.
 pub(super) fn complain(error: &anyhow::Error) {
-    match error.downcast_ref::<Rendered>() {
-        Some(rendered) => note(&rendered.to_string()),
-        None => note(&format!("{BAD}error:{BAD:#} {}", printable(&format!("{error:#}")))),
+    match (error.downcast_ref::<Rendered>(), error.downcast_ref::<crate::config::ConfigError>()) {
+        (Some(rendered), _) => note(&rendered.to_string()),
+        (_, Some(config)) => note(&config.to_string()),
+        _ => note(&format!("{BAD}error:{BAD:#} {}", printable(&format!("{error:#}")))),
     }
 }
 
@@ -159,7 +160,7 @@ pub(super) fn findings<'a>(findings: impl Iterator<Item = &'a Finding>, detail: 
         for (name, text) in [("field", finding.field.as_ref()), ("expected", &finding.expected), ("found", &finding.found)] {
             row(&mut out, name, &value(text, detail, marks));
         }
-        let advice = advice(finding);
+        let advice = finding.advice();
         if advice == before {
             row(&mut out, "fix", "as above");
             continue;
@@ -189,14 +190,9 @@ pub(super) fn finding_json(finding: &Finding) -> Value {
         "field": finding.field,
         "expected": finding.expected,
         "found": finding.found,
-        "fix": advice(finding),
+        "fix": finding.advice(),
         "turn": match finding.reason.turn() { Turn::Operator => "operator", Turn::Peer => "peer", Turn::Vendor => "vendor" },
     })
-}
-
-/// What to do: the finding's own words, else those of its reason.
-fn advice(finding: &Finding) -> &str {
-    if finding.fix.is_empty() { finding.reason.explanation() } else { &finding.fix }
 }
 
 /// Breaks a text at spaces so that lines have at most `wide` characters where words allow it.

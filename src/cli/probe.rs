@@ -70,7 +70,7 @@ pub(super) fn connected(address: &str, sni: Option<&str>, tier: Tier, loaded: &L
 
 async fn ask(address: &str, server_name: ServerName<'static>, tier: Tier, loaded: &Loaded) -> anyhow::Result<Result<Arc<AttestationResult>, Denied>> {
     let metrics = Arc::new(Metrics::new());
-    let judge = Appraisals::new(Arc::new(loaded.appraiser()), crate::evidence::Endorsements::default(), Arc::new(Memo::new()), Arc::clone(&metrics));
+    let judge = Appraisals::new(Arc::new(loaded.appraiser()), Arc::new(Memo::new()), Arc::clone(&metrics));
     let peer = Peer { judge: Arc::new(judge), identity: PeerIdentity::default() };
     let settings = ClientSettings { identity: None, tier, server_name, peer, alpn: Vec::new(), max_evidence: 0 };
     let side = ClientSide::new(settings, Clock::system())?;

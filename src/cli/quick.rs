@@ -14,7 +14,7 @@ pub(super) struct ServerArgs {
     /// The plain service behind it: HOST:PORT or unix:PATH.
     #[arg(long, value_name = "TARGET")]
     target: String,
-    /// Let only clients in that fit this policy.
+    /// Let only clients in that fit this policy. Each of its entries names chips (`chip_id`): what runs is not who it is.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// A name of this side; may be repeated.
@@ -46,7 +46,7 @@ pub(super) struct ClientArgs {
 }
 
 pub(super) fn server(args: &ServerArgs) -> anyhow::Result<Outcome> {
-    let target = if args.target.starts_with("unix:") { args.target.clone() } else { format!("tcp://{}", args.target) };
+    let target = with_scheme(&args.target, "tcp");
     let names: Vec<_> = args.names.iter().map(|name| quoted(name)).collect();
     let mut text = format!(
         "version = 1\n\n[identity]\nprovider = {}\nnames = [{}]\n\n[[listener]]\nname = \"in\"\nbind = {}\ncertificate = \"attested\"\nupstream = \"app\"\n",
@@ -55,7 +55,7 @@ pub(super) fn server(args: &ServerArgs) -> anyhow::Result<Outcome> {
         quoted(&args.listen),
     );
     if args.policy.is_some() {
-        text.push_str("clients = \"attested\"\nfreshness = \"session\"\npolicy = \"clients\"\n");
+        text.push_str("clients = \"attested\"\npolicy = \"clients\"\n");
     }
     text.push_str(&format!("\n[[upstream]]\nname = \"app\"\ntargets = [{}]\n", quoted(&target)));
     if let Some(policy) = &args.policy {
@@ -68,18 +68,24 @@ pub(super) fn client(args: &ClientArgs) -> anyhow::Result<Outcome> {
     let text = format!(
         "version = 1\n\n[[listener]]\nname = \"out\"\nbind = {}\nupstream = \"server\"\n\n[[upstream]]\nname = \"server\"\ntargets = [{}]\nattested = {{ policy = \"server\" }}\n\n[policy.server]\nfile = {}\n",
         quoted(&args.listen),
-        quoted(&format!("tls://{}", args.target)),
+        quoted(&with_scheme(&args.target, "tls")),
         quoted(&args.policy.display().to_string()),
     );
     start(&text, args.print_config)
 }
 
 fn start(text: &str, print: bool) -> anyhow::Result<Outcome> {
+    let config = Config::parse("the command line", text, std::path::Path::new("."))?;
     if print {
         output::show(text)?;
         return Ok(Outcome::Done);
     }
-    run::serve(&Config::parse("the command line", text, std::path::Path::new("."))?)
+    run::serve(&config)
+}
+
+/// The target as a configuration file writes it.
+fn with_scheme(target: &str, scheme: &str) -> String {
+    if target.starts_with("unix:") || target.contains("://") { target.to_owned() } else { format!("{scheme}://{target}") }
 }
 
 /// A TOML string.

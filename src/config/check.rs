@@ -95,7 +95,7 @@ fn policies<'a>(file: &Section<'a>, folder: &Path, notes: &mut Notes, insecure: 
         section.faults.keep(&name.span, values::word(name.value));
         let mode = mode(&section);
         if mode == Mode::Observe {
-            insecure.push(format!("policy.{}.mode = \"observe\"", name.value));
+            insecure.push(format!("policy.{}.insecure_observe", name.value));
         }
         let policy = policy(&section, folder, mode, notes);
         if let Some(policy) = &policy {
@@ -107,9 +107,14 @@ fn policies<'a>(file: &Section<'a>, folder: &Path, notes: &mut Notes, insecure: 
 }
 
 fn mode(section: &Section<'_>) -> Mode {
+    let acknowledged = section.flag("insecure_observe");
     match section.string("mode").map(|mode| (mode.value, mode.span)) {
         None | Some(("enforce", _)) => Mode::Enforce,
-        Some(("observe", _)) => Mode::Observe,
+        Some(("observe", _)) if acknowledged => Mode::Observe,
+        Some(("observe", span)) => {
+            section.wrong(&span, "mode \"observe\" lets any code in".to_owned(), "if you mean it, write insecure_observe = true beside it");
+            Mode::Enforce
+        }
         Some((other, span)) => {
             section.wrong(&span, format!("unknown mode \"{other}\""), "one of \"enforce\", \"observe\"");
             Mode::Enforce

@@ -1,6 +1,5 @@
 //! The files a configuration names, read under bounds.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
@@ -17,10 +16,7 @@ const MAX_PEM: usize = 1 << 20;
 /// The whole of a file of at most `bound` octets.
 pub(super) fn read(path: &Path, bound: usize) -> Result<Vec<u8>, Wrong> {
     let unreadable = |error: std::io::Error| Wrong::new(format!("{} cannot be read: {error}", path.display()), "check the path and its permissions");
-    let file = File::open(path).map_err(unreadable)?;
-    if !file.metadata().map_err(unreadable)?.is_file() {
-        return Err(Wrong::new(format!("{} is not a regular file", path.display()), "name a file"));
-    }
+    let file = crate::file::open(path).map_err(unreadable)?;
     let mut bytes = Vec::new();
     let limit = u64::try_from(bound).unwrap_or(u64::MAX).saturating_add(1);
     file.take(limit).read_to_end(&mut bytes).map_err(unreadable)?;

@@ -230,8 +230,9 @@ pub static POLICY: Section = Section {
             "mode",
             "`\"enforce\"` or `\"observe\"`",
             "`\"enforce\"`",
-            "With `observe`, mismatches of reference values (measurement and the like) are logged and let pass; everything else refuses as ever. For a first look at a fleet; it is reported as an insecure option.",
+            "With `observe`, mismatches of reference values (measurement and the like) are logged and let pass; everything else refuses as ever. For a first look at a fleet; needs `insecure_observe`.",
         ),
+        key("insecure_observe", "boolean", "`false`", "Acknowledges that with `mode = \"observe\"` any code is let in."),
     ],
 };
 

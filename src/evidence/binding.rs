@@ -14,6 +14,9 @@ pub const EXPORTER_LABEL: &[u8] = b"EXPERIMENTAL-PORTCULLIS-1";
 /// Binding claims longer than this are not read. Names dominate: 64 of 253 octets.
 pub const MAX_CLAIMS: usize = 20 * 1024;
 
+/// Certificate evidence is never valid for longer than this from its issue, in seconds.
+pub const MAX_LIFETIME: u64 = 24 * 3600;
+
 const MAX_NAMES: usize = 64;
 const MAX_AUX: usize = 32;
 

@@ -20,6 +20,9 @@ const STRICT: ParseOptions = ParseOptions {
     allow_unary_plus_numbers: false,
 };
 
+/// Weakening keys of the whole policy.
+const TOP_LEVEL: [&str; 2] = ["insecure_allow_missing_crl", "insecure_roots"];
+
 /// The messages of one file so far.
 #[derive(Debug, Default)]
 pub(super) struct Problems(pub(super) Vec<Diagnostic>);
@@ -91,8 +94,15 @@ impl<'v, 'a> Table<'v, 'a> {
             if seen.contains(&key) {
                 problems.0.push(Diagnostic::new(place, format!("{key} stands twice")).help("keep one"));
             } else if !self.known.contains(&key) {
-                let help = nearest(key, self.known.iter().copied())
-                    .map_or_else(|| format!("known here: {}", self.known.join(", ")), |near| format!("did you mean {near}?"));
+                let mut known = self.known.clone();
+                known.sort_unstable();
+                known.dedup();
+                let near = nearest(key, known.iter().copied());
+                let help = match (TOP_LEVEL.contains(&key), near) {
+                    (true, _) => format!("{key} stands at the top of a policy, not in an entry"),
+                    (_, Some(near)) => format!("did you mean {near}?"),
+                    (_, None) => format!("known here: {}", known.join(", ")),
+                };
                 problems.0.push(Diagnostic::new(place, format!("unknown key {key}")).help(help));
             }
             seen.push(key);

@@ -335,7 +335,7 @@ fn record(peer: &Peer, verdict: &Result<Verdict, Denied>, direction: Direction, 
             tracing::info!(
                 target: "audit", event = "peer.appraised", result = "allow", direction = direction.name(), tee = appraisal.platform(),
                 entry = appraisal.entry(), policy, policy_digest = %digest, until = %appraisal.until(), observed = appraisal.observed().len(),
-                revocation_checked = appraisal.revocation_checked(), origin = ?appraisal.origin(),
+                revocation_checked = appraisal.revocation_checked(), origin = appraisal.origin().name(),
             );
             for finding in appraisal.observed() {
                 tracing::warn!(target: "audit", event = "peer.observed", policy, policy_digest = %digest, %finding);
@@ -347,7 +347,7 @@ fn record(peer: &Peer, verdict: &Result<Verdict, Denied>, direction: Direction, 
             let reasons = denied.findings().map(|finding| finding.reason.code()).collect::<Vec<_>>().join(",");
             tracing::warn!(
                 target: "audit", event = "peer.appraised", result = "deny", direction = direction.name(), reasons, policy,
-                policy_digest = %digest, detail = %denied,
+                policy_digest = %digest, detail = denied.to_string(),
             );
         }
     }

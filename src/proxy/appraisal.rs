@@ -1,5 +1,5 @@
-//! The appraisal of peers on this machine: one policy, the platforms of this build, the operator's endorsements, and
-//! two memories: verdicts about certificates, and signatures that verified.
+//! The appraisal of peers on this machine: one policy, the platforms of this build, and two memories: verdicts about
+//! certificates, and signatures that verified.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -7,9 +7,9 @@ use std::sync::Arc;
 use quick_cache::sync::Cache;
 
 use crate::admin::metrics::Metrics;
+use crate::evidence::Timestamp;
 use crate::evidence::binding::{AgeRule, Binding};
 use crate::evidence::cmw::Collection;
-use crate::evidence::{Endorsements, Timestamp};
 use crate::platform;
 use crate::policy::AppraisalPolicy;
 use crate::refusal::{Denied, Finding, Reason};
@@ -27,9 +27,6 @@ const ACCEPTED: u64 = 3600;
 
 /// The longest a refusal is remembered, in seconds.
 const REFUSED: u64 = 5;
-
-/// Certificate evidence is never valid for longer than this, in seconds.
-const MAX_LIFETIME: u64 = 24 * 3600;
 
 /// A bounded memory of signatures that verified; one for the whole process.
 #[derive(Debug)]
@@ -71,18 +68,17 @@ struct Verdict {
 pub struct Appraisals {
     appraiser: Arc<Appraiser>,
     accepts: Vec<String>,
-    endorsements: Endorsements,
     verdicts: Cache<[u8; 48], Verdict>,
     memo: Arc<Memo>,
     metrics: Arc<Metrics>,
 }
 
 impl Appraisals {
-    /// Judges by `appraiser`; `endorsements` of the operator count before those a peer staples.
+    /// Judges by `appraiser`, on the endorsements that peers staple.
     #[must_use]
-    pub fn new(appraiser: Arc<Appraiser>, endorsements: Endorsements, memo: Arc<Memo>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(appraiser: Arc<Appraiser>, memo: Arc<Memo>, metrics: Arc<Metrics>) -> Self {
         let accepts = media_types(&appraiser.policy);
-        Self { appraiser, accepts, endorsements, verdicts: Cache::new(VERDICTS), memo, metrics }
+        Self { appraiser, accepts, verdicts: Cache::new(VERDICTS), memo, metrics }
     }
 
     fn judge(&self, presented: &Collection, binding: &Binding, now: Timestamp) -> Result<AttestationResult, Denied> {
@@ -90,18 +86,11 @@ impl Appraisals {
             let expected = self.accepts.join(" or ");
             return Finding::new(Reason::EvidenceUnsupported, "tee.media_type", expected, presented.tee.media_type.clone()).refuse();
         };
-        let supplemented = (self.endorsements.iter().next().is_some()).then(|| self.supplement(presented));
-        let presented = supplemented.as_ref().unwrap_or(presented);
         // A panic in a parser or a check refuses this peer and harms no other.
         let judged = catch_unwind(AssertUnwindSafe(|| self.appraiser.judge(platform.verifier, presented, binding, &*self.memo, now)));
         judged.unwrap_or_else(|_| {
             Finding::new(Reason::EvidenceMalformed, "appraisal", "a verdict", "a panic, which is a fault of this program: please report it").refuse()
         })
-    }
-
-    fn supplement(&self, presented: &Collection) -> Collection {
-        let endorsements = self.endorsements.iter().chain(presented.endorsements.iter()).cloned().collect();
-        Collection { endorsements, ..presented.clone() }
     }
 
     fn judge_certificate(&self, leaf: &[u8], now: Timestamp) -> Result<AttestationResult, Denied> {
@@ -127,8 +116,7 @@ impl Judge for Appraisals {
     }
 
     fn age_rule(&self) -> AgeRule {
-        let AppraisalPolicy { max_evidence_age, clock_skew, .. } = self.appraiser.policy;
-        AgeRule { max_age: max_evidence_age, max_lifetime: MAX_LIFETIME, skew: clock_skew }
+        self.appraiser.policy.age_rule()
     }
 
     fn certificate(&self, leaf: &[u8], now: Timestamp) -> Result<Arc<AttestationResult>, Denied> {

@@ -69,7 +69,8 @@ async fn cut(phase: &mut watch::Receiver<Phase>) {
 
 async fn live(listener: &Listener, parts: &Parts, counters: &ListenerMetrics, socket: Socket, place: HandshakePlace, known: &mut Known) -> Outcome {
     // Boxed: the handshakes' state is large and the connection outlives it.
-    let ready = unpanicked(Box::pin(admit_both(listener, parts, socket, known))).await;
+    let blamed = if matches!(listener.terminate, Terminate::Plain) { End::Upstream } else { End::Downstream };
+    let ready = unpanicked(Box::pin(admit_both(listener, parts, socket, known)), blamed).await;
     drop(place);
     let (mut downstream, mut upstream, end) = match ready {
         Ok(ready) => ready,
@@ -85,13 +86,13 @@ async fn live(listener: &Listener, parts: &Parts, counters: &ListenerMetrics, so
 }
 
 /// A panic on what a peer sent is a fault of ours, and refuses that peer as any other finding does: with a record.
-async fn unpanicked<T>(mut work: Pin<Box<impl Future<Output = Result<T, Outcome>>>>) -> Result<T, Outcome> {
+async fn unpanicked<T>(mut work: Pin<Box<impl Future<Output = Result<T, Outcome>>>>, blamed: End) -> Result<T, Outcome> {
     let fault = || {
         let found = "a panic, which is a fault of this program: please report it";
         Finding::new(Reason::EvidenceMalformed, "connection", "a verdict", found)
     };
     let mut poll = |cx: &mut Context<'_>| catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)));
-    poll_fn(|cx| poll(cx).unwrap_or_else(|_| Poll::Ready(Err(Outcome::Refused(End::Downstream, fault().into()))))).await
+    poll_fn(|cx| poll(cx).unwrap_or_else(|_| Poll::Ready(Err(Outcome::Refused(blamed, fault().into()))))).await
 }
 
 /// Everything that can refuse, in the one order: the peer that came, the upstream's socket, the peer behind it.
@@ -198,10 +199,17 @@ fn record(listener: &Listener, from: &From, known: &Known, outcome: &Outcome, st
             );
         }
         Outcome::Refused(end, denied) => {
-            for finding in denied.findings() {
+            let mut findings = denied.findings();
+            if let Some(first) = findings.next() {
                 tracing::warn!(
-                    target: "connection", event = "refused", listener, peer, upstream, address = target, refused = %end, reason = finding.reason.code(),
-                    field = %finding.field, expected = finding.expected, found = finding.found, fix = %finding.fix, duration_ms,
+                    target: "connection", event = "refused", listener, peer, upstream, address = target, refused = %end, reason = first.reason.code(),
+                    field = &*first.field, expected = first.expected, found = first.found, fix = first.advice(), duration_ms,
+                );
+            }
+            for more in findings {
+                tracing::warn!(
+                    target: "connection", event = "finding", listener, peer, reason = more.reason.code(), field = &*more.field,
+                    expected = more.expected, found = more.found, fix = more.advice(),
                 );
             }
         }

@@ -91,7 +91,9 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Bind { listener, place: plan::Bind::Tcp(address), error } => write!(f, "listener {listener:?} cannot listen at {address}: {error}"),
+            Self::Bind { listener, place: plan::Bind::Tcp(address), error } => {
+                write!(f, "listener {listener:?} cannot listen at {address}: {error} (`ss -ltnp` tells who does; or bind elsewhere)")
+            }
             Self::Bind { listener, place: plan::Bind::Unix { path, .. }, error } => {
                 write!(f, "listener {listener:?} cannot listen at unix:{}: {error}", path.display())
             }
@@ -193,7 +195,9 @@ pub async fn ask(side: &tls::ClientSide, socket: tokio::net::TcpStream, clock: &
     let late = || Finding::new(Reason::Timeout, "handshake", format!("an end within {} s", limits.handshake.as_secs()), "none").refuse();
     let pending = tokio::time::timeout(limits.handshake, tls::connect(side, socket)).await.unwrap_or_else(|_| late())?;
     let around = admit::Surroundings { clock, metrics, limit: limits.exchange };
-    let (admitted, _stream) = admit::server(side, pending, around).await.map_err(|refused| refused.denied)?;
+    let (admitted, mut stream) = admit::server(side, pending, around).await.map_err(|refused| refused.denied)?;
+    // The verdict is made; a peer that is gone before the goodbye changes nothing.
+    let _ = tokio::time::timeout(limits.handshake, tokio::io::AsyncWriteExt::shutdown(&mut *stream)).await;
     match admitted.ground {
         admit::Ground::Attested(_, result) => Ok(result),
         admit::Ground::AnyClient(_) | admit::Ground::Local => Finding::new(Reason::EvidenceUnsupported, "peer", "a verdict about evidence", "none").refuse(),

@@ -25,7 +25,7 @@ use crate::evidence::{KeyDigest, Timestamp};
 use crate::refusal::Denied;
 
 /// The longest life of a certificate of ours (PROTOCOL 3.6).
-pub const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+pub const MAX_LIFETIME: Duration = Duration::from_secs(crate::evidence::binding::MAX_LIFETIME);
 
 /// A certificate is valid from this long before its evidence was made, for peers whose clock is behind.
 const BACKDATED: u64 = 300;
@@ -355,7 +355,7 @@ fn sorted(names: &[String]) -> Result<Vec<String>, IdentityError> {
 async fn bounded(path: &std::path::Path) -> Result<Vec<u8>, IdentityError> {
     use tokio::io::AsyncReadExt as _;
     let failed = |why: String| IdentityError::File { path: path.to_owned(), why };
-    let file = tokio::fs::File::open(path).await.map_err(|error| failed(error.to_string()))?;
+    let file = tokio::fs::File::from_std(crate::file::open(path).map_err(|error| failed(error.to_string()))?);
     let mut bytes = Vec::new();
     let read = file.take(MAX_PEM + 1).read_to_end(&mut bytes).await.map_err(|error| failed(error.to_string()))?;
     if u64::try_from(read).is_ok_and(|read| read <= MAX_PEM) { Ok(bytes) } else { Err(failed(format!("longer than {MAX_PEM} octets"))) }

@@ -202,12 +202,12 @@ fn check(constraint: &Constraint, claims: &Claims) -> Vec<Finding> {
 fn wrong_bit(claim: &str, flag: &Flag, found: u64, set: u64, clear: u64) -> Option<Finding> {
     let bit = 1_u64.checked_shl(flag.bit)?;
     let (expected, wrong) = match (set & bit != 0, clear & bit != 0) {
-        (true, _) => ("1", found & bit == 0),
-        (_, true) => ("0", found & bit != 0),
+        (true, _) => (format!("1 ({})", flag.doc), found & bit == 0),
+        (_, true) => ("0".to_owned(), found & bit != 0),
         _ => return None,
     };
-    let shown = if found & bit == 0 { "0" } else { "1" };
-    wrong.then(|| Finding::new(flag.reason, format!("report.{claim}.{}", flag.key), format!("{expected} ({})", flag.doc), shown))
+    let shown = if found & bit == 0 { "0".to_owned() } else { format!("1 ({})", flag.doc) };
+    wrong.then(|| Finding::new(flag.reason, format!("report.{claim}.{}", flag.key), expected, shown))
 }
 
 fn short(reason: Reason, field: &'static str, found: Option<&Claims>, product: &Product, floor: &[u8]) -> Vec<Finding> {

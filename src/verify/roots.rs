@@ -9,6 +9,17 @@ pub enum Origin {
     Vendor,
 }
 
+impl Origin {
+    /// Its spelling in logs and documents.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Simulator => "simulator",
+            Self::Vendor => "vendor",
+        }
+    }
+}
+
 /// One root key.
 #[derive(Clone, Debug)]
 pub struct Anchor {

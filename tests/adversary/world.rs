@@ -11,8 +11,8 @@ use portcullis::attester::Attester;
 use portcullis::attester::batch::{BatchSettings, Batcher};
 use portcullis::attester::simulator::{self, Forge, MEASUREMENT};
 use portcullis::clock::{Clock, EARLIEST};
+use portcullis::evidence::Timestamp;
 use portcullis::evidence::snp::Product;
-use portcullis::evidence::{Endorsements, Timestamp};
 use portcullis::platform::PLATFORMS;
 use portcullis::policy::AppraisalPolicy;
 use portcullis::proxy::appraisal::{Appraisals, Memo};
@@ -74,7 +74,7 @@ impl House {
     }
 
     pub fn judge(&self, appraiser: Appraiser) -> Arc<dyn Judge> {
-        Arc::new(Appraisals::new(Arc::new(appraiser), Endorsements::default(), Arc::new(Memo::new()), Arc::clone(&self.parts.metrics)))
+        Arc::new(Appraisals::new(Arc::new(appraiser), Arc::new(Memo::new()), Arc::clone(&self.parts.metrics)))
     }
 
     pub fn batcher(machine: Arc<dyn Attester>, queue: usize) -> Batcher {

@@ -12,8 +12,8 @@ use portcullis::admin::metrics::Metrics;
 use portcullis::attester::batch::{BatchSettings, Batcher};
 use portcullis::attester::simulator::{Fault, Forge, MEASUREMENT, SimulatedAttester, roots};
 use portcullis::clock::{Clock, EARLIEST};
+use portcullis::evidence::Timestamp;
 use portcullis::evidence::snp::Product;
-use portcullis::evidence::{Endorsements, Timestamp};
 use portcullis::platform::PLATFORMS;
 use portcullis::policy::AppraisalPolicy;
 use portcullis::proxy::appraisal::{Appraisals, Memo};
@@ -140,7 +140,7 @@ pub(crate) fn judge(parts: &Parts) -> Arc<dyn Judge> {
     let (policy, _) = AppraisalPolicy::load(policy.as_bytes(), &vocabularies).unwrap_or_else(|problems| panic!("{problems:?}"));
     let simulated = roots().map(|(product, spki)| Anchor { platform: "sev-snp", product: product.name(), spki, origin: Origin::Simulator });
     let appraiser = Appraiser { policy, anchors: TrustAnchors::vendor().and(simulated) };
-    Arc::new(Appraisals::new(Arc::new(appraiser), Endorsements::default(), Arc::new(Memo::new()), Arc::clone(&parts.metrics)))
+    Arc::new(Appraisals::new(Arc::new(appraiser), Arc::new(Memo::new()), Arc::clone(&parts.metrics)))
 }
 
 pub(crate) fn upstream(name: &str, address: SocketAddr, originate: Originate) -> Arc<Upstream> {
