@@ -27,6 +27,7 @@ pub struct Metrics {
     handshakes: Counters,
     insecure_option: Gauges,
     limits_rejected: Counters,
+    refused: Counters,
     mints: Counters,
     received: Counters,
     sent: Counters,
@@ -93,6 +94,7 @@ impl Metrics {
             handshakes: counters(&mut registry, "handshakes", "TLS handshakes"),
             insecure_option: gauges(&mut registry, "insecure_option", "Options in force that weaken safety"),
             limits_rejected: counters(&mut registry, "limits_rejected", "Connections turned away by a limit"),
+            refused: counters(&mut registry, "connections_refused", "Connections refused, by listener, side and reason"),
             mints: counters(&mut registry, "evidence_mints", "Certificates with evidence made"),
             received: counters(&mut registry, "bytes_received", "Octets from the peers of a listener"),
             sent: counters(&mut registry, "bytes_sent", "Octets to the peers of a listener"),
@@ -148,6 +150,11 @@ impl Metrics {
     /// Counts a connection turned away.
     pub fn limit_rejected(&self, listener: &str, limit: &'static str) {
         self.limits_rejected.get_or_create(&owned(&[("listener", listener), ("limit", limit)])).inc();
+    }
+
+    /// Counts a refused connection: every one of them, whatever stage refused it.
+    pub fn refused(&self, listener: &str, side: &'static str, reason: &'static str) {
+        self.refused.get_or_create(&owned(&[("listener", listener), ("side", side), ("reason", reason)])).inc();
     }
 
     /// Counts a certificate with evidence made, or failed, and notes the end of the one in use.
@@ -206,12 +213,14 @@ mod tests {
         let metrics = Metrics::new();
         metrics.appraised(Direction::Outbound, "db", "sev-snp", Some("measurement_unknown"));
         metrics.insecure_option("insecure_roots");
+        metrics.refused("public", "downstream", "peer_refused");
         metrics.confirmed("session", Direction::Inbound);
         metrics.listener("public", Direction::Inbound).received.inc_by(7);
         let text = metrics.text();
         for line in [
             r#"portcullis_appraisals_total{direction="outbound",policy="db",tee="sev-snp",result="refused",reason="measurement_unknown"} 1"#,
             r#"portcullis_insecure_option{option="insecure_roots"} 1"#,
+            r#"portcullis_connections_refused_total{listener="public",side="downstream",reason="peer_refused"} 1"#,
             r#"portcullis_connections_confirmed_total{tier="session",direction="inbound"} 1"#,
             r#"portcullis_bytes_received_total{listener="public",direction="inbound"} 7"#,
             "portcullis_drain_state 0",

@@ -59,6 +59,9 @@ pub(super) async fn serve(
         outcome = live(listener, parts, counters, socket, place, &mut known) => outcome,
         () = cut(&mut phase) => Outcome::Cut,
     };
+    if let Outcome::Refused(end, denied) = &outcome {
+        parts.metrics.refused(&listener.name, end.name(), denied.reason().code());
+    }
     record(listener, &from, &known, &outcome, started);
 }
 
@@ -220,12 +223,19 @@ fn record(listener: &Listener, from: &From, known: &Known, outcome: &Outcome, st
     }
 }
 
-impl std::fmt::Display for End {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+impl End {
+    /// Its spelling in logs and metrics.
+    const fn name(self) -> &'static str {
+        match self {
             Self::Downstream => "downstream",
             Self::Upstream => "upstream",
-        })
+        }
+    }
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }
 

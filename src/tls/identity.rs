@@ -315,10 +315,16 @@ impl Shared {
         let (read, evidence) = certificate::read(leaf).map_err(IdentityError::Check)?;
         let rule = AgeRule { max_age: lifetime.as_secs(), max_lifetime: lifetime.as_secs(), skew: 120 };
         Binding::of_certificate(&evidence.bind, read.facts(), rule, now).map_err(IdentityError::Check)?;
-        match &self.check {
-            Some(judge) => judge.certificate(leaf, now).map(drop).map_err(IdentityError::Check),
-            None => Ok(()),
+        let Some(judge) = &self.check else { return Ok(()) };
+        let verdict = judge.certificate(leaf, now).map_err(IdentityError::Check)?;
+        if !verdict.appraisal().revocation_checked() {
+            tracing::warn!(
+                target: "identity",
+                "no current revocation list is stapled: peers refuse this side with collateral_unavailable unless their policy does without; \
+                 put crl.der into the folder that identity.endorsements names",
+            );
         }
+        Ok(())
     }
 
     async fn read(&self, chain: PathBuf, key: PathBuf) -> Result<Credential, IdentityError> {
