@@ -50,9 +50,9 @@ fn session(forge: &Forge) -> (Collection, Binding) {
         alpn: b"portcullis1/raw",
     };
     let (root, proofs) = batch::build(&[channel.leaf(&claims)]).expect("one leaf");
-    let Quote { evidence, endorsements } = forge.quote(&batch::report_data(1, &root));
+    let Quote { evidence, endorsements } = forge.quote(&batch::challenge(1, &root).long);
     let binding = Binding::of_session(&claims, &channel, &[8; 48], &proofs[0]).expect("a good binding");
-    (Collection { tee: evidence, bind: claims, endorsements, auxiliary: Vec::new() }, binding)
+    (Collection { tee: evidence, bind: claims, endorsements }, binding)
 }
 
 /// A leaf certificate that carries evidence.
@@ -62,8 +62,8 @@ fn leaf(forge: Forge) -> Vec<u8> {
     let spki = KeyDigest::of_spki(&rcgen::PublicKeyData::subject_public_key_info(&key));
     let kind = Kind::Certificate { issued: NOW, expires: NOW.plus(3600), names: names.clone() };
     let claims = BindingClaims { kind, spki, instance: vec![3; 16], aux: [].into(), epoch: None, hpke: None }.encode();
-    let Quote { evidence, endorsements } = forge.attester().attest(&portcullis::evidence::binding::certificate_report_data(&claims)).expect("a quote");
-    let collection = Collection { tee: evidence, bind: claims, endorsements, auxiliary: Vec::new() };
+    let Quote { evidence, endorsements } = forge.attester().attest(&portcullis::evidence::binding::certificate_challenge(&claims)).expect("a quote");
+    let collection = Collection { tee: evidence, bind: claims, endorsements };
     let statement = Statement { names: &names, not_before: NOW.minus(300), not_after: NOW.plus(3600), evidence: &collection };
     issue(&key, &statement).expect("a certificate").to_vec()
 }

@@ -9,9 +9,9 @@ use portcullis::attester::batch::{BatchSettings, BatchedQuote, Batcher, QuoteErr
 use portcullis::attester::simulator::{Fault, Forge, SimulatedAttester};
 use portcullis::attester::{Attester, Quote, Unavailable};
 use portcullis::crypto::sha384;
-use portcullis::evidence::batch::{Node, fold, report_data};
+use portcullis::evidence::batch::{Node, challenge, fold};
 use portcullis::evidence::snp::{Product, Report};
-use portcullis::evidence::{Endorsements, Evidence, ReportData, Timestamp};
+use portcullis::evidence::{Challenge, Endorsements, Evidence, ReportData, Timestamp};
 
 const NOW: Timestamp = Timestamp(1_790_812_800);
 
@@ -26,7 +26,7 @@ fn simulated(quote_delay: Duration) -> Arc<SimulatedAttester> {
 fn assert_speaks_for(batched: &BatchedQuote, leaf: &Node) {
     let report = Report::parse(&batched.quote.evidence.bytes).expect("a report");
     let root = fold(leaf, &batched.proof).expect("a proof of the right shape");
-    assert_eq!(report.bound_data(), report_data(batched.proof.size, &root));
+    assert_eq!(report.bound_data(), challenge(batched.proof.size, &root).long);
 }
 
 /// An attester that answers when it is let, and notes how many asked at once.
@@ -61,13 +61,13 @@ impl Attester for Gate {
         "gate"
     }
 
-    fn attest(&self, report_data: &ReportData) -> Result<Quote, Unavailable> {
+    fn attest(&self, challenge: &Challenge) -> Result<Quote, Unavailable> {
         self.most_inside.fetch_max(self.inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         self.began.fetch_add(1, Ordering::SeqCst);
         let mut passes = self.changed.wait_while(self.passes.lock().unwrap(), |passes| *passes == 0).unwrap();
         *passes -= 1;
         self.inside.fetch_sub(1, Ordering::SeqCst);
-        Ok(Quote { evidence: Evidence { media_type: "test/test".to_owned(), bytes: report_data.0.to_vec() }, endorsements: Endorsements::default() })
+        Ok(Quote { evidence: Evidence::new("test/test", challenge.long.0.to_vec()), endorsements: Endorsements::default() })
     }
 }
 
@@ -160,7 +160,7 @@ async fn a_caller_that_goes_away_harms_nobody() {
     let batched = stays.await.expect("a quote");
     assert_eq!(batched.proof.size, 1, "the leaf that was withdrawn is not in the batch");
     let root = fold(&leaf(1), &batched.proof).expect("a proof");
-    assert_eq!(batched.quote.evidence.bytes, report_data(1, &root).0);
+    assert_eq!(batched.quote.evidence.bytes, challenge(1, &root).long.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -173,12 +173,12 @@ async fn certificates_and_sessions_share_the_one_quote_in_flight() {
             let batcher = batcher.clone();
             tokio::spawn(async move {
                 if number % 5 == 0 {
-                    let quote = batcher.single(ReportData([number; 64])).await.expect("a quote");
+                    let quote = batcher.single(Challenge { long: ReportData([number; 64]), short: [number; 48] }).await.expect("a quote");
                     assert_eq!(quote.evidence.bytes, [number; 64]);
                 } else {
                     let batched = batcher.quote(leaf(number.into())).await.expect("a quote");
                     let root = fold(&leaf(number.into()), &batched.proof).expect("a proof");
-                    assert_eq!(batched.quote.evidence.bytes, report_data(batched.proof.size, &root).0);
+                    assert_eq!(batched.quote.evidence.bytes, challenge(batched.proof.size, &root).long.0);
                 }
             })
         })

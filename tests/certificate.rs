@@ -35,8 +35,8 @@ fn claims(key: &KeyPair, names: &[String]) -> BindingClaims {
 }
 
 fn collection(bind: &BindingClaims, report: usize) -> Collection {
-    let tee = Evidence { media_type: "application/vnd.amd.sev-snp.attestation-report".to_owned(), bytes: vec![7; report] };
-    Collection { tee, bind: bind.encode(), endorsements: Endorsements::default(), auxiliary: Vec::new() }
+    let tee = Evidence::new("application/vnd.amd.sev-snp.attestation-report", vec![7; report]);
+    Collection { tee, bind: bind.encode(), endorsements: Endorsements::default() }
 }
 
 fn statement<'a>(names: &'a [String], evidence: &'a Collection) -> Statement<'a> {

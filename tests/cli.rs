@@ -153,8 +153,8 @@ fn certificate(names: &[&str], said: &[&str]) -> (Vec<u8>, Collection) {
         hpke: None,
     };
     let bind = claims.encode();
-    let quote = Forge::new(Product::Genoa, 1, now).quote(&binding::certificate_report_data(&bind));
-    let collection = Collection { tee: quote.evidence, bind, endorsements: quote.endorsements, auxiliary: Vec::new() };
+    let quote = Forge::new(Product::Genoa, 1, now).quote(&binding::certificate_challenge(&bind).long);
+    let collection = Collection { tee: quote.evidence, bind, endorsements: quote.endorsements };
     let names = owned(names);
     let statement = Statement { names: &names, not_before: now.minus(300), not_after: now.plus(3600), evidence: &collection };
     (issue(&key, &statement).unwrap().to_vec(), collection)

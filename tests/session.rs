@@ -5,9 +5,7 @@ use std::path::PathBuf;
 
 use data_encoding::HEXLOWER;
 use portcullis::evidence::batch::{self, Node, Proof};
-use portcullis::evidence::binding::{
-    BindingClaims, Channel, Kind as ClaimsKind, Role, certificate_report_data, hello_digest, short_certificate_report_data, web_leaf,
-};
+use portcullis::evidence::binding::{BindingClaims, Channel, Kind as ClaimsKind, Role, certificate_challenge, hello_digest, web_leaf};
 use portcullis::evidence::cbor::Writer;
 use portcullis::evidence::cmw::Collection;
 use portcullis::evidence::{Endorsements, Evidence, KeyDigest, Timestamp};
@@ -77,35 +75,35 @@ fn the_vectors_of_the_protocol_are_reproduced() {
     // Through the state machines of both sides, as a connection does.
     let (answer, server) = AwaitHelloClient::new(offer(nonce_s, ClientEvidence::None)).greeted(&hello_c).expect("a good HELLO_C");
     assert_eq!(answer, hello_s);
-    assert_eq!(server.claims(&first, &instance), encoded);
+    assert_eq!(server.claims(&first, &instance, &[]), encoded);
     let exporter: [u8; 32] = octets(&inputs["exporter"]);
     let alpn = inputs["alpn"].as_str().expect("a protocol").as_bytes();
     let leaf = |key_peer| server.channel(Attesting { role: Role::Server, exporter: &exporter, key_self: &first, key_peer, alpn }).leaf(&encoded);
     let (one_way, mutual) = (leaf(None), leaf(Some(&second)));
     assert_eq!((one_way, mutual), (octets(&session["leaf_one_way"]), octets(&session["leaf_mutual"])));
     let root = |leaves: &[Node]| batch::build(leaves).expect("a batch").0;
-    assert_eq!(batch::report_data(1, &root(&[one_way])).0, octets(&session["rd_one_way"]));
-    assert_eq!(batch::short_report_data(1, &root(&[one_way])), octets(&session["rd48_one_way"]));
+    assert_eq!(batch::challenge(1, &root(&[one_way])).long.0, octets(&session["rd_one_way"]));
+    assert_eq!(batch::challenge(1, &root(&[one_way])).short, octets(&session["rd48_one_way"]));
     assert_eq!(root(&[one_way, mutual]), octets(&session["root_of_both"]));
-    assert_eq!(batch::report_data(2, &root(&[one_way, mutual])).0, octets(&session["rd_of_both"]));
+    assert_eq!(batch::challenge(2, &root(&[one_way, mutual])).long.0, octets(&session["rd_of_both"]));
 
     let number = |key: &str| Timestamp(inputs[key].as_u64().expect("a number"));
     let names = names.iter().filter_map(Value::as_str).map(str::to_owned).collect();
     let of_certificate = claims(ClaimsKind::Certificate { issued: number("iat"), expires: number("exp"), names }).encode();
     assert_eq!(of_certificate, bytes(&cert["cb"]));
-    assert_eq!(certificate_report_data(&of_certificate).0, octets(&cert["rd"]));
-    assert_eq!(short_certificate_report_data(&of_certificate), octets(&cert["rd48"]));
+    assert_eq!(certificate_challenge(&of_certificate).long.0, octets(&cert["rd"]));
+    assert_eq!(certificate_challenge(&of_certificate).short, octets(&cert["rd48"]));
 
     let of_web = claims(ClaimsKind::Web).encode();
     assert_eq!(of_web, bytes(&web["cb"]));
     let leaf = web_leaf(&nonce_c, &first, inputs["origin"].as_str().expect("an origin"), &of_web);
     assert_eq!(leaf, octets(&web["leaf"]));
-    assert_eq!(batch::report_data(1, &leaf).0, octets(&web["rd"]));
+    assert_eq!(batch::challenge(1, &leaf).long.0, octets(&web["rd"]));
 
     let leaves: Vec<Node> = all["batch"]["leaves"].as_array().expect("leaves").iter().map(octets).collect();
     let (root, proofs) = batch::build(&leaves).expect("a batch");
     assert_eq!(root, octets(&all["batch"]["root"]));
-    assert_eq!(batch::report_data(7, &root).0, octets(&all["batch"]["rd"]));
+    assert_eq!(batch::challenge(7, &root).long.0, octets(&all["batch"]["rd"]));
     for (proof, wanted) in proofs.iter().zip(all["batch"]["proofs"].as_array().expect("proofs")) {
         let path = wanted["path"].as_array().expect("a path").iter().map(octets).collect();
         let number = |key: &str| wanted[key].as_u64().expect("a number");
@@ -138,11 +136,11 @@ const fn attesting(role: Role) -> Attesting<'static> {
 
 /// EVIDENCE of the side that `attesting` describes; the report is not looked at here.
 fn evidence(agreed: &Agreed, attesting: Attesting<'_>) -> Frame {
-    let claims = agreed.claims(attesting.key_self, &[3; 16]);
+    let claims = agreed.claims(attesting.key_self, &[3; 16], &[]);
     let (_, proofs) = batch::build(&[agreed.channel(attesting).leaf(&claims)]).expect("a batch");
-    let tee = Evidence { media_type: TYPE.to_owned(), bytes: vec![0; 1184] };
+    let tee = Evidence::new(TYPE, vec![0; 1184]);
     let proof = proofs.into_iter().next().expect("a proof");
-    agreed.evidence(&tee, &Endorsements::default(), OwnClaims { claims, proof }).expect("evidence that the peer takes")
+    agreed.evidence(&tee, &Endorsements::default(), OwnClaims { claims, listed: &[], proof }).expect("evidence that the peer takes")
 }
 
 fn result(code: Code) -> Frame {
@@ -296,10 +294,10 @@ fn evidence_over_other_facts_does_not_bind() {
     let (answer, of_server) = server(ClientEvidence::Required).greeted(opening.hello()).expect("agreed");
     let agreed = opening.answered(&answer).expect("agreed").agreed().clone();
     let truth = attesting(Role::Server);
-    let claims = of_server.claims(truth.key_self, &[3; 16]);
+    let claims = of_server.claims(truth.key_self, &[3; 16], &[]);
     let expected = |attesting: Attesting<'_>| {
         let leaf = of_server.channel(attesting).leaf(&claims);
-        batch::report_data(1, &batch::fold(&leaf, &Proof { index: 0, size: 1, path: Vec::new() }).expect("a root"))
+        batch::challenge(1, &batch::fold(&leaf, &Proof { index: 0, size: 1, path: Vec::new() }).expect("a root")).long
     };
     let honest = expected(truth);
     let lies = [
@@ -350,7 +348,7 @@ fn an_evidence_frame_that_contradicts_itself_is_refused() {
     assert_eq!(reason(in_session), Reason::EvidenceMalformed, "cert-evidence-in-session");
     let tampered = changed(&|message, _| rebound(message, of_kind(ClaimsKind::Session { hello: [0; 48] }, OWN)));
     assert_eq!(reason(tampered), Reason::BindingMismatch, "hello-tamper");
-    let foreign = changed(&|message, agreed| rebound(message, agreed.claims(&PEER, &[3; 16])));
+    let foreign = changed(&|message, agreed| rebound(message, agreed.claims(&PEER, &[3; 16], &[])));
     assert_eq!(reason(foreign), Reason::BindingMismatch, "another key");
     assert_eq!(reason(changed(&|message, _| message.proof.size = 2)), Reason::BatchProofInvalid, "proof-short");
     assert_eq!(reason(changed(&|message, _| message.proof.index = 1)), Reason::BatchProofInvalid, "index-out-of-range");
@@ -371,8 +369,8 @@ fn a_peer_with_our_own_key_is_refused() {
 fn evidence_is_sent_only_to_a_peer_that_takes_it() {
     let narrow = AwaitHelloServer::open(Offer { max_evidence: 1000, ..offer([1; 32], ClientEvidence::None) }, "x");
     let (_, agreed) = server(ClientEvidence::None).greeted(narrow.hello()).expect("agreed");
-    let tee = |media_type: &str| Evidence { media_type: media_type.to_owned(), bytes: vec![0; 1184] };
-    let own = || OwnClaims { claims: agreed.claims(&OWN, &[3; 16]), proof: Proof { index: 0, size: 1, path: Vec::new() } };
+    let tee = |media_type: &str| Evidence::new(media_type, vec![0; 1184]);
+    let own = || OwnClaims { claims: agreed.claims(&OWN, &[3; 16], &[]), listed: &[], proof: Proof { index: 0, size: 1, path: Vec::new() } };
     assert_eq!(reason(agreed.evidence(&tee(TYPE), &Endorsements::default(), own())), Reason::EvidenceSize);
     assert_eq!(reason(agreed.evidence(&tee("application/else"), &Endorsements::default(), own())), Reason::EvidenceUnsupported);
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 use portcullis::attester::Attester as _;
 use portcullis::attester::simulator::{Fault, Forge, MEASUREMENT, Patch, Role, SimulatedVendor, Trailer, VekExtension, roots};
 use portcullis::evidence::snp::{Product, Report, Tcb};
-use portcullis::evidence::{ReportData, Timestamp};
+use portcullis::evidence::{Challenge, ReportData, Timestamp};
 use portcullis::platform::{self, PLATFORMS};
 use portcullis::policy::AppraisalPolicy;
 use portcullis::refusal::Reason;
@@ -110,18 +110,18 @@ fn a_seed_is_a_machine() {
 fn an_attester_misbehaves_as_told() {
     let attester = Forge::new(Product::Turin, 3, NOW).attester();
     let bound = |attester: &portcullis::attester::simulator::SimulatedAttester| {
-        let quote = attester.attest(&DATA).expect("a quote");
+        let quote = attester.attest(&Challenge { long: DATA, short: [0; 48] }).expect("a quote");
         Report::parse(&quote.evidence.bytes).expect("a report").bound_data()
     };
     assert_eq!(bound(&attester), DATA);
     attester.misbehave(Fault::OtherReportData);
     assert_ne!(bound(&attester), DATA);
     attester.misbehave(Fault::Busy);
-    assert!(attester.attest(&DATA).is_err_and(|error| error.transient));
+    assert!(attester.attest(&Challenge { long: DATA, short: [0; 48] }).is_err_and(|error| error.transient));
     attester.misbehave(Fault::Broken);
-    assert!(attester.attest(&DATA).is_err_and(|error| !error.transient));
+    assert!(attester.attest(&Challenge { long: DATA, short: [0; 48] }).is_err_and(|error| !error.transient));
     attester.misbehave(Fault::Tampered(|quote| quote.evidence.bytes.truncate(1)));
-    assert_eq!(attester.attest(&DATA).expect("a quote").evidence.bytes.len(), 1);
+    assert_eq!(attester.attest(&Challenge { long: DATA, short: [0; 48] }).expect("a quote").evidence.bytes.len(), 1);
     attester.misbehave(Fault::None);
     assert_eq!(bound(&attester), DATA);
     assert_eq!(attester.quotes(), 6);
@@ -244,7 +244,7 @@ fn time_to_start() {
         let begin = std::time::Instant::now();
         let attester = Forge::new(product, 1, NOW).attester();
         let started = begin.elapsed();
-        attester.attest(&DATA).expect("a quote");
+        attester.attest(&Challenge { long: DATA, short: [0; 48] }).expect("a quote");
         println!("{product:?}: start {started:?}, with the first report {:?}", begin.elapsed());
     }
 }

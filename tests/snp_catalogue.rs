@@ -143,10 +143,10 @@ fn binding() -> (Vec<u8>, Binding) {
 fn judge(forge: &Forge, tamper: fn(&mut Quote), appraiser: &Appraiser) -> Result<(), Denied> {
     let verifier = platform::by_name("sev-snp").expect("the platform").verifier;
     let (bind, binding) = binding();
-    let mut quote = forge.quote(binding.expected());
+    let mut quote = forge.quote(&binding.expected().long);
     tamper(&mut quote);
     let examined = appraiser.examine(verifier, &quote.evidence, &quote.endorsements, &NoMemo, NOW).map(drop);
-    let presented = Collection { tee: quote.evidence, bind, endorsements: quote.endorsements, auxiliary: Vec::new() };
+    let presented = Collection { tee: quote.evidence, bind, endorsements: quote.endorsements };
     let judged = appraiser.judge(verifier, &presented, &binding, &NoMemo, NOW).map(drop);
     assert_eq!(reason(&examined), reason(&judged), "examine and judge differ: {examined:?} {judged:?}");
     judged
@@ -550,7 +550,7 @@ fn an_attester_that_signs_other_report_data_is_refused() {
     let (bind, binding) = binding();
     let quote = attester.attest(binding.expected()).expect("a quote");
     let verifier = platform::by_name("sev-snp").expect("the platform").verifier;
-    let presented = Collection { tee: quote.evidence, bind, endorsements: quote.endorsements, auxiliary: Vec::new() };
+    let presented = Collection { tee: quote.evidence, bind, endorsements: quote.endorsements };
     let judged = policy("", SIMULATED).judge(verifier, &presented, &binding, &NoMemo, NOW).map(drop);
     assert_eq!(reason(&judged), Some(Reason::BindingMismatch));
 }

@@ -8,7 +8,7 @@ use portcullis::attester::simulator::{Forge, Role, SimulatedAttester};
 use portcullis::attester::stapled::Stapled;
 use portcullis::attester::{Attester as _, Unavailable};
 use portcullis::evidence::snp::Product;
-use portcullis::evidence::{ReportData, Timestamp};
+use portcullis::evidence::{Challenge, ReportData, Timestamp};
 
 const NOW: Timestamp = Timestamp(1_790_812_800);
 
@@ -31,7 +31,7 @@ fn pem(label: &str, der: &[u8]) -> String {
 }
 
 fn shown(stapled: &Stapled<SimulatedAttester>) -> Vec<(String, String, Vec<u8>)> {
-    let quote = stapled.attest(&ReportData([1; 64])).expect("a quote");
+    let quote = stapled.attest(&Challenge { long: ReportData([1; 64]), short: [0; 48] }).expect("a quote");
     quote.endorsements.into_iter().map(|endorsement| (endorsement.name, endorsement.media_type, endorsement.bytes)).collect()
 }
 

@@ -14,7 +14,7 @@ use portcullis::attester::snp::Snp;
 use portcullis::attester::tsm::Tsm;
 use portcullis::attester::{Attester, Places, Provider as _, Quote, Unavailable};
 use portcullis::evidence::snp::{Product, Report};
-use portcullis::evidence::{ReportData, Timestamp};
+use portcullis::evidence::{Challenge, ReportData, Timestamp};
 
 const NOW: Timestamp = Timestamp(1_790_812_800);
 const DATA: ReportData = ReportData([7; 64]);
@@ -41,7 +41,7 @@ fn detect(fake: &FakeTsm, privlevel: Option<u8>) -> Result<Box<dyn Attester>, Un
 }
 
 fn attest(fake: &FakeTsm) -> Result<Quote, Unavailable> {
-    detect(fake, None)?.attest(&DATA)
+    detect(fake, None)?.attest(&Challenge { long: DATA, short: [0; 48] })
 }
 
 fn bound(quote: &Quote) -> ReportData {
@@ -188,7 +188,7 @@ fn what_is_no_report_is_refused() {
 fn the_privilege_level_is_asked_for_as_configured_or_as_the_kernel_allows() {
     let Some(fake) = FakeTsm::mount(working()) else { return };
     let vmpl = |quote: &Quote| Report::parse(&quote.evidence.bytes).expect("a report").vmpl;
-    let attest = |level| detect(&fake, level).and_then(|attester| attester.attest(&DATA));
+    let attest = |level| detect(&fake, level).and_then(|attester| attester.attest(&Challenge { long: DATA, short: [0; 48] }));
     assert_eq!(vmpl(&attest(None).expect("a quote")), 0);
     assert_eq!(vmpl(&attest(Some(2)).expect("a quote")), 2);
     fake.driver(|driver| driver.floor = 2);
@@ -252,7 +252,9 @@ fn requests_at_once_do_not_mix() {
     let threads: Vec<_> = (0..8_u8)
         .map(|number| {
             let attester = Arc::clone(&attester);
-            std::thread::spawn(move || bound(&attester.attest(&ReportData([number; 64])).expect("a quote")) == ReportData([number; 64]))
+            std::thread::spawn(move || {
+                bound(&attester.attest(&Challenge { long: ReportData([number; 64]), short: [0; 48] }).expect("a quote")) == ReportData([number; 64])
+            })
         })
         .collect();
     assert!(threads.into_iter().all(|thread| thread.join().expect("no panic")));

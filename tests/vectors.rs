@@ -44,7 +44,7 @@ impl<'a> Case<'a> {
             let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             let name = path.file_stem()?.to_str()?.to_owned();
             match (name.as_str(), path.extension()?.to_str()?) {
-                ("report", "bin") => evidence = Some(Evidence { media_type: platform.media_type.to_owned(), bytes }),
+                ("report", "bin") => evidence = Some(Evidence::new(platform.media_type, bytes)),
                 (_, "der") => endorsements.push(Endorsement { name, media_type: "application/pkix-cert".to_owned(), bytes }),
                 _ => {}
             }

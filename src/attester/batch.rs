@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{Attester, Quote, Unavailable};
-use crate::evidence::ReportData;
 use crate::evidence::batch::{self, MAX_SIZE, Node, Proof};
+use crate::evidence::{Auxiliary, Challenge};
 
 /// How leaves are collected.
 #[derive(Clone, Copy, Debug)]
@@ -107,8 +108,10 @@ impl BatchCounters {
 }
 
 /// Access to the one attester of this process. Cheap to clone; the work ends when the last clone is gone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Batcher {
+    attester: Arc<dyn Attester>,
+    listed: Listed,
     leaves: mpsc::Sender<Leaf>,
     singles: mpsc::Sender<Single>,
     counters: Arc<BatchCounters>,
@@ -125,9 +128,10 @@ impl Batcher {
         let (leaves, waiting_leaves) = mpsc::channel(settings.queue.clamp(1, longest));
         let (singles, waiting_singles) = mpsc::channel(MAX_SINGLES);
         let counters = Arc::<BatchCounters>::default();
-        let hardware = Hardware { attester, counters: Arc::clone(&counters), idle_since: Instant::now() };
+        let listed = Listed::default();
+        let hardware = Hardware { attester: Arc::clone(&attester), listed: Arc::clone(&listed), counters: Arc::clone(&counters), idle_since: Instant::now() };
         tokio::spawn(hardware.work(waiting_leaves, waiting_singles, settings.window));
-        Self { leaves, singles, counters }
+        Self { attester, listed, leaves, singles, counters }
     }
 
     /// A quote that speaks for `leaf`, with the proof. Dropping the future withdraws the leaf and harms no other.
@@ -140,13 +144,29 @@ impl Batcher {
         answer.await.unwrap_or_else(|_| Err(stopped()))
     }
 
-    /// A quote over `report_data` alone, in its turn: for certificate evidence.
+    /// The members that the binding claims list, as they were when the last quote was made.
+    ///
+    /// # Errors
+    /// [`QuoteError::Unavailable`] when the attester cannot read them.
+    pub async fn listed(&self) -> Result<Arc<[Auxiliary]>, QuoteError> {
+        if let Some(listed) = self.listed.load_full() {
+            return Ok(Arc::clone(&listed));
+        }
+        let attester = Arc::clone(&self.attester);
+        let read = tokio::task::spawn_blocking(move || attester.listed()).await;
+        let read = read.unwrap_or_else(|_| Err(panicked(self.attester.provider()))).map_err(QuoteError::Unavailable)?;
+        let read: Arc<[Auxiliary]> = read.into();
+        self.listed.store(Some(Arc::new(Arc::clone(&read))));
+        Ok(read)
+    }
+
+    /// A quote that carries `challenge` alone, in its turn: for certificate evidence.
     ///
     /// # Errors
     /// As [`Batcher::quote`].
-    pub async fn single(&self, report_data: ReportData) -> Result<Quote, QuoteError> {
+    pub async fn single(&self, challenge: Challenge) -> Result<Quote, QuoteError> {
         let (reply, answer) = oneshot::channel();
-        self.ask(&self.singles, Single { report_data, reply })?;
+        self.ask(&self.singles, Single { challenge, reply })?;
         answer.await.unwrap_or_else(|_| Err(stopped()))
     }
 
@@ -167,6 +187,14 @@ impl Batcher {
     }
 }
 
+type Listed = Arc<ArcSwapOption<Arc<[Auxiliary]>>>;
+
+impl std::fmt::Debug for Batcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batcher").field("provider", &self.attester.provider()).field("counters", &self.counters).finish_non_exhaustive()
+    }
+}
+
 #[derive(Debug)]
 struct Leaf {
     leaf: Node,
@@ -176,13 +204,14 @@ struct Leaf {
 
 #[derive(Debug)]
 struct Single {
-    report_data: ReportData,
+    challenge: Challenge,
     reply: oneshot::Sender<Result<Quote, QuoteError>>,
 }
 
 /// The attester, owned by the one task that may ask it.
 struct Hardware {
     attester: Arc<dyn Attester>,
+    listed: Listed,
     counters: Arc<BatchCounters>,
     idle_since: Instant,
 }
@@ -210,10 +239,10 @@ impl Hardware {
         }
     }
 
-    async fn answer_single(&mut self, Single { report_data, reply }: Single) {
+    async fn answer_single(&mut self, Single { challenge, reply }: Single) {
         if !reply.is_closed() {
             // A caller that is gone by now is no error.
-            let _ = reply.send(self.quote(report_data, 0).await);
+            let _ = reply.send(self.quote(challenge, 0).await);
         }
     }
 
@@ -221,19 +250,25 @@ impl Hardware {
         let nodes: Vec<_> = batch.iter().map(|leaf| leaf.leaf).collect();
         let Some((root, proofs)) = batch::build(&nodes) else { return };
         let size = u64::try_from(nodes.len()).unwrap_or(u64::MAX);
-        let quote = self.quote(batch::report_data(size, &root), size).await.map(Arc::new);
+        let quote = self.quote(batch::challenge(size, &root), size).await.map(Arc::new);
         for (leaf, proof) in batch.into_iter().zip(proofs) {
             let _ = leaf.reply.send(quote.clone().map(|quote| BatchedQuote { quote, proof, size }));
         }
     }
 
     /// Asks the attester once; returns when it is done, however long that takes: asking again would not be faster.
-    async fn quote(&mut self, report_data: ReportData, leaves: u64) -> Result<Quote, QuoteError> {
+    async fn quote(&mut self, challenge: Challenge, leaves: u64) -> Result<Quote, QuoteError> {
         let (attester, begin) = (Arc::clone(&self.attester), Instant::now());
-        let outcome = tokio::task::spawn_blocking(move || attester.attest(&report_data)).await;
+        let outcome = tokio::task::spawn_blocking(move || {
+            let quote = attester.attest(&challenge);
+            // An event log may have grown: the next claims list it as it is now.
+            (quote, attester.listed().ok())
+        })
+        .await;
         self.idle_since = Instant::now();
         let quote_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let outcome = outcome.unwrap_or_else(|_| Err(panicked(self.attester.provider())));
+        let (outcome, listed) = outcome.unwrap_or_else(|_| (Err(panicked(self.attester.provider())), None));
+        self.listed.store(listed.map(|listed| Arc::new(listed.into())));
         match outcome {
             Ok(quote) => {
                 self.counters.quotes.fetch_add(1, Ordering::Relaxed);

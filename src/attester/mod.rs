@@ -14,9 +14,9 @@ pub mod tsm;
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::evidence::{Endorsements, Evidence, ReportData};
+use crate::evidence::{Auxiliary, Challenge, Endorsements, Evidence};
 
-/// Something that makes evidence over report data of our choice. Blocking; one call at a time.
+/// Something that makes evidence that carries a challenge of ours. Blocking; one call at a time.
 pub trait Attester: Send + Sync {
     /// The platform's name.
     fn platform(&self) -> &'static str;
@@ -24,11 +24,19 @@ pub trait Attester: Send + Sync {
     /// Where the evidence comes from, for people: `configfs-tsm`, `sev-guest`, `simulator`.
     fn provider(&self) -> &'static str;
 
-    /// Makes evidence over `report_data`, with what endorsements the hardware has at hand.
+    /// Makes evidence that carries `challenge`, with what endorsements the hardware has at hand.
     ///
     /// # Errors
     /// [`Unavailable`] when the hardware or its driver does not answer as it should.
-    fn attest(&self, report_data: &ReportData) -> Result<Quote, Unavailable>;
+    fn attest(&self, challenge: &Challenge) -> Result<Quote, Unavailable>;
+
+    /// The auxiliary members whose digests the binding claims list (an event log): read before the claims are made.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when there is such a member on this platform and it cannot be read.
+    fn listed(&self) -> Result<Vec<Auxiliary>, Unavailable> {
+        Ok(Vec::new())
+    }
 }
 
 impl<A: Attester + ?Sized> Attester for Box<A> {
@@ -40,8 +48,12 @@ impl<A: Attester + ?Sized> Attester for Box<A> {
         (**self).provider()
     }
 
-    fn attest(&self, report_data: &ReportData) -> Result<Quote, Unavailable> {
-        (**self).attest(report_data)
+    fn attest(&self, challenge: &Challenge) -> Result<Quote, Unavailable> {
+        (**self).attest(challenge)
+    }
+
+    fn listed(&self) -> Result<Vec<Auxiliary>, Unavailable> {
+        (**self).listed()
     }
 }
 
@@ -54,8 +66,12 @@ impl<A: Attester + ?Sized> Attester for std::sync::Arc<A> {
         (**self).provider()
     }
 
-    fn attest(&self, report_data: &ReportData) -> Result<Quote, Unavailable> {
-        (**self).attest(report_data)
+    fn attest(&self, challenge: &Challenge) -> Result<Quote, Unavailable> {
+        (**self).attest(challenge)
+    }
+
+    fn listed(&self) -> Result<Vec<Auxiliary>, Unavailable> {
+        (**self).listed()
     }
 }
 

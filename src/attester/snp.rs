@@ -11,7 +11,7 @@ use super::tsm::{self, Tsm};
 use super::{Attester, Detected, Places, Provider, Quote, Unavailable};
 use crate::evidence::snp::table::{self, Kind};
 use crate::evidence::snp::{MEDIA_TYPE, REPORT_SIZE, Report};
-use crate::evidence::{Endorsement, Endorsements, Evidence, ReportData};
+use crate::evidence::{Challenge, Endorsement, Endorsements, Evidence, ReportData};
 
 /// The platform's provider.
 #[derive(Debug)]
@@ -49,13 +49,13 @@ impl Attester for SnpAttester {
         }
     }
 
-    fn attest(&self, report_data: &ReportData) -> Result<Quote, Unavailable> {
+    fn attest(&self, challenge: &Challenge) -> Result<Quote, Unavailable> {
         let (bytes, table, place) = match &self.way {
-            Way::Device(device) => device.report(&report_data.0).map(|extended| (extended.report, extended.table, device.path()))?,
-            Way::Tsm(tsm) => tsm.report(&report_data.0).map(|blobs| (blobs.outblob, blobs.auxblob, tsm.root.as_path()))?,
+            Way::Device(device) => device.report(&challenge.long.0).map(|extended| (extended.report, extended.table, device.path()))?,
+            Way::Tsm(tsm) => tsm.report(&challenge.long.0).map(|blobs| (blobs.outblob, blobs.auxblob, tsm.root.as_path()))?,
         };
-        self.expect_ours(&bytes, report_data, place)?;
-        Ok(Quote { evidence: Evidence { media_type: MEDIA_TYPE.to_owned(), bytes }, endorsements: endorsements(&table) })
+        self.expect_ours(&bytes, &challenge.long, place)?;
+        Ok(Quote { evidence: Evidence::new(MEDIA_TYPE, bytes), endorsements: endorsements(&table) })
     }
 }
 

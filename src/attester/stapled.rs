@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::document::Document;
 use super::{Attester, Quote, Unavailable};
-use crate::evidence::{Endorsement, Endorsements, ReportData};
+use crate::evidence::{Auxiliary, Challenge, Endorsement, Endorsements};
 
 /// An attester whose quotes carry the folder's files: `vcek.der`, `ask.pem`, `crl.der`, …; the name before the dot is the
 /// endorsement's short name. Files are looked at for each quote and read again when they change; one that becomes
@@ -79,8 +79,8 @@ impl<A: Attester> Attester for Stapled<A> {
         self.inner.provider()
     }
 
-    fn attest(&self, report_data: &ReportData) -> Result<Quote, Unavailable> {
-        let Quote { evidence, endorsements } = self.inner.attest(report_data)?;
+    fn attest(&self, challenge: &Challenge) -> Result<Quote, Unavailable> {
+        let Quote { evidence, endorsements } = self.inner.attest(challenge)?;
         let mut stapled: Endorsements = self.current().into_iter().collect();
         for endorsement in endorsements {
             // One of each name: the operator's stands for the host's.
@@ -89,6 +89,10 @@ impl<A: Attester> Attester for Stapled<A> {
             }
         }
         Ok(Quote { evidence, endorsements: stapled })
+    }
+
+    fn listed(&self) -> Result<Vec<Auxiliary>, Unavailable> {
+        self.inner.listed()
     }
 }
 

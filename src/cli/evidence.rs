@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 use super::output::{BAD, Detail, GOOD, Marks, row, show, show_json};
 use super::{Outcome, saving, verify};
 use crate::attester::{Attester, Detected, Places, Quote, Unavailable};
-use crate::crypto::sha512;
-use crate::evidence::{Claims, ReportData};
+use crate::evidence::{Challenge, Claims};
 use crate::platform::PLATFORMS;
 
 /// Make evidence on this machine, in a TEE, and show it.
@@ -47,7 +46,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let Some(attester) = attester else {
         return none(args, &tried);
     };
-    let quote = match attester.attest(&ReportData(sha512(&[NO_KEY]))) {
+    let quote = match attester.attest(&Challenge::of(NO_KEY)) {
         Ok(quote) => quote,
         Err(unavailable) => {
             let outcome = if unavailable.transient { Outcome::Undecided } else { Outcome::NoTee };

@@ -204,7 +204,7 @@ fn recognise(path: &Path, bytes: Vec<u8>) -> Vec<Piece> {
 }
 
 fn raw(platform: &'static Platform, bytes: Vec<u8>) -> Piece {
-    Piece::Evidence(Form::Raw(platform, Evidence { media_type: platform.media_type.to_owned(), bytes }))
+    Piece::Evidence(Form::Raw(platform, Evidence::new(platform.media_type, bytes)))
 }
 
 fn of_der(der: Vec<u8>, named: Option<&str>) -> Piece {

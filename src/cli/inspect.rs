@@ -165,7 +165,7 @@ fn of_collection<'p>(part: &'p mut Part, collection: &Collection) -> &'p mut Par
         let inner = of_endorsement("", endorsement);
         part.field(format!("end/{}", endorsement.name), Value::Object(inner.fields.into_iter().collect()));
     }
-    for member in &collection.auxiliary {
+    for member in &collection.tee.auxiliary {
         part.field(member.label.clone(), format!("{} ({} octets)", member.media_type, member.bytes.len()));
     }
     claims(part, &collection.tee, &collection.endorsements)

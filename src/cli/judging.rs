@@ -146,10 +146,10 @@ fn bound_to(claims: &[u8], platform: &Platform, evidence: &Evidence, warnings: &
         warnings.push("the session this evidence was made for cannot be checked from a file: its binding was not judged".to_owned());
         return Ok(());
     }
-    let (expected, found) = (binding::certificate_report_data(claims), platform.verifier.report_data(evidence)?);
-    if expected != found {
+    let (challenge, found) = (binding::certificate_challenge(claims), platform.verifier.bound(evidence)?);
+    if !found.answers(&challenge) {
         let hex = |octets: &[u8]| data_encoding::HEXLOWER.encode(octets);
-        return Finding::new(Reason::BindingMismatch, "report.report_data", hex(&expected.0), hex(&found.0)).refuse();
+        return Finding::new(Reason::BindingMismatch, "report.report_data", hex(found.asked(&challenge)), hex(found.octets())).refuse();
     }
     warnings.push("the certificate this evidence speaks for was not given: verify the certificate to judge its key, names and age".to_owned());
     Ok(())

@@ -1,7 +1,7 @@
 //! The tree that lets one quote speak for many sessions: RFC 6962 shape, SHA-384, labels of the protocol.
 
-use super::ReportData;
-use crate::crypto::{same, sha384, sha512};
+use super::Challenge;
+use crate::crypto::{same, sha384};
 use crate::refusal::{Denied, Finding, Reason};
 
 /// A tree's leaf or inner hash.
@@ -21,16 +21,10 @@ pub struct Proof {
     pub path: Vec<Node>,
 }
 
-/// The report data of a batch with this root.
+/// What a quote for a batch with this root carries.
 #[must_use]
-pub fn report_data(size: u64, root: &Node) -> ReportData {
-    ReportData(sha512(&[&preimage(size, root)]))
-}
-
-/// The same for fields shorter than 64 bytes (a TPM's `extraData`).
-#[must_use]
-pub fn short_report_data(size: u64, root: &Node) -> [u8; 48] {
-    sha384(&[&preimage(size, root)])
+pub fn challenge(size: u64, root: &Node) -> Challenge {
+    Challenge::of(&preimage(size, root))
 }
 
 /// The root of `leaves` and a proof for each, in their order. `None` when there are none or too many.
@@ -167,6 +161,6 @@ mod tests {
         // A size that implies the same path length gives the same root: the report data tells them apart.
         let lied = Proof { size: 4, ..good.clone() };
         assert_eq!(fold(&leaves[0], &lied).unwrap(), root);
-        assert_ne!(report_data(4, &root), report_data(3, &root));
+        assert_ne!(challenge(4, &root), challenge(3, &root));
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::batch::{self, Node, Proof};
 use super::cbor::{NotCanonical, Reader, Writer};
-use super::{KeyDigest, ReportData, Timestamp};
-use crate::crypto::{sha384, sha512};
+use super::{Auxiliary, Challenge, KeyDigest, Timestamp};
+use crate::crypto::sha384;
 use crate::refusal::{Denied, Finding, Reason};
 
 /// The label of the TLS exporter (RFC 8446 section 7.5).
@@ -190,16 +190,16 @@ pub fn hello_digest(hello_client: &[u8], hello_server: &[u8]) -> [u8; 48] {
     sha384(&[hello_client, hello_server])
 }
 
-/// The report data of certificate evidence with these encoded claims.
+/// What the claims list of these auxiliary members: the SHA-384 of each value by its label.
 #[must_use]
-pub fn certificate_report_data(claims: &[u8]) -> ReportData {
-    ReportData(sha512(&[&certificate_preimage(claims)]))
+pub fn digests(members: &[Auxiliary]) -> BTreeMap<String, [u8; 48]> {
+    members.iter().map(|member| (member.label.clone(), sha384(&[&member.bytes]))).collect()
 }
 
-/// The same for fields shorter than 64 bytes.
+/// What certificate evidence with these encoded claims carries.
 #[must_use]
-pub fn short_certificate_report_data(claims: &[u8]) -> [u8; 48] {
-    sha384(&[&certificate_preimage(claims)])
+pub fn certificate_challenge(claims: &[u8]) -> Challenge {
+    Challenge::of(&certificate_preimage(claims))
 }
 
 /// The tree leaf of evidence fetched over HTTP for `origin`.
@@ -219,7 +219,7 @@ pub fn web_leaf(nonce: &[u8], key_self: &KeyDigest, origin: &str, claims: &[u8])
 #[derive(Clone, Debug)]
 pub struct Binding {
     claims: BindingClaims,
-    expected: ReportData,
+    expected: Challenge,
     until: Option<Timestamp>,
 }
 
@@ -287,7 +287,7 @@ impl Binding {
             return stale("leaf.not_before", format!("at most 600 s before bind.iat {issued}"), leaf.not_before);
         }
         let until = Some((*expires).min(issued.plus(rule.max_age)));
-        Ok(Self { expected: certificate_report_data(claims), claims: decoded, until })
+        Ok(Self { expected: certificate_challenge(claims), claims: decoded, until })
     }
 
     /// The tie between evidence and the session that `channel` describes, through a batch proof.
@@ -308,7 +308,7 @@ impl Binding {
             return Finding::new(Reason::BindingMismatch, "bind.hello", "the digest of this connection's HELLO frames", "another").refuse();
         }
         let root = batch::fold(&channel.leaf(claims), proof)?;
-        Ok(Self { expected: batch::report_data(proof.size, &root), claims: decoded, until: None })
+        Ok(Self { expected: batch::challenge(proof.size, &root), claims: decoded, until: None })
     }
 
     /// Whether `claims` are the encoded claims that this was made from.
@@ -323,9 +323,9 @@ impl Binding {
         &self.claims
     }
 
-    /// What the evidence's report data must be, over all 64 octets.
+    /// What the evidence must carry.
     #[must_use]
-    pub const fn expected(&self) -> &ReportData {
+    pub const fn expected(&self) -> &Challenge {
         &self.expected
     }
 
@@ -493,7 +493,7 @@ mod tests {
     #[test]
     fn a_certificate_that_agrees_with_its_claims_binds() {
         let binding = of_certificate(&certificate(), &leaf(), NOW).unwrap();
-        assert_eq!(*binding.expected(), certificate_report_data(&certificate().encode()));
+        assert_eq!(*binding.expected(), certificate_challenge(&certificate().encode()));
         assert_eq!(binding.until(), Some(NOW.plus(3600)));
         assert!(binding.is_of(&certificate().encode()) && !binding.is_of(&session().encode()));
     }
@@ -574,7 +574,7 @@ mod tests {
         let claims = BindingClaims { kind: Kind::Web, ..session() };
         let leaf = web_leaf(&[4; 32], &KeyDigest([1; 48]), "https://app.example", &claims.encode());
         let session = of_session(&session(), |_| {}).unwrap();
-        assert_ne!(batch::report_data(1, &leaf), *session.expected(), "web-leaf-as-session");
+        assert_ne!(batch::challenge(1, &leaf), *session.expected(), "web-leaf-as-session");
         assert_eq!(of_session(&claims, |_| {}).unwrap_err(), Reason::EvidenceMalformed);
     }
 

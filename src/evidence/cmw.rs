@@ -1,7 +1,7 @@
 //! The conceptual message wrapper (RFC 9999) in the one shape the protocol uses: a CBOR collection of records.
 
 use super::cbor::{NotCanonical, Reader, Writer};
-use super::{Endorsement, Endorsements, Evidence};
+use super::{Auxiliary, Endorsement, Endorsements, Evidence};
 use crate::refusal::{Denied, Finding, Reason};
 
 /// The collection type of native evidence (`__cmwc_t`).
@@ -19,28 +19,15 @@ const MAX_TYPE: usize = 128;
 const INDICATES_ENDORSEMENT: u64 = 2;
 const INDICATES_EVIDENCE: u64 = 4;
 
-/// A member that is neither the TEE evidence nor the binding claims: event log, vTPM quote, GPU report.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Auxiliary {
-    /// `log`, `vtpm`, `gpu/0`, …
-    pub label: String,
-    /// The media type of its value.
-    pub media_type: String,
-    /// Its value; the binding claims list its SHA-384.
-    pub bytes: Vec<u8>,
-}
-
 /// The evidence of one peer with what belongs to it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Collection {
-    /// The TEE's evidence.
+    /// The TEE's evidence, with what rides along.
     pub tee: Evidence,
     /// The encoded binding claims.
     pub bind: Vec<u8>,
     /// Stapled endorsements: inputs, never authority.
     pub endorsements: Endorsements,
-    /// Further evidence.
-    pub auxiliary: Vec<Auxiliary>,
 }
 
 impl Collection {
@@ -52,7 +39,7 @@ impl Collection {
             ("bind".to_owned(), BINDING_TYPE, &self.bind, INDICATES_EVIDENCE),
         ];
         members.extend(self.endorsements.iter().map(|e| (format!("end/{}", e.name), e.media_type.as_str(), e.bytes.as_slice(), INDICATES_ENDORSEMENT)));
-        members.extend(self.auxiliary.iter().map(|a| (a.label.clone(), a.media_type.as_str(), a.bytes.as_slice(), INDICATES_EVIDENCE)));
+        members.extend(self.tee.auxiliary.iter().map(|a| (a.label.clone(), a.media_type.as_str(), a.bytes.as_slice(), INDICATES_EVIDENCE)));
         members.push(("__cmwc_t".to_owned(), COLLECTION_TYPE, &[], 0));
         members.sort_by(|(a, ..), (b, ..)| (a.len(), a.as_bytes()).cmp(&(b.len(), b.as_bytes())));
         let mut w = Writer::new();
@@ -131,7 +118,7 @@ impl<'a> Raw<'a> {
             let (media_type, bytes) = (media_type.to_owned(), bytes.to_vec());
             match (label.strip_prefix("end/"), label, indicator) {
                 (Some(name), _, INDICATES_ENDORSEMENT) => endorsements.push(Endorsement { name: name.to_owned(), media_type, bytes }),
-                (None, "tee", INDICATES_EVIDENCE) => tee = Some(Evidence { media_type, bytes }),
+                (None, "tee", INDICATES_EVIDENCE) => tee = Some(Evidence::new(media_type, bytes)),
                 (None, "bind", INDICATES_EVIDENCE) if media_type == BINDING_TYPE => bind = Some(bytes),
                 (None, "tee" | "bind", _) => return Err(malformed("tee and bind as evidence of their types", format!("{label} {media_type} ind {indicator}"))),
                 (None, _, INDICATES_EVIDENCE) if label.starts_with("tee") => {
@@ -141,11 +128,12 @@ impl<'a> Raw<'a> {
                 _ => return Err(malformed("indicator 4 for evidence, 2 for end/*", format!("{label} ind {indicator}"))),
             }
         }
-        let Some(tee) = tee else {
+        let Some(mut tee) = tee else {
             return Finding::new(Reason::EvidenceUnsupported, "cmw.tee", "evidence of a TEE", "none").refuse();
         };
         let bind = bind.ok_or_else(|| malformed("a bind member", "none"))?;
-        Ok(Collection { tee, bind, endorsements, auxiliary })
+        tee.auxiliary = auxiliary;
+        Ok(Collection { tee, bind, endorsements })
     }
 }
 
@@ -163,10 +151,12 @@ mod tests {
     fn sample() -> Collection {
         let endorsement = |name: &str| Endorsement { name: name.to_owned(), media_type: "application/pkix-cert".to_owned(), bytes: vec![9; 300] };
         Collection {
-            tee: Evidence { media_type: "application/vnd.amd.sev-snp.attestation-report".to_owned(), bytes: vec![7; 1184] },
+            tee: Evidence {
+                auxiliary: vec![Auxiliary { label: "log".to_owned(), media_type: "application/x".to_owned(), bytes: vec![1] }],
+                ..Evidence::new("application/vnd.amd.sev-snp.attestation-report", [7; 1184])
+            },
             bind: vec![0xa0],
             endorsements: ["vcek", "ask", "crl"].into_iter().map(endorsement).collect(),
-            auxiliary: vec![Auxiliary { label: "log".to_owned(), media_type: "application/x".to_owned(), bytes: vec![1] }],
         }
     }
 

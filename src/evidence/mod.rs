@@ -22,6 +22,58 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ReportData(pub [u8; 64]);
 
+/// What evidence is asked to carry: two digests of one input, for fields of 64 bytes and for shorter ones.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Challenge {
+    /// SHA-512, for report data.
+    pub long: ReportData,
+    /// SHA-384, for fields that do not take 64 bytes (a TPM's `extraData`).
+    pub short: [u8; 48],
+}
+
+impl Challenge {
+    /// The challenge whose digests are over `input`.
+    #[must_use]
+    pub fn of(input: &[u8]) -> Self {
+        Self { long: ReportData(crate::crypto::sha512(&[input])), short: crate::crypto::sha384(&[input]) }
+    }
+}
+
+/// What a piece of evidence carries, in the form its field has room for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Bound {
+    /// All 64 bytes.
+    Long(ReportData),
+    /// 48 bytes.
+    Short([u8; 48]),
+}
+
+impl Bound {
+    /// Whether it is what `challenge` asks for, over its full length, in constant time.
+    #[must_use]
+    pub fn answers(&self, challenge: &Challenge) -> bool {
+        crate::crypto::same(self.octets(), self.asked(challenge))
+    }
+
+    /// Its octets.
+    #[must_use]
+    pub fn octets(&self) -> &[u8] {
+        match self {
+            Self::Long(data) => &data.0,
+            Self::Short(data) => data,
+        }
+    }
+
+    /// The octets that `challenge` has for a field of this length.
+    #[must_use]
+    pub const fn asked<'a>(&self, challenge: &'a Challenge) -> &'a [u8] {
+        match self {
+            Self::Long(_) => &challenge.long.0,
+            Self::Short(_) => &challenge.short,
+        }
+    }
+}
+
 /// SHA-384 of a DER SubjectPublicKeyInfo, the whole of it with its algorithm: the name of a TLS key.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct KeyDigest(pub [u8; 48]);
@@ -76,6 +128,33 @@ pub struct Evidence {
     /// The media type that names its format.
     pub media_type: String,
     /// The bytes, not yet read.
+    pub bytes: Vec<u8>,
+    /// Further evidence of the same machine: event log, vTPM quote, GPU report.
+    pub auxiliary: Vec<Auxiliary>,
+}
+
+impl Evidence {
+    /// Evidence that stands alone.
+    #[must_use]
+    pub fn new(media_type: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
+        Self { media_type: media_type.into(), bytes: bytes.into(), auxiliary: Vec::new() }
+    }
+
+    /// The auxiliary member called `label`.
+    #[must_use]
+    pub fn member(&self, label: &str) -> Option<&Auxiliary> {
+        self.auxiliary.iter().find(|member| member.label == label)
+    }
+}
+
+/// Evidence that belongs to a TEE's and never stands in for it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Auxiliary {
+    /// `log`, `vtpm`, `gpu/0`, …
+    pub label: String,
+    /// The media type of its value.
+    pub media_type: String,
+    /// Its value, not yet read. The binding claims list its SHA-384, unless its own signature covers them.
     pub bytes: Vec<u8>,
 }
 

@@ -301,7 +301,8 @@ async fn own_evidence<S: AsyncRead + AsyncWrite + Unpin>(identity: &Identity, ag
         let expected = "a certificate of ours, which the server asks for, and an attester";
         return Finding::new(Reason::ExchangeOutOfOrder, "exchange.own_evidence", expected, "none").refuse();
     };
-    let claims = agreed.claims(key, identity.instance());
+    let listed = attester.listed().await.map_err(no_quote)?;
+    let claims = agreed.claims(key, identity.instance(), &listed);
     let leaf = {
         let exporter = pending.exporter(agreed.role(), agreed.nonce_client(), agreed.nonce_server())?;
         let key_peer: Option<&KeyDigest> = pending.peer().map(Leaf::key);
@@ -309,7 +310,7 @@ async fn own_evidence<S: AsyncRead + AsyncWrite + Unpin>(identity: &Identity, ag
         agreed.channel(attesting).leaf(&claims)
     };
     let BatchedQuote { quote, proof, .. } = attester.quote(leaf).await.map_err(no_quote)?;
-    agreed.evidence(&quote.evidence, &quote.endorsements, OwnClaims { claims, proof })
+    agreed.evidence(&quote.evidence, &quote.endorsements, OwnClaims { claims, listed: &listed, proof })
 }
 
 /// Whatever kept us from a quote, the peer hears "busy".

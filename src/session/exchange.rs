@@ -9,13 +9,11 @@
 //! AwaitResult      <-- RESULT (mutual) ------   (appraises)
 //! ```
 
-use std::collections::BTreeMap;
-
 use super::frame::{Frame, Kind};
 use super::message::{Attest, Code, EvidenceMessage, Hello};
-use crate::evidence::binding::{Binding, BindingClaims, Channel, Kind as ClaimsKind, Role, hello_digest};
+use crate::evidence::binding::{Binding, BindingClaims, Channel, Kind as ClaimsKind, Role, digests, hello_digest};
 use crate::evidence::cmw::Collection;
-use crate::evidence::{Endorsements, Evidence, KeyDigest};
+use crate::evidence::{Auxiliary, Endorsements, Evidence, KeyDigest};
 use crate::refusal::{Denied, Finding, Reason};
 
 /// What a side brings to the exchange.
@@ -202,14 +200,14 @@ impl Agreed {
         self.role
     }
 
-    /// The encoded claims for our own evidence.
+    /// The encoded claims for our own evidence, which has these members beside the quote.
     #[must_use]
-    pub fn claims(&self, own: &KeyDigest, instance: &[u8]) -> Vec<u8> {
+    pub fn claims(&self, own: &KeyDigest, instance: &[u8], listed: &[Auxiliary]) -> Vec<u8> {
         let claims = BindingClaims {
             kind: ClaimsKind::Session { hello: self.hello },
             spki: *own,
             instance: instance.to_vec(),
-            aux: BTreeMap::new(),
+            aux: digests(listed),
             epoch: None,
             hpke: None,
         };
@@ -231,14 +229,16 @@ impl Agreed {
     ///
     /// # Errors
     /// `evidence_unsupported` when the peer does not list the type, `evidence_size` when it takes less.
-    pub fn evidence(&self, tee: &Evidence, endorsements: &Endorsements, message: OwnClaims) -> Result<Frame, Denied> {
+    pub fn evidence(&self, tee: &Evidence, endorsements: &Endorsements, message: OwnClaims<'_>) -> Result<Frame, Denied> {
         if !self.peer_accepts.contains(&tee.media_type) {
             return Finding::new(Reason::EvidenceUnsupported, "HELLO.types", tee.media_type.clone(), self.peer_accepts.join(", "))
                 .fix("the other side does not accept this side's kind of evidence: its policy has to name the platform")
                 .refuse();
         }
-        let OwnClaims { claims, proof } = message;
-        let collection = Collection { tee: tee.clone(), bind: claims.clone(), endorsements: endorsements.clone(), auxiliary: Vec::new() };
+        let OwnClaims { claims, listed, proof } = message;
+        let mut tee = tee.clone();
+        tee.auxiliary.extend_from_slice(listed);
+        let collection = Collection { tee, bind: claims.clone(), endorsements: endorsements.clone() };
         let payload = EvidenceMessage { collection: collection.encode(), claims, proof }.encode();
         let most = self.peer_max.min(super::frame::MAX_EVIDENCE_FRAME);
         if payload.len() > most {
@@ -265,9 +265,11 @@ pub struct Attesting<'a> {
 
 /// The claims that were bound, and their place in the quote's batch.
 #[derive(Clone, Debug)]
-pub struct OwnClaims {
+pub struct OwnClaims<'a> {
     /// Encoded.
     pub claims: Vec<u8>,
+    /// The members that they list.
+    pub listed: &'a [Auxiliary],
     /// The leaf's proof.
     pub proof: crate::evidence::batch::Proof,
 }

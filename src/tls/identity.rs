@@ -19,7 +19,7 @@ use crate::admin::health::Condition;
 use crate::admin::metrics::Metrics;
 use crate::attester::batch::{Batcher, QuoteError};
 use crate::clock::Clock;
-use crate::evidence::binding::{AgeRule, Binding, BindingClaims, Kind, certificate_report_data};
+use crate::evidence::binding::{AgeRule, Binding, BindingClaims, Kind, certificate_challenge, digests};
 use crate::evidence::cmw::Collection;
 use crate::evidence::{KeyDigest, Timestamp};
 use crate::refusal::Denied;
@@ -29,6 +29,9 @@ pub const MAX_LIFETIME: Duration = Duration::from_secs(crate::evidence::binding:
 
 /// A certificate is valid from this long before its evidence was made, for peers whose clock is behind.
 const BACKDATED: u64 = 300;
+
+/// A listed member longer than this rides in session evidence alone: a certificate has 16 KiB for everything.
+const MAX_LISTED_MEMBER: usize = 4096;
 
 /// Tries to renew are this far apart at first, and never further than [`SLOWEST_RETRY`].
 const FIRST_RETRY: Duration = Duration::from_secs(2);
@@ -291,17 +294,21 @@ impl Shared {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|error| IdentityError::Key(error.to_string()))?;
         let issued = self.clock.now().map_err(IdentityError::Clock)?;
         let expires = issued.plus(lifetime.as_secs());
+        let listed = attester.listed().await.map_err(IdentityError::Quote)?;
+        let listed: Vec<_> = listed.iter().filter(|member| member.bytes.len() <= MAX_LISTED_MEMBER).cloned().collect();
         let claims = BindingClaims {
             kind: Kind::Certificate { issued, expires, names: names.clone() },
             spki: KeyDigest::of_spki(&key.subject_public_key_info()),
             instance: self.instance.to_vec(),
-            aux: std::collections::BTreeMap::new(),
+            aux: digests(&listed),
             epoch: None,
             hpke: None,
         };
         let bind = claims.encode();
-        let quote = attester.single(certificate_report_data(&bind)).await.map_err(IdentityError::Quote)?;
-        let evidence = Collection { tee: quote.evidence, bind, endorsements: quote.endorsements, auxiliary: Vec::new() };
+        let quote = attester.single(certificate_challenge(&bind)).await.map_err(IdentityError::Quote)?;
+        let mut tee = quote.evidence;
+        tee.auxiliary.extend_from_slice(&listed);
+        let evidence = Collection { tee, bind, endorsements: quote.endorsements };
         let statement = Statement { names: &names, not_before: issued.minus(BACKDATED), not_after: expires, evidence: &evidence };
         let leaf = certificate::issue(&key, &statement).map_err(IdentityError::Issue)?;
         self.pass(&leaf, lifetime)?;

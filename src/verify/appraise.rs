@@ -2,39 +2,61 @@
 //!
 //! Reports every mismatch of the entry that comes nearest, not only the first.
 
-use super::{Appraisal, AuthenticClaims, Verifier};
+use super::{Appraisal, AuthenticClaims, Tie, Verifier};
 use crate::evidence::binding::Binding;
 use crate::evidence::cmw::Collection;
-use crate::evidence::{Claims, ReportData, Timestamp};
+use crate::evidence::{Auxiliary, Bound, Claims, Evidence, Timestamp};
 use crate::policy::{Accept, Always, AppraisalPolicy, Constraint, Entry, Flag, Mode, Product, Rule};
 use crate::refusal::{Denied, Finding, Reason};
 
 /// Refuses evidence that is not tied to the key, before anything dear is computed: the claims that were bound are those
-/// presented, nothing unlisted rides along, and the report data is the one that this connection implies.
+/// presented, nothing unlisted rides along, and the evidence carries what this connection implies.
 pub(super) fn bound(verifier: &dyn Verifier, presented: &Collection, binding: &Binding) -> Result<(), Denied> {
     if !binding.is_of(&presented.bind) {
         return Finding::new(Reason::EvidenceMalformed, "cmw.bind", "the binding claims that were judged", "others").refuse();
     }
-    // No platform of this build takes members beside the TEE's evidence: one that rides along is refused, listed or not.
-    if let Some(member) = presented.auxiliary.first() {
-        if member.media_type == presented.tee.media_type {
-            return Finding::new(Reason::EvidenceAmbiguous, "cmw", "one TEE's evidence", format!("also {} of the same type", member.label)).refuse();
-        }
-        return Finding::new(Reason::AuxiliaryUnbound, "cmw", "no evidence beside the TEE's", member.label.clone()).refuse();
+    let listed = &binding.claims().aux;
+    for member in &presented.tee.auxiliary {
+        tied(verifier, &presented.tee, member, listed.get(&member.label))?;
     }
-    if let Some(label) = binding.claims().aux.keys().next() {
+    if let Some(label) = listed.keys().find(|label| presented.tee.member(label).is_none()) {
         return Finding::new(Reason::AuxiliaryUnbound, "bind.aux", "no members that are absent", label.clone()).refuse();
     }
-    same_report_data(&verifier.report_data(&presented.tee)?, binding)
+    answers(&verifier.bound(&presented.tee)?, binding)
 }
 
-/// Compares all 64 octets in constant time.
-pub(super) fn same_report_data(found: &ReportData, binding: &Binding) -> Result<(), Denied> {
-    if crate::crypto::same(&found.0, &binding.expected().0) {
+/// Refuses an auxiliary member that the platform does not know, or that nothing ties to the key.
+fn tied(verifier: &dyn Verifier, tee: &Evidence, member: &Auxiliary, listed: Option<&[u8; 48]>) -> Result<(), Denied> {
+    let unbound = |expected: String, found: String| Finding::new(Reason::AuxiliaryUnbound, "cmw", expected, found).refuse();
+    let Some(known) = verifier.members().iter().find(|known| known.label == member.label) else {
+        if member.media_type == tee.media_type {
+            return Finding::new(Reason::EvidenceAmbiguous, "cmw", "one TEE's evidence", format!("also {} of the same type", member.label)).refuse();
+        }
+        let labels: Vec<_> = verifier.members().iter().map(|known| known.label).collect();
+        let expected = if labels.is_empty() { "no evidence beside the TEE's".to_owned() } else { format!("only {} beside the TEE's", labels.join(", ")) };
+        return unbound(expected, member.label.clone());
+    };
+    if known.media_type != member.media_type {
+        let field = format!("cmw.{}", member.label);
+        return Finding::new(Reason::EvidenceUnsupported, field, known.media_type, member.media_type.clone()).refuse();
+    }
+    let digest = || crate::crypto::sha384(&[&member.bytes]);
+    match (known.tie, listed) {
+        (Tie::Signature, None) => Ok(()),
+        (Tie::Claims, Some(listed)) if crate::crypto::same(listed, &digest()) => Ok(()),
+        (Tie::Signature, Some(_)) => unbound(format!("{} not in bind.aux: it signs the claims itself", member.label), "listed".to_owned()),
+        (Tie::Claims, None) => unbound(format!("the SHA-384 of {} in bind.aux", member.label), "not listed".to_owned()),
+        (Tie::Claims, Some(listed)) => unbound(data_encoding::HEXLOWER.encode(listed), data_encoding::HEXLOWER.encode(&digest())),
+    }
+}
+
+/// Compares the full length in constant time.
+pub(super) fn answers(found: &Bound, binding: &Binding) -> Result<(), Denied> {
+    if found.answers(binding.expected()) {
         return Ok(());
     }
-    let hex = |data: &ReportData| data_encoding::HEXLOWER.encode(&data.0);
-    Finding::new(Reason::BindingMismatch, "report.report_data", hex(binding.expected()), hex(found))
+    let hex = |octets: &[u8]| data_encoding::HEXLOWER.encode(octets);
+    Finding::new(Reason::BindingMismatch, "report.report_data", hex(found.asked(binding.expected())), hex(found.octets()))
         .fix("something between the two sides terminates TLS, or the evidence is from another connection; connect the sidecars directly")
         .refuse()
 }

@@ -17,7 +17,7 @@ use std::fmt::Debug;
 
 use crate::evidence::binding::Binding;
 use crate::evidence::cmw::Collection;
-use crate::evidence::{Claims, EndorsementId, Endorsements, Evidence, KeyDigest, ReportData, Timestamp};
+use crate::evidence::{Bound, Claims, EndorsementId, Endorsements, Evidence, KeyDigest, Timestamp};
 use crate::policy::{AppraisalPolicy, Revocation, Vocabulary};
 use crate::refusal::{Denied, Finding};
 
@@ -35,11 +35,16 @@ pub trait Verifier: Debug + Sync {
     /// `evidence_malformed`, `evidence_size`, `evidence_unsupported`, `reserved_bits_set`.
     fn read(&self, evidence: &Evidence, endorsements: &Endorsements) -> Result<Claims, Denied>;
 
-    /// The report data of the evidence, read and not believed: what binds it, compared before anything dear is computed.
+    /// What the evidence carries to bind it, read and not believed: compared before anything dear is computed.
     ///
     /// # Errors
     /// As [`Verifier::read`].
-    fn report_data(&self, evidence: &Evidence) -> Result<ReportData, Denied>;
+    fn bound(&self, evidence: &Evidence) -> Result<Bound, Denied>;
+
+    /// The auxiliary members that this platform's evidence may have. Others are refused.
+    fn members(&self) -> &'static [Member] {
+        &[]
+    }
 
     /// The endorsements a verdict needs.
     ///
@@ -54,6 +59,26 @@ pub trait Verifier: Debug + Sync {
     /// # Errors
     /// Every code about form, chain, signature, revocation and collateral.
     fn authenticate(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<AuthenticClaims, Denied>;
+}
+
+/// An auxiliary member that a platform's evidence may have.
+#[derive(Clone, Copy, Debug)]
+pub struct Member {
+    /// Its label.
+    pub label: &'static str,
+    /// The media type of its value.
+    pub media_type: &'static str,
+    /// What ties it to the key.
+    pub tie: Tie,
+}
+
+/// What ties an auxiliary member to the key that the evidence is about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Tie {
+    /// The binding claims list its digest.
+    Claims,
+    /// Its own signature covers the challenge: a vTPM quote. The claims cannot list the digest of what signs the claims.
+    Signature,
 }
 
 /// What stage 1 judges by.
@@ -74,7 +99,7 @@ pub struct Grounds<'a> {
 pub struct AuthenticClaims {
     pub(in crate::verify) platform: &'static str,
     pub(in crate::verify) claims: Claims,
-    pub(in crate::verify) report_data: ReportData,
+    pub(in crate::verify) bound: Bound,
     pub(in crate::verify) until: Timestamp,
     pub(in crate::verify) origin: Origin,
     pub(in crate::verify) revocation_checked: bool,
@@ -202,7 +227,7 @@ impl Appraiser {
     ) -> Result<AttestationResult, Denied> {
         appraise::bound(verifier, presented, binding)?;
         let authentic = verifier.authenticate(&presented.tee, &presented.endorsements, &self.grounds(memo, now))?;
-        appraise::same_report_data(&authentic.report_data, binding)?;
+        appraise::answers(&authentic.bound, binding)?;
         let mut appraisal = appraise::appraise(authentic, &self.policy, now)?;
         appraisal.until = binding.until().map_or(appraisal.until, |until| until.min(appraisal.until));
         Ok(AttestationResult { key: *binding.key(), appraisal })

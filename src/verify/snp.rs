@@ -22,7 +22,7 @@ use super::roots::Origin;
 use super::{AuthenticClaims, Grounds, Verifier};
 use crate::crypto::{Scheme, verifies};
 use crate::evidence::snp::{Product, Report, SIGNED_SIZE, SigningKey as ReportSigner, Tcb, Vek, VekKind};
-use crate::evidence::{Claims, EndorsementId, Endorsements, Evidence, ReportData, Timestamp};
+use crate::evidence::{Bound, Claims, EndorsementId, Endorsements, Evidence, Timestamp};
 use crate::policy::{Revocation, Vocabulary};
 use crate::refusal::{Denied, Finding, Reason};
 
@@ -41,8 +41,8 @@ impl Verifier for Snp {
         Ok(claims::claims(&report, vek.as_ref()))
     }
 
-    fn report_data(&self, evidence: &Evidence) -> Result<ReportData, Denied> {
-        Report::parse(&evidence.bytes).map(|report| report.bound_data())
+    fn bound(&self, evidence: &Evidence) -> Result<Bound, Denied> {
+        Report::parse(&evidence.bytes).map(|report| Bound::Long(report.bound_data()))
     }
 
     fn needs(&self, evidence: &Evidence) -> Result<Vec<EndorsementId>, Denied> {
@@ -76,7 +76,7 @@ impl Verifier for Snp {
         Ok(AuthenticClaims {
             platform: vocabulary::VOCABULARY.tee,
             claims: claims::claims(&report, Some(&vek)),
-            report_data: report.bound_data(),
+            bound: Bound::Long(report.bound_data()),
             until: [Some(vek.not_after), Some(link.until), revocation].into_iter().flatten().min().unwrap_or(grounds.now),
             origin: link.origin,
             revocation_checked: revocation.is_some(),

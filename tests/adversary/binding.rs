@@ -4,9 +4,9 @@
 
 use portcullis::crypto::{sha384, sha512};
 use portcullis::evidence::batch::{self, Node};
-use portcullis::evidence::binding::{BindingClaims, Kind, certificate_report_data, web_leaf};
-use portcullis::evidence::cmw::{Auxiliary, Collection};
-use portcullis::evidence::{Evidence, KeyDigest, ReportData, Timestamp};
+use portcullis::evidence::binding::{BindingClaims, Kind, certificate_challenge, web_leaf};
+use portcullis::evidence::cmw::Collection;
+use portcullis::evidence::{Auxiliary, Evidence, KeyDigest, ReportData, Timestamp};
 use portcullis::tls::Tier;
 
 use crate::attack::{Adversary, Failures, Listening, Target, on_client, on_server};
@@ -63,7 +63,7 @@ fn with_auxiliary(listed: Option<[u8; 48]>) -> Twist {
             claims.aux.insert("gpu/0".to_owned(), digest);
         }
     };
-    Twist { claims: Some(Box::new(list)), ..collection(|collection| collection.auxiliary.push(auxiliary("gpu/0"))) }
+    Twist { claims: Some(Box::new(list)), ..collection(|collection| collection.tee.auxiliary.push(auxiliary("gpu/0"))) }
 }
 
 const ROWS: &[Row] = &[
@@ -119,7 +119,7 @@ const ROWS: &[Row] = &[
     ("another sibling", "binding_mismatch", || batched(3, 5, |proof| proof.path[1] = [7; 48])),
     ("siblings exchanged", "binding_mismatch", || batched(3, 5, |proof| proof.path.swap(0, 1))),
     ("the batch's root for a leaf", "binding_mismatch", || Twist {
-        batch: Some(Box::new(|leaf| (batch::report_data(2, &leaf), wire::alone(leaf).1))),
+        batch: Some(Box::new(|leaf| (batch::challenge(2, &leaf).long, wire::alone(leaf).1))),
         ..Twist::default()
     }),
     ("no Merkle prefix", "binding_mismatch", || Twist {
@@ -128,10 +128,10 @@ const ROWS: &[Row] = &[
     }),
     ("cert-evidence-in-session", "evidence_malformed", || Twist {
         claims: Some(Box::new(|claims| claims.kind = certificate_kind())),
-        report_data: Some(Box::new(|data, claims| *data = certificate_report_data(claims))),
+        report_data: Some(Box::new(|data, claims| *data = certificate_challenge(claims).long)),
         ..Twist::default()
     }),
-    ("certificate report data for session claims", "binding_mismatch", || report_data(|data, claims| *data = certificate_report_data(claims))),
+    ("certificate report data for session claims", "binding_mismatch", || report_data(|data, claims| *data = certificate_challenge(claims).long)),
     ("web-leaf-as-session", "evidence_malformed", || Twist {
         claims: Some(Box::new(|claims| claims.kind = Kind::Web)),
         leaf: Some(Box::new(|_, _, _| {})),
@@ -153,20 +153,20 @@ const ROWS: &[Row] = &[
     ("cmw of another collection type", "evidence_malformed", || replaced(|_| (b"2.25.1201".to_vec(), b"2.25.1202".to_vec()))),
     ("null-verifier", "evidence_unsupported", || replaced(|_| (b"\x63tee".to_vec(), b"\x63gpu".to_vec()))),
     ("gpu-only", "evidence_unsupported", || Twist {
-        collection: Some(Box::new(|collection| collection.auxiliary.push(auxiliary("gpu/0")))),
+        collection: Some(Box::new(|collection| collection.tee.auxiliary.push(auxiliary("gpu/0")))),
         ..replaced(|_| (b"\x63tee".to_vec(), b"\x63log".to_vec()))
     }),
     ("no binding", "evidence_malformed", || replaced(|_| (b"\x64bind".to_vec(), b"\x64bond".to_vec()))),
     ("cmw-two-tee", "evidence_ambiguous", || {
         collection(|collection| {
-            let Evidence { media_type, bytes } = collection.tee.clone();
-            collection.auxiliary.push(Auxiliary { label: "tee2".to_owned(), media_type, bytes });
+            let Evidence { media_type, bytes, .. } = collection.tee.clone();
+            collection.tee.auxiliary.push(Auxiliary { label: "tee2".to_owned(), media_type, bytes });
         })
     }),
     ("cmw-two-tee under another label", "evidence_ambiguous", || {
         collection(|collection| {
-            let Evidence { media_type, bytes } = collection.tee.clone();
-            collection.auxiliary.push(Auxiliary { label: "log".to_owned(), media_type, bytes });
+            let Evidence { media_type, bytes, .. } = collection.tee.clone();
+            collection.tee.auxiliary.push(Auxiliary { label: "log".to_owned(), media_type, bytes });
         })
     }),
     ("cmw-unlisted-aux", "auxiliary_unbound", || with_auxiliary(None)),

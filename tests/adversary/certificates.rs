@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use portcullis::attester::Attester;
 use portcullis::crypto::sha384;
-use portcullis::evidence::binding::{BindingClaims, Kind, certificate_report_data};
-use portcullis::evidence::cmw::{Auxiliary, Collection};
-use portcullis::evidence::{Evidence, KeyDigest, ReportData, Timestamp};
+use portcullis::evidence::binding::{BindingClaims, Kind, certificate_challenge};
+use portcullis::evidence::cmw::Collection;
+use portcullis::evidence::{Auxiliary, Challenge, Evidence, KeyDigest, ReportData, Timestamp};
 use portcullis::tls::Tier;
 
 use crate::attack::{Failures, Listening, Target, on_client, on_server};
@@ -48,10 +48,10 @@ impl Making {
         };
         (self.claims)(&mut claims);
         let bind = claims.encode();
-        let mut report_data = certificate_report_data(&bind);
+        let mut report_data = certificate_challenge(&bind).long;
         (self.report_data)(&mut report_data, &bind);
-        let quote = machine.attest(&report_data).expect("a simulated quote");
-        let mut collection = Collection { tee: quote.evidence, bind, endorsements: quote.endorsements, auxiliary: Vec::new() };
+        let quote = machine.attest(&Challenge { long: report_data, short: [0; 48] }).expect("a simulated quote");
+        let mut collection = Collection { tee: quote.evidence, bind, endorsements: quote.endorsements };
         (self.collection)(&mut collection);
         let mut leaf = Leaf { extensions: vec![(ID_PE_CMW.to_vec(), (self.value)(collection.encode()))], ..Leaf::default() };
         (self.leaf)(&mut leaf);
@@ -174,13 +174,13 @@ fn rows() -> Vec<Row> {
                 octet_string(replaced(collection, b"\x04\x64bind", b"\x00\x64bind"))
             }),
         ),
-        ("cmw-unlisted-aux", "auxiliary_unbound", collection(|collection| collection.auxiliary.push(gpu()))),
+        ("cmw-unlisted-aux", "auxiliary_unbound", collection(|collection| collection.tee.auxiliary.push(gpu()))),
         (
             "cmw-aux-hash-mismatch",
             "auxiliary_unbound",
             Making {
                 claims: |claims| claims.aux.extend([("gpu/0".to_owned(), sha384(&[b"{ }"]))]),
-                collection: |collection| collection.auxiliary.push(gpu()),
+                collection: |collection| collection.tee.auxiliary.push(gpu()),
                 ..HONEST
             },
         ),
@@ -188,15 +188,15 @@ fn rows() -> Vec<Row> {
             "cmw-two-tee",
             "evidence_ambiguous",
             collection(|collection| {
-                let Evidence { media_type, bytes } = collection.tee.clone();
-                collection.auxiliary.push(Auxiliary { label: "tee2".to_owned(), media_type, bytes });
+                let Evidence { media_type, bytes, .. } = collection.tee.clone();
+                collection.tee.auxiliary.push(Auxiliary { label: "tee2".to_owned(), media_type, bytes });
             }),
         ),
         (
             "gpu-only",
             "evidence_unsupported",
             Making {
-                collection: |collection| collection.auxiliary.push(gpu()),
+                collection: |collection| collection.tee.auxiliary.push(gpu()),
                 value: |collection| octet_string(replaced(collection, b"\x63tee", b"\x63log")),
                 ..HONEST
             },
@@ -219,7 +219,11 @@ fn rows() -> Vec<Row> {
         ),
         ("a flipped bit in the report", "signature_invalid", collection(|collection| collection.tee.bytes[0x90] ^= 1)),
         ("no endorsements", "collateral_unavailable", collection(|collection| collection.endorsements = Default::default())),
-        ("evidence beyond the bound", "evidence_size", collection(|collection| collection.auxiliary.push(Auxiliary { bytes: vec![0; 12 * 1024], ..gpu() }))),
+        (
+            "evidence beyond the bound",
+            "evidence_size",
+            collection(|collection| collection.tee.auxiliary.push(Auxiliary { bytes: vec![0; 12 * 1024], ..gpu() })),
+        ),
         ("a leaf beyond the bound", "certificate_invalid", leaf(|leaf| leaf.extensions.push((vec![1, 3, 9999, 1], vec![0; 33 * 1024])))),
     ]
 }

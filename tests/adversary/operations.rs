@@ -11,7 +11,7 @@ use portcullis::crypto::sha384;
 use portcullis::evidence::binding::{AgeRule, Binding};
 use portcullis::evidence::cmw::Collection;
 use portcullis::evidence::snp::Product;
-use portcullis::evidence::{Endorsement, ReportData, Timestamp};
+use portcullis::evidence::{Challenge, Endorsement, ReportData, Timestamp};
 use portcullis::platform::PLATFORMS;
 use portcullis::policy::{AppraisalPolicy, Vocabulary};
 use portcullis::refusal::Denied;
@@ -246,12 +246,12 @@ impl Attester for Hanging {
         self.inner.provider()
     }
 
-    fn attest(&self, report_data: &ReportData) -> Result<Quote, Unavailable> {
+    fn attest(&self, challenge: &Challenge) -> Result<Quote, Unavailable> {
         if let Some(release) = self.hang.lock().expect("one at a time").take() {
             let _ = self.begun.send(());
             let _ = release.recv_timeout(PATIENCE);
         }
-        self.inner.attest(report_data)
+        self.inner.attest(challenge)
     }
 }
 

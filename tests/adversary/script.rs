@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use portcullis::attester::Attester;
 use portcullis::crypto::sha384;
-use portcullis::evidence::ReportData;
 use portcullis::evidence::batch::{Node, Proof};
 use portcullis::evidence::binding::BindingClaims;
 use portcullis::evidence::cmw::Collection;
+use portcullis::evidence::{Challenge, ReportData};
 
 use crate::peer::{Frame, Wire};
 use crate::wire::{self, EXPORTER_LABEL, HELLO_C, HELLO_S, Hello, LeafParts, exporter_context, frame, session_claims};
@@ -79,8 +79,8 @@ pub fn attest(wire: &Wire, session: &Session<'_>, machine: &Arc<dyn Attester>, t
     if let Some(twist) = &twist.report_data {
         twist(&mut report_data, &encoded);
     }
-    let quote = machine.attest(&report_data).expect("a simulated quote");
-    let mut collection = Collection { tee: quote.evidence, bind: encoded.clone(), endorsements: quote.endorsements, auxiliary: Vec::new() };
+    let quote = machine.attest(&Challenge { long: report_data, short: [0; 48] }).expect("a simulated quote");
+    let mut collection = Collection { tee: quote.evidence, bind: encoded.clone(), endorsements: quote.endorsements };
     apply(&twist.collection, &mut collection);
     let octets = twist.octets.as_ref().map_or_else(|| collection.encode(), |octets| octets(&collection));
     let mut beside = collection.bind;

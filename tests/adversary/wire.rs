@@ -140,7 +140,7 @@ pub fn exporter_context(role: u8, nonce_c: &[u8; 32], nonce_s: &[u8; 32]) -> Vec
 
 /// A leaf alone in its batch: what the quote is over, and the proof.
 pub fn alone(leaf: Node) -> (ReportData, Proof) {
-    (batch::report_data(1, &leaf), Proof { index: 0, size: 1, path: Vec::new() })
+    (batch::challenge(1, &leaf).long, Proof { index: 0, size: 1, path: Vec::new() })
 }
 
 /// A leaf in a batch of `size`, at `index`, the others made up.
@@ -148,7 +148,7 @@ pub fn among(leaf: Node, index: usize, size: usize) -> (ReportData, Proof) {
     let mut leaves: Vec<Node> = (0..size).map(|n| sha384(&[b"another session", &n.to_be_bytes()])).collect();
     leaves[index] = leaf;
     let (root, mut proofs) = batch::build(&leaves).expect("a batch");
-    (batch::report_data(u64::try_from(size).expect("small"), &root), proofs.swap_remove(index))
+    (batch::challenge(u64::try_from(size).expect("small"), &root).long, proofs.swap_remove(index))
 }
 
 /// Claims about a session, as an honest attester writes them.

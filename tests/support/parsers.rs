@@ -10,10 +10,10 @@ use portcullis::diagnostic::{Source, render};
 use portcullis::evidence::batch::Proof;
 use portcullis::evidence::binding::{BindingClaims, Kind};
 use portcullis::evidence::cbor::Reader;
-use portcullis::evidence::cmw::{Auxiliary, Collection};
+use portcullis::evidence::cmw::Collection;
 use portcullis::evidence::leaf::Leaf;
 use portcullis::evidence::snp::{MEDIA_TYPE, Product, REPORT_SIZE, Report, Vek, table};
-use portcullis::evidence::{Endorsement, Endorsements, Evidence, KeyDigest, ReportData, Timestamp};
+use portcullis::evidence::{Auxiliary, Endorsement, Endorsements, Evidence, KeyDigest, ReportData, Timestamp};
 use portcullis::platform;
 use portcullis::policy::AppraisalPolicy;
 use portcullis::session::frame::{self, Frame, Header};
@@ -151,7 +151,7 @@ pub(crate) fn snp_authenticate(data: &[u8]) -> bool {
         rest = behind;
     }
     let Some(platform) = platform::by_media_type(MEDIA_TYPE) else { return false };
-    let evidence = Evidence { media_type: MEDIA_TYPE.to_owned(), bytes: report.to_vec() };
+    let evidence = Evidence::new(MEDIA_TYPE, report.to_vec());
     let _ = (platform.verifier.read(&evidence, &endorsements), platform.verifier.needs(&evidence));
     let simulated = roots().map(|(product, spki)| Anchor { platform: platform.name, product: product.name(), spki, origin: Origin::Simulator });
     let policy = AppraisalPolicy::genuine(&platform::vocabularies());
@@ -173,9 +173,9 @@ pub(crate) fn snp_report(data: &[u8]) -> bool {
     let Ok(report) = Report::parse(data) else { return false };
     assert_eq!(report.encode(), data, "accepted another encoding");
     let _ = (report.signing_key(), report.signature_be());
-    let evidence = Evidence { media_type: MEDIA_TYPE.to_owned(), bytes: data.to_vec() };
+    let evidence = Evidence::new(MEDIA_TYPE, data.to_vec());
     for platform in platform::PLATFORMS {
-        let _ = (platform.verifier.read(&evidence, &Endorsements::default()), platform.verifier.report_data(&evidence), platform.verifier.needs(&evidence));
+        let _ = (platform.verifier.read(&evidence, &Endorsements::default()), platform.verifier.bound(&evidence), platform.verifier.needs(&evidence));
     }
     true
 }
@@ -200,9 +200,10 @@ fn cbor_seeds() -> Vec<Vec<u8>> {
 fn collection_seeds() -> Vec<Vec<u8>> {
     let quote = forge(Product::Genoa).quote(&ReportData([7; 64]));
     let bind = binding_claims_seeds().swap_remove(0);
-    let least = Collection { tee: quote.evidence, bind, endorsements: Endorsements::default(), auxiliary: Vec::new() };
+    let least = Collection { tee: quote.evidence, bind, endorsements: Endorsements::default() };
     let log = Auxiliary { label: "log".to_owned(), media_type: "application/vnd.portcullis.eventlog+cbor".to_owned(), bytes: vec![6; 30] };
-    let full = Collection { endorsements: quote.endorsements, auxiliary: vec![log], ..least.clone() };
+    let tee = Evidence { auxiliary: vec![log], ..least.tee.clone() };
+    let full = Collection { tee, endorsements: quote.endorsements, ..least.clone() };
     vec![least.encode(), full.encode()]
 }
 
@@ -236,7 +237,7 @@ fn leaf_seeds() -> Vec<Vec<u8>> {
     let names = ["a.example".to_owned(), "spiffe://example/b".to_owned()];
     let of_seed = |seed: Vec<u8>| {
         let mut evidence = Collection::decode(&seed).expect("a seed");
-        evidence.auxiliary.clear();
+        evidence.tee.auxiliary.clear();
         let key = rcgen::KeyPair::generate().expect("a key");
         let statement = Statement { names: &names, not_before: NOW, not_after: NOW.plus(3600), evidence: &evidence };
         issue(&key, &statement).expect("a certificate").to_vec()

@@ -214,7 +214,7 @@ impl Forge {
 
 /// A report as evidence.
 pub(super) fn evidence(bytes: Vec<u8>) -> Evidence {
-    Evidence { media_type: MEDIA_TYPE.to_owned(), bytes }
+    Evidence::new(MEDIA_TYPE, bytes)
 }
 
 /// What machines with firmware of 2025 say: TCB, CPUID, `productName` in VCEKs, form of the VEK's signature parameters.

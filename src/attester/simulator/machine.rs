@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::forge::{Forge, evidence};
 use super::keys::VekKey;
 use crate::attester::{Attester, Quote, Unavailable};
-use crate::evidence::{Endorsements, ReportData};
+use crate::evidence::{Challenge, Endorsements, ReportData};
 
 /// Makes evidence of one [`Forge`]. Its endorsements are minted once.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ impl Attester for SimulatedAttester {
         "simulator"
     }
 
-    fn attest(&self, report_data: &ReportData) -> Result<Quote, Unavailable> {
+    fn attest(&self, challenge: &Challenge) -> Result<Quote, Unavailable> {
         let _one_at_a_time = self.hardware.lock().unwrap_or_else(PoisonError::into_inner);
         self.quotes.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(self.quote_delay);
@@ -89,7 +89,7 @@ impl Attester for SimulatedAttester {
             Fault::Busy => return refuse("the simulated host throttles", true),
             Fault::OtherReportData => &other,
             Fault::Panic => panic!("the simulated attester was told to panic"),
-            Fault::None | Fault::Tampered(_) => report_data,
+            Fault::None | Fault::Tampered(_) => &challenge.long,
         };
         let mut quote = Quote { evidence: evidence(self.forge.sign(&self.key, report_data)), endorsements: self.endorsements.clone() };
         if let Fault::Tampered(tamper) = fault {
