@@ -22,7 +22,7 @@ use portcullis::proxy::appraisal::{Appraisals, Memo};
 use portcullis::tls::Judge as _;
 use portcullis::tls::certificate::{Statement, issue};
 use portcullis::verify::memo::NoMemo;
-use portcullis::verify::{Anchor, Appraiser, Origin, SignatureMemo, TrustAnchors};
+use portcullis::verify::{Appraiser, SignatureMemo};
 
 const NOW: Timestamp = Timestamp(1_790_812_800);
 
@@ -32,8 +32,7 @@ fn appraiser() -> Appraiser {
         r#"{{ "version": 1, "name": "bench", "insecure_roots": ["simulator"], "accept": [ {{ "id": "guest", "tee": "sev-snp", "measurement": "{measurement}" }} ] }}"#
     );
     let policy = AppraisalPolicy::load(text.as_bytes(), &platform::vocabularies()).expect("a good policy").0;
-    let roots = simulator::roots().into_iter().map(|(product, spki)| Anchor { platform: "sev-snp", product: product.name(), spki, origin: Origin::Simulator });
-    Appraiser { policy, anchors: TrustAnchors::vendor().and(roots) }
+    Appraiser { anchors: platform::anchors(&policy), policy }
 }
 
 /// Evidence for one session, as a verifier gets it.

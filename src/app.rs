@@ -21,19 +21,12 @@ use crate::proxy::appraisal::{Appraisals, Memo};
 use crate::proxy::plan::{self, Originate, Terminate};
 use crate::proxy::{Address, Drained, Parts, Proxy};
 use crate::tls::{ClientSettings, ClientSide, Clients, Identity, IdentitySettings, Judge, Peer, PeerIdentity, Pki, ServerSettings, ServerSide, Tier};
-use crate::verify::{Appraiser, TrustAnchors};
+use crate::verify::Appraiser;
 
 /// What judges by a policy: the policy with the roots it names.
 #[must_use]
 pub fn appraiser(policy: &AppraisalPolicy) -> Appraiser {
-    Appraiser { anchors: anchors(policy.roots), policy: policy.clone() }
-}
-
-fn anchors(roots: Roots) -> TrustAnchors {
-    match roots {
-        Roots::Vendor => TrustAnchors::vendor(),
-        Roots::VendorAndSimulator => TrustAnchors::vendor().and(crate::platform::simulated_anchors()),
-    }
+    Appraiser { anchors: crate::platform::anchors(policy), policy: policy.clone() }
 }
 
 /// Everything that runs.

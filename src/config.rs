@@ -71,7 +71,7 @@ pub struct Identity {
 pub enum Provider {
     /// The first way that works on this machine; never the simulator.
     Auto,
-    /// This way of the hardware (`configfs-tsm`, `sev-guest`).
+    /// This way of the hardware, one of [`crate::platform::providers`].
     Named(&'static str),
     /// Forged under published keys.
     Simulator(Simulator),
@@ -82,17 +82,19 @@ pub enum Provider {
 pub struct Simulator {
     /// Makes the chip.
     pub seed: u64,
-    /// The processor line, by its name in policies.
-    pub product: String,
-    /// The launch measurement; `None` for the simulator's own.
-    pub measurement: Option<[u8; 48]>,
+    /// The platform.
+    pub platform: String,
+    /// Which of the platform's products, by its name in policies; `None` for the simulator's own choice.
+    pub product: Option<String>,
+    /// The measurement; `None` for the simulator's own.
+    pub measurement: Option<Vec<u8>>,
     /// How long one report takes.
     pub quote_delay: Duration,
 }
 
 impl Default for Simulator {
     fn default() -> Self {
-        Self { seed: 1, product: "genoa".to_owned(), measurement: None, quote_delay: Duration::ZERO }
+        Self { seed: 1, platform: crate::platform::PLATFORMS[0].name.to_owned(), product: None, measurement: None, quote_delay: Duration::ZERO }
     }
 }
 

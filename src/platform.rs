@@ -1,35 +1,29 @@
 //! The platforms: one row each. A new platform is one file in `evidence`, `verify` and `attester`, and a row here.
 
-use crate::evidence::snp;
-use crate::verify::{self, Verifier};
+use crate::evidence::{Evidence, saved::Saved, snp};
+use crate::policy::{AppraisalPolicy, Roots, Vocabulary};
+use crate::verify::{self, Anchor, Origin, TrustAnchors, Verifier};
 
 /// One TEE platform.
 pub struct Platform {
     /// Its name in configuration, policies and logs.
     pub name: &'static str,
-    /// The media type of its raw evidence.
+    /// The media type of its raw evidence. Platforms may share one: see [`of_evidence`].
     pub media_type: &'static str,
     /// Its stage 1.
     pub verifier: &'static dyn Verifier,
-    /// The address of the vendor's endorsement service, without a trailing slash.
+    /// The vendor's roots.
+    pub anchors: fn() -> Vec<Anchor>,
+    /// The address of the vendor's endorsement service, without a trailing slash; empty where the vendor has none.
     pub vendor_service: &'static str,
     /// How its pieces are recognised in files.
     pub saved: Saved,
     /// How this machine produces its evidence.
     #[cfg(feature = "proxy")]
     pub provider: &'static dyn crate::attester::Provider,
-}
-
-/// How a platform's pieces are recognised in files.
-pub struct Saved {
-    /// The name of the file with its raw evidence in a folder of pieces.
-    pub evidence: &'static str,
-    /// The short names of its endorsements, which are also their files' without the ending.
-    pub endorsements: &'static [&'static str],
-    /// Whether these octets may be its raw evidence.
-    pub is_evidence: fn(&[u8]) -> bool,
-    /// The short name of the endorsement that this DER may be.
-    pub endorsement: fn(&[u8]) -> Option<&'static str>,
+    /// Its simulator.
+    #[cfg(feature = "simulator")]
+    pub simulated: &'static dyn crate::attester::simulator::Simulated,
 }
 
 /// Every platform of this build.
@@ -37,21 +31,23 @@ pub const PLATFORMS: &[Platform] = &[Platform {
     name: "sev-snp",
     media_type: snp::MEDIA_TYPE,
     verifier: &verify::snp::Snp,
+    anchors: verify::snp::anchors,
     vendor_service: "https://kdsintf.amd.com",
-    saved: Saved {
-        evidence: snp::saved::REPORT_FILE,
-        endorsements: snp::saved::ENDORSEMENTS,
-        is_evidence: snp::saved::is_report,
-        endorsement: snp::saved::endorsement_name,
-    },
+    saved: snp::saved::SAVED,
     #[cfg(feature = "proxy")]
     provider: &crate::attester::snp::Snp,
+    #[cfg(feature = "simulator")]
+    simulated: &crate::attester::simulator::SimulatedSnp,
 }];
 
-/// The platform whose evidence has this media type.
+/// The platform that this evidence is of: by its media type, and by its content where platforms share one.
 #[must_use]
-pub fn by_media_type(media_type: &str) -> Option<&'static Platform> {
-    PLATFORMS.iter().find(|platform| platform.media_type == media_type)
+pub fn of_evidence(evidence: &Evidence) -> Option<&'static Platform> {
+    let mut rows = PLATFORMS.iter().filter(|platform| platform.media_type == evidence.media_type);
+    match (rows.clone().count(), rows.next()) {
+        (2.., _) => PLATFORMS.iter().find(|platform| platform.media_type == evidence.media_type && (platform.saved.is_evidence)(&evidence.bytes)),
+        (_, only) => only,
+    }
 }
 
 /// The platform of this name.
@@ -62,21 +58,40 @@ pub fn by_name(name: &str) -> Option<&'static Platform> {
 
 /// The policy words of every platform.
 #[must_use]
-pub fn vocabularies() -> Vec<&'static crate::policy::Vocabulary> {
+pub fn vocabularies() -> Vec<&'static Vocabulary> {
     PLATFORMS.iter().map(|platform| platform.verifier.vocabulary()).collect()
 }
 
-/// The simulator's published roots, for a policy that names them (`insecure_roots`); empty in a build without it.
+/// The names of the ways to evidence, as configuration writes them (`identity.provider`).
+#[cfg(feature = "proxy")]
 #[must_use]
-pub fn simulated_anchors() -> Vec<verify::roots::Anchor> {
+pub fn providers() -> Vec<&'static str> {
+    let mut names: Vec<_> = PLATFORMS.iter().flat_map(|platform| platform.provider.names()).copied().collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// The roots that a policy trusts: the vendors', the operator's, and the simulator's where it names them.
+#[must_use]
+pub fn anchors(policy: &AppraisalPolicy) -> TrustAnchors {
+    let vendors = PLATFORMS.iter().flat_map(|platform| (platform.anchors)());
+    let simulated = match policy.roots {
+        Roots::Vendor => Vec::new(),
+        Roots::VendorAndSimulator => simulated_anchors(),
+    };
+    let operators = policy.keys.iter().map(|key| Anchor { platform: key.tee, name: key.name.clone(), spki: key.spki.clone(), origin: Origin::Operator });
+    vendors.chain(simulated).chain(operators).collect()
+}
+
+/// The simulators' published roots; none in a build without them.
+fn simulated_anchors() -> Vec<Anchor> {
     #[cfg(feature = "simulator")]
-    let anchors = crate::attester::simulator::roots().map(|(product, spki)| verify::roots::Anchor {
-        platform: "sev-snp",
-        product: product.name(),
-        spki,
-        origin: verify::roots::Origin::Simulator,
+    let anchors = PLATFORMS.iter().flat_map(|platform| {
+        let anchor = |(name, spki)| Anchor { platform: platform.name, name, spki, origin: Origin::Simulator };
+        platform.simulated.roots().into_iter().map(anchor)
     });
     #[cfg(not(feature = "simulator"))]
-    let anchors = [];
-    anchors.into()
+    let anchors = [].into_iter();
+    anchors.collect()
 }

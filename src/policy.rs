@@ -45,6 +45,19 @@ pub struct AppraisalPolicy {
     pub insecure: Vec<String>,
     /// Whether the simulator's published roots are trusted.
     pub roots: Roots,
+    /// Trust anchors of the operator's own.
+    pub keys: Vec<OperatorKey>,
+}
+
+/// A trust anchor that the operator names: for platforms whose vendors have no public root.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OperatorKey {
+    /// The platform it is for.
+    pub tee: &'static str,
+    /// Which key it is, in the platform's own terms.
+    pub name: String,
+    /// Its DER SubjectPublicKeyInfo.
+    pub spki: Vec<u8>,
 }
 
 /// Whether reference values are enforced.

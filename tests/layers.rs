@@ -64,14 +64,11 @@ const ROOMS: &[Room] = &[
 /// Where a platform may be named, by path prefix, and why.
 const PLATFORM_PLACES: &[(&str, &str)] = &[
     ("attester/", "evidence is made here, one file per platform and the simulator"),
-    ("app/attester.rs", "builds the simulator of the one simulated platform, and its roots"),
     ("cli/demo.rs", "sets the simulated guests of the demo"),
-    ("config/identity.rs", "the settings of the simulator, which is of one platform"),
-    ("config/schema.rs", "their documentation, and that of the files an operator staples"),
-    ("cli/simulate.rs", "what a forger of the one simulated platform may set"),
+    ("config/schema.rs", "examples in the documentation of the keys"),
+    ("cli/simulate.rs", "what a forger of SEV-SNP reports may set"),
     ("evidence/snp", "its formats"),
     ("platform.rs", "its row"),
-    ("verify/roots.rs", "its pinned roots, a table"),
     ("verify/snp", "its judgement"),
 ];
 

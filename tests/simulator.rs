@@ -6,15 +6,15 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use portcullis::attester::Attester as _;
-use portcullis::attester::simulator::{Fault, Forge, MEASUREMENT, Patch, Role, SimulatedVendor, Trailer, VekExtension, roots};
+use portcullis::attester::simulator::{Fault, Forge, MEASUREMENT, Patch, Role, SimulatedVendor, Trailer, VekExtension};
 use portcullis::evidence::snp::{Product, Report, Tcb};
 use portcullis::evidence::{Challenge, ReportData, Timestamp};
 use portcullis::platform::{self, PLATFORMS};
 use portcullis::policy::AppraisalPolicy;
 use portcullis::refusal::Reason;
 use portcullis::verify::memo::NoMemo;
-use portcullis::verify::roots::{Anchor, Origin};
-use portcullis::verify::{Appraisal, Appraiser, TrustAnchors};
+use portcullis::verify::roots::Origin;
+use portcullis::verify::{Appraisal, Appraiser};
 
 const NOW: Timestamp = Timestamp(1_790_812_800); // 2026-10-01T00:00:00Z
 const DATA: ReportData = ReportData([7; 64]);
@@ -22,18 +22,17 @@ const DATA: ReportData = ReportData([7; 64]);
 fn appraiser(keys: &str) -> Appraiser {
     let measurement = data_encoding::HEXLOWER.encode(&MEASUREMENT);
     let policy = format!(
-        r#"{{ "version": 1, "name": "p", "accept": [ {{ "id": "a", "tee": "sev-snp", "measurement": "{measurement}",
+        r#"{{ "version": 1, "insecure_roots": ["simulator"], "name": "p", "accept": [ {{ "id": "a", "tee": "sev-snp", "measurement": "{measurement}",
              "insecure_allow_milan": "a test", "products": ["genoa", "milan", "turin"] {keys} }} ] }}"#
     );
     let vocabularies: Vec<_> = PLATFORMS.iter().map(|platform| platform.verifier.vocabulary()).collect();
     let (policy, _) = AppraisalPolicy::load(policy.as_bytes(), &vocabularies).unwrap_or_else(|problems| panic!("{problems:?}"));
-    let simulated = roots().map(|(product, spki)| Anchor { platform: "sev-snp", product: product.name(), spki, origin: Origin::Simulator });
-    Appraiser { policy, anchors: TrustAnchors::vendor().and(simulated) }
+    Appraiser { anchors: platform::anchors(&policy), policy }
 }
 
 fn judge(forge: &Forge, keys: &str) -> Result<Appraisal, Reason> {
     let quote = forge.quote(&DATA);
-    let platform = platform::by_media_type(&quote.evidence.media_type).expect("a known platform");
+    let platform = platform::of_evidence(&quote.evidence).expect("a known platform");
     let denied = |denied: portcullis::refusal::Denied| denied.reason();
     appraiser(keys).examine(platform.verifier, &quote.evidence, &quote.endorsements, &NoMemo, NOW).map_err(denied)
 }

@@ -13,11 +13,10 @@ use portcullis::evidence::cmw::Collection;
 use portcullis::evidence::snp::{Firmware, Product, Tcb};
 use portcullis::evidence::{Endorsement, Endorsements, Evidence, KeyDigest, ReportData, Timestamp};
 use portcullis::platform::{self, PLATFORMS};
-use portcullis::policy::{AppraisalPolicy, Roots};
+use portcullis::policy::AppraisalPolicy;
 use portcullis::refusal::{Denied, Reason};
+use portcullis::verify::Appraiser;
 use portcullis::verify::memo::NoMemo;
-use portcullis::verify::roots::{Anchor, Origin};
-use portcullis::verify::{Appraiser, TrustAnchors};
 
 /// 2026-12-01T00:00:00Z.
 const NOW: Timestamp = Timestamp(1_796_083_200);
@@ -109,14 +108,7 @@ fn policy(entry: &str, keys: &str) -> Appraiser {
         Ok((policy, _)) => policy,
         Err(problems) => panic!("{problems:?}\n{text}"),
     };
-    let anchors = TrustAnchors::vendor();
-    let anchors = match policy.roots {
-        Roots::Vendor => anchors,
-        Roots::VendorAndSimulator => {
-            anchors.and(simulator::roots().map(|(product, spki)| Anchor { platform: "sev-snp", product: product.name(), spki, origin: Origin::Simulator }))
-        }
-    };
-    Appraiser { policy, anchors }
+    Appraiser { anchors: platform::anchors(&policy), policy }
 }
 
 /// The session that the evidence is made for.

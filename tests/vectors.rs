@@ -8,7 +8,7 @@ use portcullis::platform::{self, PLATFORMS, Platform};
 use portcullis::policy::AppraisalPolicy;
 use portcullis::refusal::Denied;
 use portcullis::verify::memo::NoMemo;
-use portcullis::verify::{Appraisal, Appraiser, TrustAnchors};
+use portcullis::verify::{Appraisal, Appraiser};
 use serde_json::Value;
 
 fn folder() -> PathBuf {
@@ -62,7 +62,8 @@ impl<'a> Case<'a> {
 
     fn judge(&self) -> Result<Appraisal, Denied> {
         let vocabularies: Vec<_> = PLATFORMS.iter().map(|platform| platform.verifier.vocabulary()).collect();
-        let appraiser = Appraiser { policy: AppraisalPolicy::genuine(&vocabularies), anchors: TrustAnchors::vendor() };
+        let policy = AppraisalPolicy::genuine(&vocabularies);
+        let appraiser = Appraiser { anchors: platform::anchors(&policy), policy };
         appraiser.examine(self.platform.verifier, &self.evidence, &self.endorsements, &NoMemo, self.at)
     }
 

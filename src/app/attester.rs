@@ -60,19 +60,23 @@ fn detect(wanted: Option<&str>) -> Result<Arc<dyn Attester>, NoAttester> {
 
 #[cfg(feature = "simulator")]
 fn simulator(settings: &crate::config::Simulator, clock: &Clock) -> Result<Arc<dyn Attester>, NoAttester> {
-    use crate::attester::simulator::Forge;
-    use crate::evidence::snp::Product;
+    use crate::attester::simulator::Simulation;
 
-    let unavailable = |why: String| NoAttester {
-        tried: vec![Unavailable { what: "simulator".to_owned(), why, fix: "correct it and start again".to_owned(), transient: false }],
-    };
+    let alone = |unavailable| NoAttester { tried: vec![unavailable] };
+    let unavailable = |why| alone(Unavailable { what: "simulator".to_owned(), why, fix: "correct it and start again".to_owned(), transient: false });
     let now = clock.now().map_err(|denied| unavailable(denied.to_string()))?;
-    let product = Product::ALL.into_iter().find(|product| product.name() == settings.product);
-    let mut forge = Forge::new(product.ok_or_else(|| unavailable(format!("unknown product {}", settings.product)))?, settings.seed, now);
-    if let Some(measurement) = settings.measurement {
-        forge = forge.measurement(measurement);
-    }
-    Ok(Arc::new(forge.attester().slowed(settings.quote_delay)))
+    let Some(platform) = crate::platform::by_name(&settings.platform) else {
+        return Err(unavailable(format!("unknown platform {}", settings.platform)));
+    };
+    let measurement = settings.measurement.as_ref().zip(platform.simulated.settable().first());
+    let simulation = Simulation {
+        product: settings.product.clone(),
+        seed: settings.seed,
+        set: measurement.map(|(measurement, claim)| ((*claim).to_owned(), data_encoding::HEXLOWER.encode(measurement))).into_iter().collect(),
+        quote_delay: settings.quote_delay,
+        now,
+    };
+    platform.simulated.attester(&simulation).map(Arc::from).map_err(alone)
 }
 
 #[cfg(not(feature = "simulator"))]

@@ -86,6 +86,9 @@ pub struct Quote {
 
 /// How a platform's evidence is had on this machine.
 pub trait Provider: Sync {
+    /// The names of the ways it knows, as configuration writes them.
+    fn names(&self) -> &'static [&'static str];
+
     /// Looks for the hardware's ways to evidence, best first, and says what stands in the way of each.
     fn detect(&self, places: &Places) -> Vec<Detected>;
 }

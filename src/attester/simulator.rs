@@ -14,6 +14,10 @@ mod keys;
 mod machine;
 mod revocation;
 
+use std::time::Duration;
+
+use super::{Attester, Unavailable};
+use crate::evidence::Timestamp;
 use crate::evidence::snp::Product;
 
 pub use authority::{Role, SimulatedVendor};
@@ -24,6 +28,86 @@ pub use revocation::RevocationList;
 
 /// The launch measurement of a simulated guest when none is set: ASCII text, so that it is known when it is seen.
 pub const MEASUREMENT: [u8; 48] = *b"portcullis simulator: this measures nothing real";
+
+/// A platform's simulator: genuine formats under published keys.
+pub trait Simulated: Sync {
+    /// The products it can be, the default first.
+    fn products(&self) -> &'static [&'static str];
+
+    /// The claims that can be set to a measurement or any value, by their names in `inspect`; the first is what
+    /// `measurement` sets.
+    fn settable(&self) -> &'static [&'static str];
+
+    /// The published roots, by name: DER SubjectPublicKeyInfo.
+    fn roots(&self) -> Vec<(String, Vec<u8>)>;
+
+    /// A machine.
+    ///
+    /// # Errors
+    /// [`Unavailable`] for a product or a claim that it does not know, or a value that does not fit.
+    fn attester(&self, simulation: &Simulation) -> Result<Box<dyn Attester>, Unavailable>;
+}
+
+/// What a simulated machine is to be.
+#[derive(Clone, Debug)]
+pub struct Simulation {
+    /// One of the platform's products; its first when not set.
+    pub product: Option<String>,
+    /// Makes the machine: its keys and identifiers follow from it.
+    pub seed: u64,
+    /// Claims and their values, numbers or hex.
+    pub set: Vec<(String, String)>,
+    /// How long one quote takes.
+    pub quote_delay: Duration,
+    /// When it is made.
+    pub now: Timestamp,
+}
+
+impl Simulation {
+    /// The machine of this seed, with the platform's own claims.
+    #[must_use]
+    pub const fn new(seed: u64, now: Timestamp) -> Self {
+        Self { product: None, seed, set: Vec::new(), quote_delay: Duration::ZERO, now }
+    }
+}
+
+/// Why a simulation cannot be.
+pub(super) fn impossible(why: String) -> Unavailable {
+    Unavailable { what: "simulator".to_owned(), why, fix: "correct it and start again".to_owned(), transient: false }
+}
+
+/// The simulator of SEV-SNP.
+#[derive(Debug)]
+pub struct SimulatedSnp;
+
+impl Simulated for SimulatedSnp {
+    fn products(&self) -> &'static [&'static str] {
+        &["genoa", "milan", "turin"]
+    }
+
+    fn settable(&self) -> &'static [&'static str] {
+        &["measurement"]
+    }
+
+    fn roots(&self) -> Vec<(String, Vec<u8>)> {
+        roots().map(|(product, spki)| (product.name().to_owned(), spki)).into()
+    }
+
+    fn attester(&self, simulation: &Simulation) -> Result<Box<dyn Attester>, Unavailable> {
+        let name = simulation.product.as_deref().unwrap_or("genoa");
+        let product = Product::ALL.into_iter().find(|product| product.name() == name);
+        let mut forge = Forge::new(product.ok_or_else(|| impossible(format!("unknown product {name}")))?, simulation.seed, simulation.now);
+        for (claim, value) in &simulation.set {
+            let octets = data_encoding::HEXLOWER_PERMISSIVE.decode(value.as_bytes()).ok();
+            match (claim.as_str(), octets.and_then(|octets| octets.try_into().ok())) {
+                ("measurement", Some(measurement)) => forge = forge.measurement(measurement),
+                ("measurement", None) => return Err(impossible(format!("measurement: expected 96 hex digits, found \"{value}\""))),
+                _ => return Err(impossible(format!("unknown claim {claim}"))),
+            }
+        }
+        Ok(Box::new(forge.attester().slowed(simulation.quote_delay)))
+    }
+}
 
 /// The published root keys: DER SubjectPublicKeyInfo, by product.
 #[must_use]

@@ -18,6 +18,10 @@ use crate::evidence::{Challenge, Endorsement, Endorsements, Evidence, ReportData
 pub struct Snp;
 
 impl Provider for Snp {
+    fn names(&self) -> &'static [&'static str] {
+        &[tsm::PROVIDER, sev_guest::PROVIDER]
+    }
+
     fn detect(&self, places: &Places) -> Vec<Detected> {
         let tsm = Tsm::new(places.tsm_root.clone(), "sev_guest", places.privlevel);
         let boxed = |way: Way| Box::new(SnpAttester { way }) as Box<dyn Attester>;

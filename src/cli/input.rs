@@ -1,7 +1,7 @@
 //! Files into things to judge or show: recognised by name or content, under bounds. Believes and judges nothing.
 
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use x509_parser::pem::Pem;
@@ -9,7 +9,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::output::Rendered;
-use crate::evidence::{Endorsement, Endorsements, Evidence};
+use crate::evidence::saved::SavedFile;
+use crate::evidence::{Auxiliary, Endorsement, Endorsements, Evidence};
 use crate::platform::{PLATFORMS, Platform};
 
 /// No file is read beyond this many octets: the most that an evidence frame may carry.
@@ -49,7 +50,9 @@ pub(super) enum Piece {
     Evidence(Form),
     /// Something that helps in judging.
     Endorsement(Endorsement),
-    /// Neither.
+    /// What belongs to the evidence it lies beside.
+    Member(Auxiliary),
+    /// None of these.
     Unknown,
 }
 
@@ -129,9 +132,11 @@ fn folder(path: &Path, subjects: &mut Vec<Subject>, loose: &mut Heap) -> anyhow:
     }
     files.sort();
     let mut heap = Heap::default();
-    for file in &files {
+    let used = heap.together(&files, &name)?;
+    for file in files.iter().filter(|file| !used.contains(file)) {
         heap.file(file, name.clone())?;
     }
+    heap.attach();
     heap.prefer_raw();
     if heap.evidence.is_empty() {
         if heap.endorsements.iter().next().is_none() {
@@ -149,6 +154,7 @@ fn folder(path: &Path, subjects: &mut Vec<Subject>, loose: &mut Heap) -> anyhow:
 struct Heap {
     evidence: Vec<(String, Form)>,
     endorsements: Endorsements,
+    members: Vec<Auxiliary>,
     ignored: Vec<String>,
 }
 
@@ -158,10 +164,34 @@ impl Heap {
             match piece {
                 Piece::Endorsement(endorsement) => self.endorsements.push(endorsement),
                 Piece::Evidence(form) => self.evidence.push((name.clone(), form)),
+                Piece::Member(member) => self.members.push(member),
                 Piece::Unknown => self.ignored.push(path.display().to_string()),
             }
         }
         Ok(())
+    }
+
+    /// What only several files together make. Returns the files that were used.
+    fn together(&mut self, files: &[PathBuf], name: &str) -> anyhow::Result<Vec<PathBuf>> {
+        let mut read_in = Vec::new();
+        for path in files {
+            let file = path.file_name().and_then(|file| file.to_str()).unwrap_or_default();
+            read_in.push(SavedFile { name: file.to_owned(), bytes: read(path)? });
+        }
+        let Some((platform, assembled)) = PLATFORMS.iter().find_map(|platform| Some((platform, (platform.saved.assemble)(&read_in)?))) else {
+            return Ok(Vec::new());
+        };
+        self.evidence.extend(assembled.evidence.map(|evidence| (name.to_owned(), Form::Raw(platform, evidence))));
+        self.endorsements.extend(assembled.endorsements);
+        let used = |path: &&PathBuf| path.file_name().and_then(|file| file.to_str()).is_some_and(|file| assembled.used.iter().any(|used| used == file));
+        Ok(files.iter().filter(used).cloned().collect())
+    }
+
+    /// Gives the auxiliary members of a folder to its one piece of raw evidence.
+    fn attach(&mut self) {
+        if let [(_, Form::Raw(_, evidence))] = self.evidence.as_mut_slice() {
+            evidence.auxiliary.append(&mut self.members);
+        }
     }
 
     /// In a folder, a certificate that carries nothing stands beside the evidence it has nothing to do with.
@@ -172,7 +202,7 @@ impl Heap {
     }
 
     fn subjects(self) -> impl Iterator<Item = Subject> {
-        let Self { evidence, endorsements, ignored } = self;
+        let Self { evidence, endorsements, ignored, .. } = self;
         evidence.into_iter().map(move |(name, form)| Subject { name, form, endorsements: endorsements.clone(), ignored: ignored.clone() })
     }
 }
@@ -183,6 +213,9 @@ fn recognise(path: &Path, bytes: Vec<u8>) -> Vec<Piece> {
     let file = path.file_name().and_then(|file| file.to_str()).unwrap_or_default();
     if let Some(platform) = PLATFORMS.iter().find(|platform| platform.saved.evidence == file) {
         return vec![raw(platform, bytes)];
+    }
+    if let Some(member) = PLATFORMS.iter().flat_map(|platform| platform.verifier.members()).find(|member| member.label == stem) {
+        return vec![Piece::Member(Auxiliary { label: member.label.to_owned(), media_type: member.media_type.to_owned(), bytes })];
     }
     let named = PLATFORMS.iter().flat_map(|platform| platform.saved.endorsements).copied().find(|name| *name == stem);
     let trimmed = bytes.trim_ascii_start();

@@ -132,6 +132,12 @@ fn of_piece(file: &Path, piece: Piece) -> Part {
             claims(&mut part, &evidence, &Endorsements::default());
             part
         }
+        Piece::Member(member) => {
+            let mut part = Part::new(&name, format!("an auxiliary member ({})", member.label));
+            part.field("media_type", member.media_type);
+            part.field("octets", member.bytes.len().to_string());
+            part
+        }
         Piece::Unknown => {
             let mut part = Part::new(&name, "nothing this program reads");
             part.unread = true;
@@ -142,7 +148,7 @@ fn of_piece(file: &Path, piece: Piece) -> Part {
 
 fn claims<'p>(part: &'p mut Part, evidence: &Evidence, endorsements: &Endorsements) -> &'p mut Part {
     part.field("media_type", evidence.media_type.clone());
-    let Some(platform) = platform::by_media_type(&evidence.media_type) else {
+    let Some(platform) = platform::of_evidence(evidence) else {
         return part.field("octets", hex(&evidence.bytes));
     };
     match platform.verifier.read(evidence, endorsements) {

@@ -50,7 +50,7 @@ pub(super) fn judge(subject: Subject, policy: &Loaded, now: Timestamp) -> Judged
         Ok(at_hand) => at_hand,
         Err(denied) => return Judged { name, verdict: Err(denied), platform: None, claims: None, warnings, ignored },
     };
-    let Some(platform) = platform::by_media_type(&at_hand.evidence.media_type) else {
+    let Some(platform) = platform::of_evidence(&at_hand.evidence) else {
         let known: Vec<_> = platform::PLATFORMS.iter().map(|platform| platform.media_type).collect();
         let denied = Finding::new(Reason::EvidenceUnsupported, "tee.type", known.join(", "), at_hand.evidence.media_type).into();
         return Judged { name, verdict: Err(denied), platform: None, claims: None, warnings, ignored };

@@ -16,7 +16,7 @@ use crate::platform;
 /// A folder with files in it, evidence of no known platform, or what the system says.
 pub(super) fn save(folder: &Path, evidence: &Evidence, endorsements: &Endorsements) -> anyhow::Result<Vec<String>> {
     let shown = folder.display();
-    let platform = platform::by_media_type(&evidence.media_type).with_context(|| format!("evidence of an unknown kind, {}", evidence.media_type))?;
+    let platform = platform::of_evidence(evidence).with_context(|| format!("evidence of an unknown kind, {}", evidence.media_type))?;
     fs::create_dir_all(folder).with_context(|| shown.to_string())?;
     if fs::read_dir(folder).with_context(|| shown.to_string())?.next().is_some() {
         bail!("{shown} is not empty: name a new folder, so that pieces of different evidence do not mix");
@@ -28,11 +28,17 @@ pub(super) fn save(folder: &Path, evidence: &Evidence, endorsements: &Endorsemen
         if !platform.saved.endorsements.contains(&endorsement.name.as_str()) {
             continue;
         }
-        let name = format!("{}.der", endorsement.name);
+        let ending = if endorsement.media_type.ends_with("+cbor") { "cbor" } else { "der" };
+        let name = format!("{}.{ending}", endorsement.name);
         if !written.contains(&name) {
             write(&folder.join(&name), &endorsement.bytes)?;
             written.push(name);
         }
+    }
+    for member in platform.verifier.members().iter().filter_map(|known| evidence.member(known.label)) {
+        let name = format!("{}.bin", member.label);
+        write(&folder.join(&name), &member.bytes)?;
+        written.push(name);
     }
     Ok(written)
 }

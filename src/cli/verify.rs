@@ -14,7 +14,6 @@ use crate::evidence::{ClaimValue, Claims, Timestamp};
 use crate::platform::Platform;
 use crate::policy::Rule;
 use crate::refusal::Denied;
-use crate::verify::roots::Origin;
 
 /// Judge saved evidence, with no connection.
 ///
@@ -91,7 +90,7 @@ pub(super) fn single(judged: &Judged, policy: &Loaded, now: Timestamp) -> Value 
         "policy": { "name": policy.appraiser.policy.name, "digest": policy.digest() },
         "entry": appraisal.map(crate::verify::Appraisal::entry),
         "platform": judged.platform.map(|platform| platform.name),
-        "origin": appraisal.map(|appraisal| match appraisal.origin() { Origin::Simulator => "simulator", Origin::Vendor => "vendor" }),
+        "origin": appraisal.map(|appraisal| appraisal.origin().name()),
         "revocation_checked": appraisal.is_some_and(crate::verify::Appraisal::revocation_checked),
         "at": now.to_string(),
         "until": appraisal.map(|appraisal| appraisal.until().to_string()),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::tree::{Section, Wrong};
 use super::{CertificateFiles, Identity, Provider, Simulator, schema, values};
-use crate::evidence::snp::Product;
+use crate::platform::PLATFORMS;
 
 /// Reads `[identity]`; `None` without one, or with provider `none`.
 pub(super) fn read(file: &Section<'_>, folder: &Path, insecure: &mut Vec<String>) -> Option<Identity> {
@@ -14,21 +14,17 @@ pub(super) fn read(file: &Section<'_>, folder: &Path, insecure: &mut Vec<String>
     let named = section.required("provider");
     let provider = match named.as_ref().map(|provider| provider.value) {
         Some("auto") => Some(Provider::Auto),
-        Some("configfs-tsm") => Some(Provider::Named("configfs-tsm")),
-        Some("sev-guest") => Some(Provider::Named("sev-guest")),
         Some("simulator") => {
             insecure.push("identity.provider = \"simulator\"".to_owned());
             Some(Provider::Simulator(simulator(simulated.as_ref())))
         }
-        _ => None,
+        Some(text) => crate::platform::providers().into_iter().find(|name| *name == text).map(Provider::Named),
+        None => None,
     };
     if let Some(named) = &named {
         if provider.is_none() && named.value != "none" {
-            section.wrong(
-                &named.span,
-                format!("unknown provider \"{}\"", named.value),
-                "one of \"auto\", \"configfs-tsm\", \"sev-guest\", \"simulator\", \"none\"",
-            );
+            let names = [&["auto"], &*crate::platform::providers(), &["simulator", "none"]].concat();
+            section.wrong(&named.span, format!("unknown provider \"{}\"", named.value), one_of(&names));
         }
         if named.value == "simulator" && !cfg!(feature = "simulator") {
             section.wrong(&named.span, "this build has no simulator", "use \"auto\" in a TEE, or a build for tests");
@@ -50,16 +46,38 @@ pub(super) fn read(file: &Section<'_>, folder: &Path, insecure: &mut Vec<String>
 }
 
 fn simulator(section: Option<&Section<'_>>) -> Simulator {
-    let known = |text: &str| match Product::ALL.iter().find(|product| product.name() == text) {
-        Some(product) => Ok(product.name().to_owned()),
-        None => Err(Wrong::new(format!("unknown product \"{text}\""), "one of \"milan\", \"genoa\", \"turin\"")),
-    };
+    let default = Simulator::default();
+    let Some(section) = section else { return default };
+    let platform = section.parsed("platform", known_platform).map_or(default.platform, |platform| platform.value);
+    let product = section.parsed("product", |text| known_product(&platform, text)).map(|product| product.value);
     Simulator {
-        seed: section.and_then(|section| section.number("seed", 0..=u64::MAX)).unwrap_or(1),
-        product: section.and_then(|section| section.parsed("product", known)).map_or_else(|| "genoa".to_owned(), |product| product.value),
-        measurement: section.and_then(|section| section.parsed("measurement", values::measurement)).map(|measurement| measurement.value),
-        quote_delay: section.and_then(|section| within(section, "quote_delay", Duration::ZERO, Duration::from_secs(10))).unwrap_or_default(),
+        seed: section.number("seed", 0..=u64::MAX).unwrap_or(default.seed),
+        product,
+        measurement: section.parsed("measurement", values::measurement).map(|measurement| measurement.value),
+        quote_delay: within(section, "quote_delay", Duration::ZERO, Duration::from_secs(10)).unwrap_or(default.quote_delay),
+        platform,
     }
+}
+
+fn known_platform(text: &str) -> Result<String, Wrong> {
+    let names: Vec<_> = PLATFORMS.iter().map(|platform| platform.name).collect();
+    if names.contains(&text) { Ok(text.to_owned()) } else { Err(Wrong::new(format!("unknown platform \"{text}\""), one_of(&names))) }
+}
+
+#[cfg(feature = "simulator")]
+fn known_product(platform: &str, text: &str) -> Result<String, Wrong> {
+    let products = crate::platform::by_name(platform).map_or(&[][..], |platform| platform.simulated.products());
+    if products.contains(&text) { Ok(text.to_owned()) } else { Err(Wrong::new(format!("unknown product \"{text}\""), one_of(products))) }
+}
+
+#[cfg(not(feature = "simulator"))]
+fn known_product(_: &str, text: &str) -> Result<String, Wrong> {
+    Ok(text.to_owned())
+}
+
+fn one_of(names: &[&str]) -> String {
+    let quoted: Vec<_> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    format!("one of {}", quoted.join(", "))
 }
 
 fn names(section: &Section<'_>) -> Vec<String> {

@@ -93,8 +93,9 @@ pub static SIMULATOR: Section = Section {
     doc: "What simulated evidence claims. Nothing here makes anything safe: the simulator's keys are published.",
     keys: &[
         key("seed", "number", "`1`", "Makes the simulated chip's keys; the same seed gives the same chip."),
-        key("product", "`\"milan\"`, `\"genoa\"` or `\"turin\"`", "`\"genoa\"`", "The processor line."),
-        key("measurement", "96 hex digits", "a fixed one", "The launch measurement that reports carry."),
+        key("platform", "a platform's name", "`\"sev-snp\"`", "Which TEE is simulated."),
+        key("product", "one of the platform's products", "the platform's own choice", "Such as the processor line: `\"milan\"`, `\"genoa\"` or `\"turin\"`."),
+        key("measurement", "64, 96 or 128 hex digits", "a fixed one", "The measurement of the guest's code, of the length that the platform's digests have."),
         key("quote_delay", "duration, at most 10s", "`\"0ms\"`", "How long making one report takes, to see what slow hardware does."),
     ],
 };

@@ -161,7 +161,7 @@ fn the_simulator_is_named_and_listed() {
     let text = SERVER.replace("\"auto\"", "\"simulator\"") + "[identity.simulator]\nseed = 7\nproduct = \"turin\"\nquote_delay = \"40ms\"\n";
     let config = parse(&text).unwrap();
     assert_eq!(config.insecure, ["identity.provider = \"simulator\""]);
-    let expected = Simulator { seed: 7, product: "turin".to_owned(), measurement: None, quote_delay: Duration::from_millis(40) };
+    let expected = Simulator { seed: 7, product: Some("turin".to_owned()), quote_delay: Duration::from_millis(40), ..Simulator::default() };
     assert_eq!(config.identity.unwrap().provider, Provider::Simulator(expected));
     assert_eq!(errors(&text.replace("\"simulator\"", "\"auto\"")), ["[identity.simulator] without provider \"simulator\""]);
 }

@@ -134,10 +134,11 @@ pub(super) fn certificate_name(text: &str) -> Result<String, Wrong> {
     Err(Wrong::new(format!("\"{text}\" is not a name for a certificate"), "write a DNS name in lower case (A-labels for other scripts) or a spiffe:// id"))
 }
 
-/// 96 hex digits.
-pub(super) fn measurement(text: &str) -> Result<[u8; 48], Wrong> {
-    let wrong = || Wrong::new(format!("\"{text}\" is not a measurement"), "write 96 hex digits");
-    data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok()).ok_or_else(wrong)
+/// A digest of 32, 48 or 64 octets in hex.
+pub(super) fn measurement(text: &str) -> Result<Vec<u8>, Wrong> {
+    let wrong = || Wrong::new(format!("\"{text}\" is not a measurement"), "write 64, 96 or 128 hex digits, as the platform's digests have");
+    let octets = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
+    octets.filter(|octets| matches!(octets.len(), 32 | 48 | 64)).ok_or_else(wrong)
 }
 
 /// The permission bits of a socket, octal.

@@ -11,6 +11,7 @@ pub mod cbor;
 pub mod cmw;
 pub mod endorsement;
 pub mod leaf;
+pub mod saved;
 pub mod snp;
 
 use std::fmt;

@@ -1,10 +1,12 @@
 //! Reads a policy file: strict JSON, every error at once, each with its place.
 
 use jsonc_parser::ast::Value;
+use x509_parser::prelude::FromDer as _;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::json::{Problems, Table, array, duration, hex, number, parse};
 use super::vocabulary::{Rule, Vocabulary};
-use super::{AppraisalPolicy, Denial, Entry, MAX_POLICY, Mode, Revocation, Roots, entry};
+use super::{AppraisalPolicy, Denial, Entry, MAX_POLICY, Mode, OperatorKey, Revocation, Roots, entry};
 use crate::crypto::sha256;
 use crate::diagnostic::{Diagnostic, nearest};
 use crate::evidence::Timestamp;
@@ -59,6 +61,7 @@ impl AppraisalPolicy {
             revocation: Revocation::WhenPresent,
             insecure: Vec::new(),
             roots: Roots::Vendor,
+            keys: Vec::new(),
         }
     }
 }
@@ -86,6 +89,7 @@ fn read(root: &Value<'_>, digest: [u8; 32], vocabularies: &[&'static Vocabulary]
         clock_skew: duration(&mut table, "clock_skew", 120, 600, problems),
         revocation: revocation(&mut table, &mut insecure, problems),
         roots: roots(&mut table, &mut insecure, problems),
+        keys: keys(&mut table, vocabularies, problems),
         insecure,
     };
     table.finish(problems);
@@ -196,6 +200,57 @@ fn deny(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problem
         table.finish(problems);
     }
     denials
+}
+
+/// The operator's own trust anchors.
+fn keys(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problems: &mut Problems) -> Vec<OperatorKey> {
+    let Some(list) = table.take("keys").and_then(|value| array(value, "keys", problems)) else { return Vec::new() };
+    let mut keys: Vec<OperatorKey> = Vec::new();
+    for value in &list.elements {
+        let Some(mut table) = Table::of(value, "an entry of keys", problems) else { continue };
+        table.take("note");
+        let vocabulary = table.text("tee", problems).and_then(|(tee, place)| {
+            let known = vocabularies.iter().copied().filter(|vocabulary| vocabulary.operator_key.is_some());
+            let found = known.clone().find(|vocabulary| vocabulary.tee == tee);
+            if found.is_none() {
+                let names: Vec<_> = known.map(|vocabulary| vocabulary.tee).collect();
+                let help = if names.is_empty() { "no platform of this build does".to_owned() } else { format!("one of {}", names.join(", ")) };
+                problems.at(place, format!("{tee} takes no keys of the operator's"), help);
+            }
+            found
+        });
+        let name = table.text("name", problems).map(|(name, _)| name.to_owned());
+        let spki = table.text("key", problems).and_then(|(text, place)| {
+            let spki = public_key(text);
+            if spki.is_none() {
+                problems.at(place, "not a public key", "a SubjectPublicKeyInfo: PEM (-----BEGIN PUBLIC KEY-----) or the DER in hex");
+            }
+            spki
+        });
+        for (missing, key) in [(name.is_none(), "name"), (spki.is_none(), "key"), (vocabulary.is_none(), "tee")] {
+            if missing && problems.0.is_empty() {
+                problems.at(value, format!("no {key}"), "{ \"tee\": …, \"name\": …, \"key\": … }");
+            }
+        }
+        table.finish(problems);
+        if let (Some(vocabulary), Some(name), Some(spki)) = (vocabulary, name, spki) {
+            let key = OperatorKey { tee: vocabulary.tee, name, spki };
+            if keys.contains(&key) {
+                problems.at(value, "this key stands twice", "write it once");
+            }
+            keys.push(key);
+        }
+    }
+    keys
+}
+
+/// A DER SubjectPublicKeyInfo, from PEM or hex.
+fn public_key(text: &str) -> Option<Vec<u8>> {
+    let der = match x509_parser::pem::Pem::read(std::io::Cursor::new(text.as_bytes())) {
+        Ok((pem, _)) if pem.label == "PUBLIC KEY" => pem.contents,
+        _ => data_encoding::HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).ok()?,
+    };
+    matches!(SubjectPublicKeyInfo::from_der(&der), Ok((&[], _))).then_some(der)
 }
 
 fn revocation(table: &mut Table<'_, '_>, insecure: &mut Vec<String>, problems: &mut Problems) -> Revocation {

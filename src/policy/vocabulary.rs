@@ -9,6 +9,10 @@ pub struct Vocabulary {
     pub tee: &'static str,
     /// The keys, the most telling first: findings are reported in this order.
     pub fields: &'static [Field],
+    /// The keys that name single machines. An entry with one of them says who the peer is, as `session-mutual` wants.
+    pub machine: &'static [&'static str],
+    /// What the `name` of an operator's key is on this platform; `None` where the vendor's roots are enough.
+    pub operator_key: Option<&'static str>,
     /// Keys that loosen an entry and what each loosens. All start with `insecure_`.
     pub loosening: &'static [Loosening],
 }

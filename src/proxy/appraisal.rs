@@ -82,7 +82,7 @@ impl Appraisals {
     }
 
     fn judge(&self, presented: &Collection, binding: &Binding, now: Timestamp) -> Result<AttestationResult, Denied> {
-        let Some(platform) = platform::by_media_type(&presented.tee.media_type) else {
+        let Some(platform) = platform::of_evidence(&presented.tee) else {
             let expected = self.accepts.join(" or ");
             return Finding::new(Reason::EvidenceUnsupported, "tee.media_type", expected, presented.tee.media_type.clone()).refuse();
         };

@@ -3,6 +3,8 @@
 /// Whose root an anchor is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Origin {
+    /// The operator's, named in a policy (`keys`): for platforms whose vendors have no public root.
+    Operator,
     /// The simulator's: its keys are published, anybody can forge evidence under it.
     Simulator,
     /// The hardware vendor's.
@@ -14,6 +16,7 @@ impl Origin {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Operator => "operator",
             Self::Simulator => "simulator",
             Self::Vendor => "vendor",
         }
@@ -25,8 +28,8 @@ impl Origin {
 pub struct Anchor {
     /// The platform it is for.
     pub platform: &'static str,
-    /// Which of the platform's roots it is: the product's name for SEV-SNP.
-    pub product: &'static str,
+    /// Which of the platform's roots it is: the product's name for SEV-SNP, a device's for an operator's key.
+    pub name: String,
     /// Its DER SubjectPublicKeyInfo.
     pub spki: Vec<u8>,
     /// Whose it is.
@@ -38,26 +41,19 @@ pub struct Anchor {
 pub struct TrustAnchors(Vec<Anchor>);
 
 impl TrustAnchors {
-    /// The vendors' roots.
-    #[must_use]
-    pub fn vendor() -> Self {
-        let amd = |product, spki: &[u8]| Anchor { platform: "sev-snp", product, spki: spki.to_vec(), origin: Origin::Vendor };
-        Self(vec![
-            amd("genoa", include_bytes!("roots/ark-genoa.spki.der")),
-            amd("milan", include_bytes!("roots/ark-milan.spki.der")),
-            amd("turin", include_bytes!("roots/ark-turin.spki.der")),
-        ])
+    /// The roots of a platform that are called `name`.
+    pub fn of<'a>(&'a self, platform: &'a str, name: &'a str) -> impl Iterator<Item = &'a Anchor> {
+        self.of_platform(platform).filter(move |anchor| anchor.name == name)
     }
 
-    /// These and `more`, for a policy that names them.
-    #[must_use]
-    pub fn and(mut self, more: impl IntoIterator<Item = Anchor>) -> Self {
-        self.0.extend(more);
-        self
+    /// The roots of a platform.
+    pub fn of_platform<'a>(&'a self, platform: &'a str) -> impl Iterator<Item = &'a Anchor> {
+        self.0.iter().filter(move |anchor| anchor.platform == platform)
     }
+}
 
-    /// The roots of a platform's product.
-    pub fn of<'a>(&'a self, platform: &'a str, product: &'a str) -> impl Iterator<Item = &'a Anchor> {
-        self.0.iter().filter(move |anchor| anchor.platform == platform && anchor.product == product)
+impl FromIterator<Anchor> for TrustAnchors {
+    fn from_iter<T: IntoIterator<Item = Anchor>>(anchors: T) -> Self {
+        Self(anchors.into_iter().collect())
     }
 }

@@ -18,7 +18,7 @@ mod vocabulary;
 use x509_parser::prelude::X509Certificate;
 
 use super::chain::{self, Revocations, SigningKey, untrusted};
-use super::roots::Origin;
+use super::roots::{Anchor, Origin};
 use super::{AuthenticClaims, Grounds, Verifier};
 use crate::crypto::{Scheme, verifies};
 use crate::evidence::snp::{Product, Report, SIGNED_SIZE, SigningKey as ReportSigner, Tcb, Vek, VekKind};
@@ -29,6 +29,22 @@ use crate::refusal::{Denied, Finding, Reason};
 /// The platform's verifier.
 #[derive(Debug)]
 pub struct Snp;
+
+/// AMD's roots: the ARK of each product, by its name.
+#[must_use]
+pub fn anchors() -> Vec<Anchor> {
+    let ark = |product: Product, spki: &[u8]| Anchor {
+        platform: vocabulary::VOCABULARY.tee,
+        name: product.name().to_owned(),
+        spki: spki.to_vec(),
+        origin: Origin::Vendor,
+    };
+    vec![
+        ark(Product::Genoa, include_bytes!("roots/ark-genoa.spki.der")),
+        ark(Product::Milan, include_bytes!("roots/ark-milan.spki.der")),
+        ark(Product::Turin, include_bytes!("roots/ark-turin.spki.der")),
+    ]
+}
 
 impl Verifier for Snp {
     fn vocabulary(&self) -> &'static Vocabulary {

@@ -9,18 +9,17 @@ use portcullis::admin::health::Health;
 use portcullis::admin::metrics::Metrics;
 use portcullis::attester::Attester;
 use portcullis::attester::batch::{BatchSettings, Batcher};
-use portcullis::attester::simulator::{self, Forge, MEASUREMENT};
+use portcullis::attester::simulator::{Forge, MEASUREMENT};
 use portcullis::clock::{Clock, EARLIEST};
 use portcullis::evidence::Timestamp;
 use portcullis::evidence::snp::Product;
-use portcullis::platform::PLATFORMS;
+use portcullis::platform::{self, PLATFORMS};
 use portcullis::policy::AppraisalPolicy;
 use portcullis::proxy::appraisal::{Appraisals, Memo};
 use portcullis::proxy::plan::{Bind, Limits, Listener, Originate, Target, Terminate, Upstream};
 use portcullis::proxy::{Address, Parts, Proxy};
 use portcullis::tls::{ClientSettings, ClientSide, Clients, Identity, IdentitySettings, Judge, Peer, PeerIdentity, ServerSettings, ServerSide, Tier};
-use portcullis::verify::roots::{Anchor, Origin};
-use portcullis::verify::{Appraiser, TrustAnchors};
+use portcullis::verify::Appraiser;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -57,8 +56,7 @@ pub fn policy(entry: &str) -> Appraiser {
 pub fn policy_text(text: &str) -> Appraiser {
     let vocabularies: Vec<_> = PLATFORMS.iter().map(|platform| platform.verifier.vocabulary()).collect();
     let (policy, _) = AppraisalPolicy::load(text.as_bytes(), &vocabularies).unwrap_or_else(|problems| panic!("{problems:?}"));
-    let simulated = simulator::roots().map(|(product, spki)| Anchor { platform: "sev-snp", product: product.name(), spki, origin: Origin::Simulator });
-    Appraiser { policy, anchors: TrustAnchors::vendor().and(simulated) }
+    Appraiser { anchors: platform::anchors(&policy), policy }
 }
 
 /// What the sidecars of one test share.

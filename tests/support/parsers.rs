@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use portcullis::attester::simulator::{Forge, roots};
+use portcullis::attester::simulator::Forge;
 use portcullis::config::Config;
 use portcullis::diagnostic::{Source, render};
 use portcullis::evidence::batch::Proof;
@@ -15,13 +15,12 @@ use portcullis::evidence::leaf::Leaf;
 use portcullis::evidence::snp::{MEDIA_TYPE, Product, REPORT_SIZE, Report, Vek, table};
 use portcullis::evidence::{Auxiliary, Endorsement, Endorsements, Evidence, KeyDigest, ReportData, Timestamp};
 use portcullis::platform;
-use portcullis::policy::AppraisalPolicy;
+use portcullis::policy::{AppraisalPolicy, Roots};
 use portcullis::session::frame::{self, Frame, Header};
 use portcullis::session::{Attest, Code, EvidenceMessage, Hello};
 use portcullis::tls::certificate::{Statement, issue};
+use portcullis::verify::Appraiser;
 use portcullis::verify::memo::NoMemo;
-use portcullis::verify::roots::{Anchor, Origin};
-use portcullis::verify::{Appraiser, TrustAnchors};
 
 /// When everything minted here is current: 2026-10-01.
 const NOW: Timestamp = Timestamp(1_790_812_800);
@@ -150,12 +149,11 @@ pub(crate) fn snp_authenticate(data: &[u8]) -> bool {
         endorsements.push(Endorsement { name, media_type: "application/pkix-cert".to_owned(), bytes: bytes.to_vec() });
         rest = behind;
     }
-    let Some(platform) = platform::by_media_type(MEDIA_TYPE) else { return false };
     let evidence = Evidence::new(MEDIA_TYPE, report.to_vec());
+    let Some(platform) = platform::of_evidence(&evidence) else { return false };
     let _ = (platform.verifier.read(&evidence, &endorsements), platform.verifier.needs(&evidence));
-    let simulated = roots().map(|(product, spki)| Anchor { platform: platform.name, product: product.name(), spki, origin: Origin::Simulator });
-    let policy = AppraisalPolicy::genuine(&platform::vocabularies());
-    let appraiser = Appraiser { policy, anchors: TrustAnchors::vendor().and(simulated) };
+    let policy = AppraisalPolicy { roots: Roots::VendorAndSimulator, ..AppraisalPolicy::genuine(&platform::vocabularies()) };
+    let appraiser = Appraiser { anchors: platform::anchors(&policy), policy };
     let verdict = appraiser.examine(platform.verifier, &evidence, &endorsements, &NoMemo, NOW);
     if let Ok(appraisal) = &verdict {
         assert_eq!(appraisal.claims().bytes("report_data"), Some([7; 64].as_slice()), "accepted a report that was not signed");

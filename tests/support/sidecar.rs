@@ -10,18 +10,18 @@ use std::time::Duration;
 use portcullis::admin::health::Health;
 use portcullis::admin::metrics::Metrics;
 use portcullis::attester::batch::{BatchSettings, Batcher};
-use portcullis::attester::simulator::{Fault, Forge, MEASUREMENT, SimulatedAttester, roots};
+use portcullis::attester::simulator::{Fault, Forge, MEASUREMENT, SimulatedAttester};
 use portcullis::clock::{Clock, EARLIEST};
 use portcullis::evidence::Timestamp;
 use portcullis::evidence::snp::Product;
+use portcullis::platform;
 use portcullis::platform::PLATFORMS;
 use portcullis::policy::AppraisalPolicy;
 use portcullis::proxy::appraisal::{Appraisals, Memo};
 use portcullis::proxy::plan::{Bind, Limits, Listener, Originate, Target, Terminate, Upstream};
 use portcullis::proxy::{Address, Parts, Proxy};
 use portcullis::tls::{ClientSettings, ClientSide, Clients, Identity, IdentitySettings, Judge, Peer, PeerIdentity, ServerSettings, ServerSide, Tier};
-use portcullis::verify::roots::{Anchor, Origin};
-use portcullis::verify::{Appraiser, TrustAnchors};
+use portcullis::verify::Appraiser;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
@@ -135,11 +135,12 @@ pub(crate) fn parts() -> Parts {
 /// A policy that accepts the simulator's default guest.
 pub(crate) fn judge(parts: &Parts) -> Arc<dyn Judge> {
     let measurement = data_encoding::HEXLOWER.encode(&MEASUREMENT);
-    let policy = format!(r#"{{ "version": 1, "name": "test", "accept": [ {{ "id": "simulated", "tee": "sev-snp", "measurement": "{measurement}" }} ] }}"#);
+    let policy = format!(
+        r#"{{ "version": 1, "insecure_roots": ["simulator"], "name": "test", "accept": [ {{ "id": "simulated", "tee": "sev-snp", "measurement": "{measurement}" }} ] }}"#
+    );
     let vocabularies: Vec<_> = PLATFORMS.iter().map(|platform| platform.verifier.vocabulary()).collect();
     let (policy, _) = AppraisalPolicy::load(policy.as_bytes(), &vocabularies).unwrap_or_else(|problems| panic!("{problems:?}"));
-    let simulated = roots().map(|(product, spki)| Anchor { platform: "sev-snp", product: product.name(), spki, origin: Origin::Simulator });
-    let appraiser = Appraiser { policy, anchors: TrustAnchors::vendor().and(simulated) };
+    let appraiser = Appraiser { anchors: platform::anchors(&policy), policy };
     Arc::new(Appraisals::new(Arc::new(appraiser), Arc::new(Memo::new()), Arc::clone(&parts.metrics)))
 }
 

@@ -123,6 +123,7 @@ padded or cut. The SHA-256 of the file is its identity in every log line. Work w
 | `expires` | an RFC 3339 time | it does not expire | After this moment the policy accepts nobody. |
 | `max_evidence_age` | a duration, at most `24h` | `1h` | How old evidence in a certificate may be. |
 | `clock_skew` | a duration, at most `10m` | `2m` | How far two clocks may differ. |
+| `keys` | a list of `{ \"tee\": name, \"name\": text, \"key\": PEM or hex }` | none | Trust anchors of your own, DER SubjectPublicKeyInfo, for platforms whose vendors have no public root. What `name` is, the platform's table says. |
 | `insecure_allow_missing_crl` | `true` | a current revocation list is required | Accepts evidence whose revocation cannot be checked. |
 | `insecure_roots` | `[\"simulator\"]` | the vendors' roots alone | Trusts the simulator's published roots too: anybody can forge evidence under them. |
 | `note`, `$schema` | anything | | For people and editors; not read. |

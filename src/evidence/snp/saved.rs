@@ -5,12 +5,16 @@ use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::x509::X509Name;
 
 use super::{MAX_CERTIFICATE, REPORT_SIZE};
+use crate::evidence::saved::Saved;
 
 /// The name of a saved report.
 pub const REPORT_FILE: &str = "report.bin";
 
 /// The short names of the endorsements, which are also their files' (`vcek.der`).
 pub const ENDORSEMENTS: &[&str] = &["ark", "ask", "asvk", "crl", "vcek", "vlek"];
+
+/// The platform's pieces.
+pub const SAVED: Saved = Saved { evidence: REPORT_FILE, endorsements: ENDORSEMENTS, is_evidence: is_report, endorsement: endorsement_name, assemble: |_| None };
 
 /// A revocation list longer than this is not recognised.
 const MAX_CRL: usize = 64 * 1024;

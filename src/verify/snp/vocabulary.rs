@@ -4,7 +4,7 @@ use crate::policy::{Always, Component, Field, Flag, Loosening, Meaning, Product,
 use crate::refusal::Reason;
 
 /// The platform's words. The order is that of findings: the most telling first.
-pub(super) static VOCABULARY: Vocabulary = Vocabulary { tee: "sev-snp", fields: FIELDS, loosening: LOOSENING };
+pub(super) static VOCABULARY: Vocabulary = Vocabulary { tee: "sev-snp", fields: FIELDS, machine: &["chip_id"], operator_key: None, loosening: LOOSENING };
 
 const LOOSENING: &[Loosening] = &[
     loosens("insecure_allow_debug", "accepts guests that the host can debug: for laboratories", Written::True),
