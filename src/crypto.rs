@@ -8,10 +8,33 @@
 /// The signature schemes that evidence uses.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Scheme {
+    /// ECDSA on P-256 over SHA-256. Key: uncompressed point (65 bytes). Signature: `r ‖ s`, 32 bytes each, big-endian.
+    EcdsaP256Sha256,
     /// ECDSA on P-384 over SHA-384. Key: uncompressed point (97 bytes). Signature: `r ‖ s`, 48 bytes each, big-endian.
     EcdsaP384Sha384,
+    /// ECDSA on P-521 over SHA-512. Key: uncompressed point (133 bytes). Signature: `r ‖ s`, 66 bytes each, big-endian.
+    EcdsaP521Sha512,
+    /// RSASSA-PKCS1-v1_5, SHA-256, modulus 2048 to 8192 bits. Key: PKCS#1 `RSAPublicKey` DER.
+    RsaPkcs1Sha256,
+    /// RSASSA-PKCS1-v1_5, SHA-384, modulus 2048 to 8192 bits. Key: PKCS#1 `RSAPublicKey` DER.
+    RsaPkcs1Sha384,
+    /// RSASSA-PSS, SHA-256, MGF1-SHA-256, salt 32, modulus 2048 to 8192 bits. Key: PKCS#1 `RSAPublicKey` DER.
+    RsaPssSha256,
     /// RSASSA-PSS, SHA-384, MGF1-SHA-384, salt 48, modulus 2048 to 8192 bits. Key: PKCS#1 `RSAPublicKey` DER.
     RsaPssSha384,
+}
+
+impl Scheme {
+    /// The length of each half of an ECDSA signature, in octets; `None` for RSA.
+    #[must_use]
+    pub const fn half(self) -> Option<usize> {
+        match self {
+            Self::EcdsaP256Sha256 => Some(32),
+            Self::EcdsaP384Sha384 => Some(48),
+            Self::EcdsaP521Sha512 => Some(66),
+            Self::RsaPkcs1Sha256 | Self::RsaPkcs1Sha384 | Self::RsaPssSha256 | Self::RsaPssSha384 => None,
+        }
+    }
 }
 
 /// SHA-256 of the concatenated parts.
@@ -46,7 +69,10 @@ pub fn verifies(scheme: Scheme, key: &[u8], message: &[u8], signature: &[u8]) ->
 
 #[cfg(not(feature = "pure-crypto"))]
 mod backend {
-    use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, RSA_PSS_2048_8192_SHA384, UnparsedPublicKey};
+    use aws_lc_rs::signature::{
+        ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
+        RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, UnparsedPublicKey,
+    };
     use aws_lc_rs::{constant_time, digest};
 
     use super::Scheme;
@@ -78,7 +104,12 @@ mod backend {
 
     pub(super) fn verifies(scheme: Scheme, key: &[u8], message: &[u8], signature: &[u8]) -> bool {
         match scheme {
+            Scheme::EcdsaP256Sha256 => UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key).verify(message, signature),
             Scheme::EcdsaP384Sha384 => UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, key).verify(message, signature),
+            Scheme::EcdsaP521Sha512 => UnparsedPublicKey::new(&ECDSA_P521_SHA512_FIXED, key).verify(message, signature),
+            Scheme::RsaPkcs1Sha256 => UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key).verify(message, signature),
+            Scheme::RsaPkcs1Sha384 => UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA384, key).verify(message, signature),
+            Scheme::RsaPssSha256 => UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA256, key).verify(message, signature),
             Scheme::RsaPssSha384 => UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA384, key).verify(message, signature),
         }
         .is_ok()
@@ -94,6 +125,24 @@ mod backend {
     use subtle::ConstantTimeEq as _;
 
     use super::Scheme;
+
+    macro_rules! ecdsa {
+        ($curve:ident, $key:expr, $message:expr, $signature:expr) => {
+            match ($curve::ecdsa::VerifyingKey::from_sec1_bytes($key), $curve::ecdsa::Signature::from_slice($signature)) {
+                (Ok(key), Ok(signature)) => key.verify($message, &signature).is_ok(),
+                _ => false,
+            }
+        };
+    }
+
+    macro_rules! rsa {
+        ($padding:ident, $digest:ty, $key:expr, $message:expr, $signature:expr) => {
+            match (rsa_key($key), rsa::$padding::Signature::try_from($signature)) {
+                (Some(key), Ok(signature)) => rsa::$padding::VerifyingKey::<$digest>::new(key).verify($message, &signature).is_ok(),
+                _ => false,
+            }
+        };
+    }
 
     fn hash<D: Digest, const N: usize>(parts: &[&[u8]]) -> [u8; N] {
         let mut context = D::new();
@@ -121,24 +170,18 @@ mod backend {
 
     pub(super) fn verifies(scheme: Scheme, key: &[u8], message: &[u8], signature: &[u8]) -> bool {
         match scheme {
-            Scheme::EcdsaP384Sha384 => ecdsa_p384(key, message, signature),
-            Scheme::RsaPssSha384 => rsa_pss(key, message, signature),
+            Scheme::EcdsaP256Sha256 => ecdsa!(p256, key, message, signature),
+            Scheme::EcdsaP384Sha384 => ecdsa!(p384, key, message, signature),
+            Scheme::EcdsaP521Sha512 => ecdsa!(p521, key, message, signature),
+            Scheme::RsaPkcs1Sha256 => rsa!(pkcs1v15, Sha256, key, message, signature),
+            Scheme::RsaPkcs1Sha384 => rsa!(pkcs1v15, Sha384, key, message, signature),
+            Scheme::RsaPssSha256 => rsa!(pss, Sha256, key, message, signature),
+            Scheme::RsaPssSha384 => rsa!(pss, Sha384, key, message, signature),
         }
     }
 
-    fn ecdsa_p384(key: &[u8], message: &[u8], signature: &[u8]) -> bool {
-        let Ok(key) = p384::ecdsa::VerifyingKey::from_sec1_bytes(key) else { return false };
-        let Ok(signature) = p384::ecdsa::Signature::from_slice(signature) else { return false };
-        key.verify(message, &signature).is_ok()
-    }
-
-    fn rsa_pss(key: &[u8], message: &[u8], signature: &[u8]) -> bool {
-        let Ok(key) = rsa::PublicKey::from_pkcs1_der(key) else { return false };
-        if !(2048..=8192).contains(&key.n().bit_width()) {
-            return false;
-        }
-        let Ok(signature) = rsa::pss::Signature::try_from(signature) else { return false };
-        rsa::pss::VerifyingKey::<Sha384>::new(key).verify(message, &signature).is_ok()
+    fn rsa_key(key: &[u8]) -> Option<rsa::PublicKey> {
+        rsa::PublicKey::from_pkcs1_der(key).ok().filter(|key| (2048..=8192).contains(&key.n().bit_width()))
     }
 }
 
@@ -161,7 +204,11 @@ mod tests {
 
     #[test]
     fn an_unreadable_key_verifies_nothing() {
-        assert!(!verifies(Scheme::EcdsaP384Sha384, &[4; 97], b"m", &[1; 96]));
-        assert!(!verifies(Scheme::RsaPssSha384, b"", b"m", b""));
+        for (scheme, half) in [(Scheme::EcdsaP256Sha256, 32), (Scheme::EcdsaP384Sha384, 48), (Scheme::EcdsaP521Sha512, 66)] {
+            assert!(!verifies(scheme, &vec![4; 2 * half + 1], b"m", &vec![1; 2 * half]));
+        }
+        for scheme in [Scheme::RsaPkcs1Sha256, Scheme::RsaPkcs1Sha384, Scheme::RsaPssSha256, Scheme::RsaPssSha384] {
+            assert!(!verifies(scheme, b"", b"m", b""));
+        }
     }
 }

@@ -4,8 +4,12 @@
 //! platform's business.
 
 use x509_parser::certificate::Validity;
+use x509_parser::der_parser::der::parse_der_sequence;
 use x509_parser::der_parser::{Oid, oid};
-use x509_parser::oid_registry::{OID_NIST_HASH_SHA384, OID_PKCS1_RSAENCRYPTION};
+use x509_parser::oid_registry::{
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_NIST_HASH_SHA256, OID_NIST_HASH_SHA384, OID_PKCS1_RSAENCRYPTION,
+    OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384, OID_SIG_ECDSA_WITH_SHA512,
+};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::signature_algorithm::SignatureAlgorithm;
@@ -46,7 +50,7 @@ pub(super) fn revocation_list<'a>(what: &'static str, der: &'a [u8]) -> Result<C
     }
 }
 
-/// A key that signs certificates: RSA, as a DER SubjectPublicKeyInfo.
+/// A key that signs certificates, lists or statements: RSA, P-256, P-384 or P-521, as a DER SubjectPublicKeyInfo.
 pub(super) struct SigningKey<'a>(SubjectPublicKeyInfo<'a>);
 
 impl<'a> SigningKey<'a> {
@@ -61,10 +65,75 @@ impl<'a> SigningKey<'a> {
         Self(certificate.tbs_certificate.subject_pki.clone())
     }
 
+    /// The key as the schemes take it: an uncompressed point, or a PKCS#1 `RSAPublicKey`.
+    pub(super) fn raw(&self) -> &[u8] {
+        &self.0.subject_public_key.data
+    }
+
+    /// The scheme that an elliptic key alone implies; `None` for RSA and unknown curves.
+    pub(super) fn ecdsa(&self) -> Option<Scheme> {
+        if self.0.algorithm.algorithm != OID_KEY_TYPE_EC_PUBLIC_KEY {
+            return None;
+        }
+        let curve = self.0.algorithm.parameters.as_ref()?.as_oid().ok()?;
+        [(OID_EC_P256, Scheme::EcdsaP256Sha256), (OID_NIST_EC_P384, Scheme::EcdsaP384Sha384), (OID_NIST_EC_P521, Scheme::EcdsaP521Sha512)]
+            .into_iter()
+            .find_map(|(known, scheme)| (curve == known).then_some(scheme))
+    }
+
+    /// The scheme that this key and a certificate's algorithm come to; `None` when they do not fit one another.
+    fn scheme(&self, algorithm: &AlgorithmIdentifier<'_>) -> Option<Scheme> {
+        if let Some(scheme) = self.ecdsa() {
+            let named = match scheme {
+                Scheme::EcdsaP256Sha256 => OID_SIG_ECDSA_WITH_SHA256,
+                Scheme::EcdsaP384Sha384 => OID_SIG_ECDSA_WITH_SHA384,
+                _ => OID_SIG_ECDSA_WITH_SHA512,
+            };
+            return (algorithm.algorithm == named).then_some(scheme);
+        }
+        if !rsa(&self.0) {
+            return None;
+        }
+        if algorithm.algorithm == OID_PKCS1_SHA256WITHRSA {
+            return Some(Scheme::RsaPkcs1Sha256);
+        }
+        if algorithm.algorithm == OID_PKCS1_SHA384WITHRSA {
+            return Some(Scheme::RsaPkcs1Sha384);
+        }
+        pss(algorithm)
+    }
+
     /// Whether a signature with these parameters over `message` is this key's.
     fn signed(&self, memo: &dyn SignatureMemo, algorithm: &AlgorithmIdentifier<'_>, message: &[u8], signature: &[u8]) -> bool {
-        rsa(&self.0) && pss_sha384(algorithm) && verifies_once(memo, Scheme::RsaPssSha384, &self.0.subject_public_key.data, message, signature)
+        let Some(scheme) = self.scheme(algorithm) else { return false };
+        let fixed = match scheme.half() {
+            Some(half) => ecdsa_fixed(signature, half),
+            None => Some(signature.to_vec()),
+        };
+        fixed.is_some_and(|fixed| verifies_once(memo, scheme, self.raw(), message, &fixed))
     }
+}
+
+/// `r ‖ s` of a DER `Ecdsa-Sig-Value`, each `half` octets; `None` for another shape.
+pub(super) fn ecdsa_fixed(der: &[u8], half: usize) -> Option<Vec<u8>> {
+    let (rest, sequence) = parse_der_sequence(der).ok()?;
+    let [r, s] = sequence.as_sequence().ok()?.as_slice() else { return None };
+    if !rest.is_empty() {
+        return None;
+    }
+    let mut fixed = Vec::new();
+    for number in [r, s] {
+        let octets = number.as_slice().ok()?;
+        let significant: Vec<u8> = octets.iter().copied().skip_while(|octet| *octet == 0).collect();
+        // A negative number is no half of a signature.
+        if octets.first().is_none_or(|octet| octet & 0x80 != 0) {
+            return None;
+        }
+        let padding = half.checked_sub(significant.len())?;
+        fixed.extend(std::iter::repeat_n(0, padding));
+        fixed.extend(significant);
+    }
+    Some(fixed)
 }
 
 /// Proves that `certificate` is signed by `key` and is inside its validity.
@@ -79,7 +148,7 @@ pub(super) fn issued_by(
         return untrusted(what, "one signature algorithm inside and out", "two");
     }
     if !key.signed(memo, &certificate.signature_algorithm, certificate.tbs_certificate.as_ref(), &certificate.signature_value.data) {
-        return untrusted(what, "a signature by its issuer (RSASSA-PSS, SHA-384)", "none that verifies");
+        return untrusted(what, "a signature by its issuer", "none that verifies");
     }
     valid(what, certificate.validity(), now)
 }
@@ -116,7 +185,7 @@ impl<'a> Revocations<'a> {
             return unavailable(what, "one signature algorithm inside and out", "two");
         }
         if !key.signed(memo, &list.signature_algorithm, list.tbs_cert_list.as_ref(), &list.signature_value.data) {
-            return unavailable(what, "a signature by the root (RSASSA-PSS, SHA-384)", "none that verifies");
+            return unavailable(what, "a signature by its issuer", "none that verifies");
         }
         let begins = moment(list.last_update().timestamp());
         let Some(until) = list.next_update().map(|until| moment(until.timestamp())) else {
@@ -179,10 +248,35 @@ fn rsa(key: &SubjectPublicKeyInfo<'_>) -> bool {
     key.algorithm.algorithm == OID_PKCS1_RSAENCRYPTION
 }
 
-/// RSASSA-PSS with SHA-384, MGF1 with SHA-384, salt of 48 octets and trailer field 1, written out or by default.
-fn pss_sha384(algorithm: &AlgorithmIdentifier<'_>) -> bool {
+/// RSASSA-PSS with one digest for message and MGF1, a salt of its length and trailer field 1, written out or by default.
+fn pss(algorithm: &AlgorithmIdentifier<'_>) -> Option<Scheme> {
     const MGF1: Oid<'_> = oid!(1.2.840.113549.1.1.8);
-    let Ok(SignatureAlgorithm::RSASSA_PSS(parameters)) = SignatureAlgorithm::try_from(algorithm) else { return false };
-    let mask = parameters.mask_gen_algorithm().is_ok_and(|mask| mask.mgf == MGF1 && mask.hash == OID_NIST_HASH_SHA384);
-    mask && *parameters.hash_algorithm_oid() == OID_NIST_HASH_SHA384 && parameters.salt_length() == 48 && parameters.trailer_field() == 1
+    let Ok(SignatureAlgorithm::RSASSA_PSS(parameters)) = SignatureAlgorithm::try_from(algorithm) else { return None };
+    let mask = parameters.mask_gen_algorithm().ok()?;
+    let digest = parameters.hash_algorithm_oid();
+    if mask.mgf != MGF1 || mask.hash != *digest || parameters.trailer_field() != 1 {
+        return None;
+    }
+    match parameters.salt_length() {
+        32 if *digest == OID_NIST_HASH_SHA256 => Some(Scheme::RsaPssSha256),
+        48 if *digest == OID_NIST_HASH_SHA384 => Some(Scheme::RsaPssSha384),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::arithmetic_side_effects, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ecdsa_signature_has_one_fixed_form() {
+        assert_eq!(ecdsa_fixed(&[0x30, 6, 2, 1, 5, 2, 1, 7], 2), Some(vec![0, 5, 0, 7]));
+        assert_eq!(ecdsa_fixed(&[0x30, 7, 2, 2, 0, 0x80, 2, 1, 7], 1), Some(vec![0x80, 7]), "a leading zero keeps it positive");
+        assert_eq!(ecdsa_fixed(&[0x30, 6, 2, 1, 0x85, 2, 1, 7], 2), None, "negative");
+        assert_eq!(ecdsa_fixed(&[0x30, 8, 2, 3, 1, 0, 0, 2, 1, 7], 2), None, "longer than the curve");
+        assert_eq!(ecdsa_fixed(&[0x30, 3, 2, 1, 5], 2), None, "one number");
+        assert_eq!(ecdsa_fixed(&[0x30, 6, 2, 1, 5, 2, 1, 7, 0], 2), None, "octets behind it");
+        assert_eq!(ecdsa_fixed(b"", 2), None);
+    }
 }

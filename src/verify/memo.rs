@@ -31,7 +31,12 @@ impl SignatureMemo for NoMemo {
 pub(super) fn verifies_once(memo: &dyn SignatureMemo, scheme: Scheme, key: &[u8], message: &[u8], signature: &[u8]) -> bool {
     let lengths = [key.len(), message.len()].map(|length| u64::try_from(length).unwrap_or(u64::MAX).to_be_bytes());
     let name: &[u8] = match scheme {
+        Scheme::EcdsaP256Sha256 => b"ecdsa-p256-sha256",
         Scheme::EcdsaP384Sha384 => b"ecdsa-p384-sha384",
+        Scheme::EcdsaP521Sha512 => b"ecdsa-p521-sha512",
+        Scheme::RsaPkcs1Sha256 => b"rsa-pkcs1-sha256",
+        Scheme::RsaPkcs1Sha384 => b"rsa-pkcs1-sha384",
+        Scheme::RsaPssSha256 => b"rsa-pss-sha256",
         Scheme::RsaPssSha384 => b"rsa-pss-sha384",
     };
     let check = sha256(&[name, &[0], lengths.as_flattened(), key, message, signature]);
