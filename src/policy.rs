@@ -123,12 +123,16 @@ pub enum Accept {
         /// Must be 0.
         clear: u64,
     },
+    /// At most this many seconds old.
+    MaxAge(u64),
     /// At least this number.
     Minimum(u64),
     /// One of these numbers.
     Numbers(Vec<u64>),
     /// Per product: at least these component values, in the order of the product's components.
     Tcb(Vec<(&'static Product, Vec<u8>)>),
+    /// Each of these registers holds one of its values.
+    Registers(Vec<(&'static str, Vec<Vec<u8>>)>),
     /// The rule's two claims are equal.
     Same,
     /// At least this version, component by component from the left.

@@ -2,7 +2,7 @@
 
 use jsonc_parser::ast::Value;
 
-use super::json::{Problems, Table, array, hex, number};
+use super::json::{Problems, Table, array, duration, hex, number};
 use super::vocabulary::{Always, Field, Flag, Meaning, Product, Rule, Unset, Vocabulary, Written, Zero};
 use super::{Accept, Constraint};
 
@@ -75,9 +75,11 @@ impl EntryReader<'_> {
                 self.bytes(value?, field, *length, *zero)
             }
             Rule::Flags { flags, .. } => Some(self.flags(value, field, flags)),
+            Rule::MaxAge { default, most, .. } => Some(Accept::MaxAge(duration(table, field.key, *default, *most, self.problems))),
             Rule::Mask { .. } => self.mask(value?, field),
             Rule::Minimum { .. } => number(value?, field.key, self.problems).map(Accept::Minimum),
             Rule::Numbers { default, .. } => self.numbers(value, field, default),
+            Rule::Registers { length, names, .. } => self.registers(value?, field, *length, names),
             Rule::Same { loosened_by, .. } => self.same(value, field, loosened_by),
             Rule::Tcb { products, lowered_by, .. } => Some(self.tcb(value, field, products, lowered_by)),
             Rule::Version { default, lowered_by, .. } => Some(self.version(value, field, default, lowered_by)),
@@ -123,6 +125,23 @@ impl EntryReader<'_> {
             accepted.push(octets);
         }
         Some(Accept::Bytes(accepted))
+    }
+
+    fn registers(&mut self, value: &Value<'_>, field: &Field, length: usize, names: &'static [&'static str]) -> Option<Accept> {
+        let mut table = Table::of(value, field.key, self.problems)?;
+        let written: Vec<_> = names.iter().filter_map(|name| Some((*name, table.take(name)?))).collect();
+        table.finish(self.problems);
+        if written.is_empty() {
+            self.problems.at(value, format!("{} names no register", field.key), "{ \"0\": \"<hex>\", … }");
+            return None;
+        }
+        let mut registers = Vec::new();
+        for (name, value) in written {
+            if let Some(Accept::Bytes(values)) = self.bytes(value, field, length, Zero::Allowed) {
+                registers.push((name, values));
+            }
+        }
+        Some(Accept::Registers(registers))
     }
 
     fn flags(&mut self, value: Option<&Value<'_>>, field: &Field, flags: &'static [Flag]) -> Accept {

@@ -102,6 +102,15 @@ pub enum Rule {
         /// The bits that have names.
         flags: &'static [Flag],
     },
+    /// A duration; the claim, seconds since 1970, is no older and not from the future.
+    MaxAge {
+        /// The claim.
+        claim: &'static str,
+        /// The default, in seconds.
+        default: u64,
+        /// The longest that may be written, in seconds.
+        most: u64,
+    },
     /// A bit mask that must be set in the claim: `"0x…"`.
     Mask {
         /// The claim.
@@ -118,6 +127,15 @@ pub enum Rule {
         claim: &'static str,
         /// The default.
         default: &'static [u64],
+    },
+    /// Registers by name: `{ "0": hex, "4": { "any_of": [hex, …] } }`; the named ones are judged, at least one is named.
+    Registers {
+        /// The claim: a map of register name to octets.
+        claim: &'static str,
+        /// Their length in octets.
+        length: usize,
+        /// The registers there are.
+        names: &'static [&'static str],
     },
     /// Two claims are equal. Only `true` may be written; the key loosens it.
     Same {

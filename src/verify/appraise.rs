@@ -99,7 +99,7 @@ fn fitting<'p>(policy: &'p AppraisalPolicy, authentic: &AuthenticClaims, now: Ti
         return Finding::new(Reason::PlatformNotAllowed, "tee", expected, authentic.platform).refuse();
     }
     let live = of_platform.iter().copied().filter(|entry| entry.not_after.is_none_or(|end| now <= end));
-    let mut judged: Vec<(&Entry, Vec<Missed>)> = live.map(|entry| (entry, mismatches(entry, &authentic.claims))).collect();
+    let mut judged: Vec<(&Entry, Vec<Missed>)> = live.map(|entry| (entry, mismatches(entry, &authentic.claims, now))).collect();
     judged.sort_by_key(|(_, missed)| missed.len());
     let fits = |missed: &Missed| policy.mode == Mode::Observe && missed.always == Always::Reference;
     match judged.iter().position(|(_, missed)| missed.iter().all(fits)) {
@@ -152,16 +152,16 @@ struct Missed {
     finding: Finding,
 }
 
-fn mismatches(entry: &Entry, claims: &Claims) -> Vec<Missed> {
+fn mismatches(entry: &Entry, claims: &Claims, now: Timestamp) -> Vec<Missed> {
     let missed = |constraint: &Constraint| {
         let field = constraint.field;
-        check(constraint, claims).into_iter().map(move |finding| Missed { field, always: field.always, finding })
+        check(constraint, claims, now).into_iter().map(move |finding| Missed { field, always: field.always, finding })
     };
     entry.constraints.iter().flat_map(missed).collect()
 }
 
 /// What is wrong with one field; empty when it holds. A claim that is absent is a mismatch unless the rule says else.
-fn check(constraint: &Constraint, claims: &Claims) -> Vec<Finding> {
+fn check(constraint: &Constraint, claims: &Claims, now: Timestamp) -> Vec<Finding> {
     let field = constraint.field;
     let one = |claim: &str, expected: String, found: Option<String>| {
         vec![Finding::new(field.reason, format!("report.{claim}"), expected, found.unwrap_or_else(|| "none".to_owned()))]
@@ -182,6 +182,10 @@ fn check(constraint: &Constraint, claims: &Claims) -> Vec<Finding> {
             Some(found) => flags.iter().filter_map(|flag| wrong_bit(claim, flag, found, *set, *clear)).collect(),
             None => one(claim, "a bit field".to_owned(), None),
         },
+        (Rule::MaxAge { claim, .. }, Accept::MaxAge(most)) => match claims.number(claim).map(Timestamp) {
+            Some(made) if made <= now.plus(CLOCK_SKEW) && now <= made.plus(*most) => Vec::new(),
+            made => one(claim, format!("at most {most} s before {now}"), made.map(|made| made.to_string())),
+        },
         (Rule::Mask { claim }, Accept::Bits { set, .. }) => match little_endian(claims.bytes(claim)) {
             Some(found) if found & set == *set => Vec::new(),
             found => one(claim, format!("the bits {set:#x}"), found.map(|found| format!("{found:#x}"))),
@@ -194,6 +198,10 @@ fn check(constraint: &Constraint, claims: &Claims) -> Vec<Finding> {
             Some(found) if accepted.contains(&found) => Vec::new(),
             found => one(claim, any_of(accepted.iter().map(u64::to_string)), found.map(|found| found.to_string())),
         },
+        (Rule::Registers { claim, .. }, Accept::Registers(wanted)) => {
+            let registers = claims.map(claim);
+            wanted.iter().filter_map(|(name, values)| wrong_register(field.reason, claim, name, values, registers)).collect()
+        }
         (Rule::Same { claim, other, .. }, Accept::Same) => match (claims.find(claim), claims.find(other)) {
             (Some(found), Some(wanted)) if found == wanted => Vec::new(),
             (found, wanted) => {
@@ -219,6 +227,16 @@ fn check(constraint: &Constraint, claims: &Claims) -> Vec<Finding> {
         // The loader makes no other pair; should it ever, nothing passes.
         _ => one(field.key, "a value of the field's kind".to_owned(), None),
     }
+}
+
+fn wrong_register(reason: Reason, claim: &str, name: &str, values: &[Vec<u8>], registers: Option<&Claims>) -> Option<Finding> {
+    let found = registers.and_then(|registers| registers.bytes(name));
+    if found.is_some_and(|found| values.iter().any(|value| value == found)) {
+        return None;
+    }
+    let hex = |octets: &[u8]| data_encoding::HEXLOWER.encode(octets);
+    let shown = found.map_or_else(|| "none".to_owned(), hex);
+    Some(Finding::new(reason, format!("report.{claim}.{name}"), any_of(values.iter().map(|value| hex(value))), shown))
 }
 
 fn wrong_bit(claim: &str, flag: &Flag, found: u64, set: u64, clear: u64) -> Option<Finding> {
@@ -265,3 +283,6 @@ fn any_of(values: impl Iterator<Item = String>) -> String {
         several => format!("one of {}", several.join(", ")),
     }
 }
+
+/// How far an attester's clock may be ahead of ours, in seconds.
+const CLOCK_SKEW: u64 = 60;

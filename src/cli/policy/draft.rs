@@ -69,6 +69,7 @@ impl Draft<'_> {
 fn narrowed(field: &Field, claims: &Claims) -> Option<Value> {
     match (&field.rule, field.unset) {
         (Rule::Bytes { claim, .. }, Unset::Refused { .. }) => claims.bytes(claim).map(|octets| hex(octets).into()),
+        (Rule::Registers { .. }, Unset::Refused { .. }) => pinned(field, claims).ok(),
         (Rule::Numbers { claim, default }, _) => claims.number(claim).filter(|found| *default != [*found]).map(|found| json!([found])),
         (Rule::Words { claim, default, .. }, Unset::Default) => claims.text(claim).filter(|found| *default != [*found]).map(|found| json!([found])),
         _ => None,
@@ -94,7 +95,11 @@ fn pinned(field: &Field, claims: &Claims) -> anyhow::Result<Value> {
             let parts = |text: &str| text.split('.').filter_map(|part| part.parse().ok()).collect::<Vec<u64>>();
             wanted.iter().filter_map(|claim| claims.text(claim)).min_by_key(|text| parts(text)).map(Value::from)
         }
-        Rule::Flags { .. } | Rule::Mask { .. } | Rule::Same { .. } => {
+        Rule::Registers { claim, names, .. } => claims.map(claim).map(|registers| {
+            let named = names.iter().filter_map(|name| Some(((*name).to_owned(), hex(registers.bytes(name)?).into())));
+            Value::Object(named.collect())
+        }),
+        Rule::Flags { .. } | Rule::Mask { .. } | Rule::MaxAge { .. } | Rule::Same { .. } => {
             bail!("--pin {}: write this key into the file; its values are choices, not measurements", field.key)
         }
     };

@@ -114,8 +114,13 @@ fn said(constraint: &Constraint, entry: &Entry) -> String {
             wanted.collect::<Vec<_>>().join("\n")
         }
         (Accept::Bits { set, .. }, _) => format!("has the bits {set:#x}"),
+        (Accept::MaxAge(most), _) => format!("is at most {most} s old"),
         (Accept::Minimum(least), _) => format!("is at least {least}"),
         (Accept::Numbers(values), _) => is_one_of(values.iter().map(u64::to_string)),
+        (Accept::Registers(registers), _) => {
+            let one = |(name, values): &(&str, Vec<Vec<u8>>)| format!("{name} {}", is_one_of(values.iter().map(|value| data_encoding::HEXLOWER.encode(value))));
+            registers.iter().map(one).collect::<Vec<_>>().join("\n")
+        }
         (Accept::Same, Rule::Same { claim, other, .. }) => format!("{claim} equals {other}"),
         (Accept::Same, _) => String::new(),
         (Accept::Tcb(floors), _) => {

@@ -70,9 +70,17 @@ fn written(field: &Field) -> String {
             format!("hex of {length} octets{zero}, or `{{ \"any_of\": [hex, …] }}`{beside}")
         }
         Rule::Flags { .. } => "an object of names with `true` or `false`".to_owned(),
+        Rule::MaxAge { most, .. } => format!("a duration, at most `{most}s`"),
         Rule::Mask { .. } => "`\"0x…\"`".to_owned(),
         Rule::Minimum { .. } => "a number".to_owned(),
         Rule::Numbers { .. } => "a list of numbers".to_owned(),
+        Rule::Registers { length, names, .. } => {
+            let names = match names {
+                [first, .., last] => format!("`{first}` to `{last}`"),
+                _ => names.join(", "),
+            };
+            format!("an object of {names} with hex of {length} octets, or `{{ \"any_of\": [hex, …] }}`, each")
+        }
         Rule::Same { .. } => "`true`".to_owned(),
         Rule::Tcb { .. } => "an object of products, each an object of components".to_owned(),
         Rule::Version { .. } => "`\"major.minor\"` or `\"major.minor.build\"`".to_owned(),
@@ -88,6 +96,7 @@ fn absent(field: &Field) -> String {
         (Unset::Default, Rule::Numbers { default, .. }) => format!("`{default:?}`"),
         (Unset::Default, Rule::Words { default, .. }) => format!("`{default:?}`"),
         (Unset::Default, Rule::Version { default, .. }) => format!("`{}`", default.iter().map(u64::to_string).collect::<Vec<_>>().join(".")),
+        (Unset::Default, Rule::MaxAge { default, .. }) => format!("`{default}s`"),
         (Unset::Default, Rule::Same { .. }) => "`true`".to_owned(),
         (Unset::Default, _) => "see below".to_owned(),
     }
