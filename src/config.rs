@@ -45,6 +45,8 @@ pub struct Config {
     pub insecure: Vec<String>,
     /// What an operator should look at; not an error.
     pub warnings: Vec<Report>,
+    /// SHA-256 of the text it was read from.
+    pub digest: [u8; 32],
 }
 
 /// How this side proves itself.

@@ -69,6 +69,17 @@ pub enum Mode {
     Observe,
 }
 
+impl Mode {
+    /// Its spelling in the configuration file.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+        }
+    }
+}
+
 /// Whether a revocation list is needed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Revocation {

@@ -1,11 +1,12 @@
 //! `portcullis check`: a configuration and its policies, offline, by the code that starts the proxy.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::{Outcome, output};
-use crate::config::Config;
+use crate::config::{Config, Policy, Report};
 
 /// What can be typed.
 #[derive(Debug, clap::Args)]
@@ -22,9 +23,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let loaded = Config::load(&args.config);
     if args.json {
         let document = match &loaded {
-            Ok(config) => {
-                json!({ "ok": true, "insecure": config.insecure, "warnings": config.warnings.iter().map(crate::config::Report::warnings).collect::<Vec<_>>() })
-            }
+            Ok(config) => document(config),
             Err(error) => json!({ "ok": false, "errors": error.to_string() }),
         };
         output::show_json(&document)?;
@@ -34,14 +33,37 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     for warning in &config.warnings {
         output::note(&warning.warnings());
     }
+    output::show(&text(&config))?;
+    Ok(Outcome::Done)
+}
+
+fn document(config: &Config) -> Value {
+    let policy = |policy: &Policy| {
+        json!({
+            "file": policy.file.display().to_string(),
+            "name": policy.policy.name,
+            "digest": output::digest(&policy.policy.digest),
+            "mode": policy.policy.mode.name(),
+            "entries": policy.policy.accept.len(),
+        })
+    };
+    json!({
+        "ok": true,
+        "digest": output::digest(&config.digest),
+        "policies": config.policies.iter().map(|(name, read)| (name.clone(), policy(read))).collect::<Map<_, _>>(),
+        "insecure": config.insecure,
+        "warnings": config.warnings.iter().map(Report::warnings).collect::<Vec<_>>(),
+    })
+}
+
+fn text(config: &Config) -> String {
     let (listeners, upstreams, policies) = (config.listeners.len(), config.upstreams.len(), config.policies.len());
-    let mut text = format!("ok: {listeners} listeners, {upstreams} upstreams, {policies} policies\n");
+    let mut text = format!("ok: {listeners} listeners, {upstreams} upstreams, {policies} policies\nconfig: {}\n", output::digest(&config.digest));
     for (name, policy) in &config.policies {
-        text.push_str(&format!("policy {name}: sha256:{} ({} entries)\n", data_encoding::HEXLOWER.encode(&policy.policy.digest), policy.policy.accept.len()));
+        let _ = writeln!(text, "policy {name}: {} ({} entries)", output::digest(&policy.policy.digest), policy.policy.accept.len());
     }
     for option in &config.insecure {
-        text.push_str(&format!("INSECURE: {option} is in force\n"));
+        let _ = writeln!(text, "INSECURE: {option} is in force");
     }
-    output::show(&text)?;
-    Ok(Outcome::Done)
+    text
 }

@@ -183,6 +183,11 @@ pub(super) fn row(out: &mut String, name: &str, text: &str) {
     }
 }
 
+/// `sha256:` and a digest's hex digits: how files are named by what they hold.
+pub(super) fn digest(octets: &[u8; 32]) -> String {
+    format!("sha256:{}", data_encoding::HEXLOWER.encode(octets))
+}
+
 /// A finding as JSON; hex is whole.
 pub(super) fn finding_json(finding: &Finding) -> Value {
     json!({

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Subcommand;
 
-use super::output::Rendered;
+use super::output::{self, Rendered};
 use super::{Outcome, input};
 use crate::diagnostic::{Diagnostic, Source, render};
 use crate::platform::vocabularies;
@@ -88,7 +88,7 @@ impl Loaded {
 
     /// `sha256:` and the digest of the file.
     pub(super) fn digest(&self) -> String {
-        format!("sha256:{}", data_encoding::HEXLOWER.encode(&self.appraiser.policy.digest))
+        output::digest(&self.appraiser.policy.digest)
     }
 }
 

@@ -37,6 +37,7 @@ pub(super) fn read(name: &str, text: &str, folder: &Path) -> Result<Config, Conf
         config.warnings.push(Report { name: name.to_owned(), text: text.to_owned(), diagnostics: notes.own_warnings });
     }
     config.warnings.extend(notes.warnings);
+    config.digest = crate::crypto::sha256(&[text.as_bytes()]);
     Ok(config)
 }
 
@@ -75,6 +76,7 @@ fn file(file: &Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Config> 
         drain_grace,
         insecure: collected.insecure,
         warnings: Vec::new(),
+        digest: [0; 32],
     })
 }
 
