@@ -40,3 +40,49 @@ fn check_names_the_configuration_and_its_policies_by_their_digests() {
     let text = desk.run("check -c c.toml").stdout;
     assert!(text.contains(&format!("config: {}", sha256(&config))) && text.contains(&format!("policy mesh: {}", sha256(POLICY))), "{text}");
 }
+
+#[test]
+fn without_a_tee_run_ends_with_4_and_a_line_for_each_way_that_was_tried() {
+    if ["/dev/sev-guest", "/sys/kernel/config/tsm/report"].iter().any(|way| std::path::Path::new(way).exists()) {
+        println!("SKIPPED: this machine is a TEE");
+        return;
+    }
+    let desk = desk(&server("auto", ""));
+    let run = desk.run("run -c c.toml");
+    assert_eq!(run.code, 4, "{}", run.shown());
+    let told: Vec<_> = run.stderr.lines().skip_while(|line| !line.starts_with("error: ")).collect();
+    assert_eq!(told[0], "error: no TEE of this machine gives evidence", "{}", run.shown());
+    assert!(told.len() > 2 && told[1..].iter().all(|line| line.starts_with("  ") && line.contains("modprobe")), "{}", run.shown());
+}
+
+/// What the operator wrote wrong ends with 2, wherever it is found out.
+#[test]
+fn a_wrong_setting_is_not_a_missing_tee() {
+    let desk = desk(&server("simulator", "endorsements = \"staples\""));
+    std::fs::create_dir(desk.path("staples")).expect("a folder");
+    let run = desk.run("run -c c.toml");
+    assert!(run.code == 2 && run.stderr.contains("no file ends in .der"), "{}", run.shown());
+    desk.write("staples/crl.der", "nonsense");
+    let run = desk.run("run -c c.toml");
+    assert!(run.code == 2 && run.stderr.contains("crl.der"), "{}", run.shown());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("an address").to_string();
+    desk.write("c.toml", server("simulator", "").replace("127.0.0.1:0", &address));
+    let run = desk.run("run -c c.toml");
+    assert!(run.code == 2 && run.stderr.contains(&address), "{}", run.shown());
+}
+
+#[test]
+fn sigterm_ends_with_0_and_sigint_with_130() {
+    use std::io::{BufRead as _, BufReader};
+    let desk = desk(&server("simulator", ""));
+    for (signal, code) in [(rustix::process::Signal::TERM, 0), (rustix::process::Signal::INT, 130)] {
+        let mut child = desk.command(["run", "-c", "c.toml"], &[]).stderr(std::process::Stdio::piped()).spawn().expect("the program");
+        let mut log = BufReader::new(child.stderr.take().expect("a pipe")).lines().map(|line| line.expect("text"));
+        assert!(log.any(|line| line.contains("listening")), "it starts");
+        let id = i32::try_from(child.id()).expect("a process id");
+        rustix::process::kill_process(rustix::process::Pid::from_raw(id).expect("not 0"), signal).expect("a signal");
+        assert!(log.any(|line| line.contains("stopped")), "it drains");
+        assert_eq!(child.wait().expect("its end").code(), Some(code));
+    }
+}

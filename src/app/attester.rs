@@ -18,9 +18,10 @@ pub struct NoAttester {
 }
 
 impl fmt::Display for NoAttester {
+    /// One line, then an indented one for each way that was tried.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no evidence can be made here")?;
-        self.tried.iter().try_for_each(|tried| write!(f, "; {tried}"))
+        f.write_str("no TEE of this machine gives evidence")?;
+        self.tried.iter().try_for_each(|Unavailable { what, why, fix, .. }| write!(f, "\n  {what}: {why}; {fix}"))
     }
 }
 
@@ -29,15 +30,15 @@ impl std::error::Error for NoAttester {}
 /// The attester of this machine. `endorsements` is a folder of what to staple beside what the hardware gives.
 ///
 /// # Errors
-/// [`NoAttester`] with what stood in the way of each way that was tried.
-pub fn choose(provider: &Provider, endorsements: Option<&Path>, clock: &Clock) -> Result<Arc<dyn Attester>, NoAttester> {
+/// [`NoAttester`] with what stood in the way of each way that was tried; any other error is one of the settings.
+pub fn choose(provider: &Provider, endorsements: Option<&Path>, clock: &Clock) -> anyhow::Result<Arc<dyn Attester>> {
     let attester = match provider {
         Provider::Auto => detect(None)?,
         Provider::Named(name) => detect(Some(name))?,
         Provider::Simulator(settings) => simulator(settings, clock)?,
     };
     match endorsements {
-        Some(folder) => Ok(Arc::new(Stapled::new(attester, folder.to_owned()).map_err(|unavailable| NoAttester { tried: vec![unavailable] })?)),
+        Some(folder) => Ok(Arc::new(Stapled::new(attester, folder.to_owned())?)),
         None => Ok(attester),
     }
 }
@@ -59,33 +60,41 @@ fn detect(wanted: Option<&str>) -> Result<Arc<dyn Attester>, NoAttester> {
 }
 
 #[cfg(feature = "simulator")]
-fn simulator(settings: &crate::config::Simulator, clock: &Clock) -> Result<Arc<dyn Attester>, NoAttester> {
+fn simulator(settings: &crate::config::Simulator, clock: &Clock) -> anyhow::Result<Arc<dyn Attester>> {
+    use anyhow::Context as _;
+
     use crate::attester::simulator::Simulation;
 
-    let alone = |unavailable| NoAttester { tried: vec![unavailable] };
-    let unavailable = |why| alone(Unavailable { what: "simulator".to_owned(), why, fix: "correct it and start again".to_owned(), transient: false });
-    let now = clock.now().map_err(|denied| unavailable(denied.to_string()))?;
-    let Some(platform) = crate::platform::by_name(&settings.platform) else {
-        return Err(unavailable(format!("unknown platform {}", settings.platform)));
-    };
+    let platform = crate::platform::by_name(&settings.platform).with_context(|| format!("there is no platform {} to simulate", settings.platform))?;
     let measurement = settings.measurement.as_ref().zip(platform.simulated.settable().first());
     let simulation = Simulation {
         product: settings.product.clone(),
         seed: settings.seed,
         set: measurement.map(|(measurement, claim)| ((*claim).to_owned(), data_encoding::HEXLOWER.encode(measurement))).into_iter().collect(),
         quote_delay: settings.quote_delay,
-        now,
+        now: clock.now()?,
     };
-    platform.simulated.attester(&simulation).map(Arc::from).map_err(alone)
+    Ok(platform.simulated.attester(&simulation).map(Arc::from)?)
 }
 
 #[cfg(not(feature = "simulator"))]
-fn simulator(_: &crate::config::Simulator, _: &Clock) -> Result<Arc<dyn Attester>, NoAttester> {
-    let unavailable = Unavailable {
-        what: "simulator".to_owned(),
-        why: "this build has none".to_owned(),
-        fix: "use provider \"auto\" in a TEE, or a build for tests".to_owned(),
-        transient: false,
-    };
-    Err(NoAttester { tried: vec![unavailable] })
+fn simulator(_: &crate::config::Simulator, _: &Clock) -> anyhow::Result<Arc<dyn Attester>> {
+    anyhow::bail!("this build has no simulator: use provider \"auto\" in a TEE, or a build for tests")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_tee_each_way_that_was_tried_has_a_line_with_its_fix() {
+        let way =
+            |what: &str, fix: &str| Unavailable { what: what.to_owned(), why: "No such file or directory".to_owned(), fix: fix.to_owned(), transient: false };
+        let error = NoAttester { tried: vec![way("configfs-tsm at /sys/x", "mount configfs"), way("sev-guest at /dev/x", "load the driver")] };
+        assert_eq!(
+            error.to_string(),
+            "no TEE of this machine gives evidence\n  configfs-tsm at /sys/x: No such file or directory; mount configfs\n  \
+             sev-guest at /dev/x: No such file or directory; load the driver"
+        );
+    }
 }

@@ -49,7 +49,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let quote = match attester.attest(&Challenge::of(NO_KEY)) {
         Ok(quote) => quote,
         Err(unavailable) => {
-            let outcome = if unavailable.transient { Outcome::Undecided } else { Outcome::NoTee };
+            let outcome = Outcome::of_unavailable(&unavailable);
             none(args, &[(attester.provider(), unavailable)])?;
             return Ok(outcome);
         }

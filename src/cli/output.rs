@@ -7,7 +7,8 @@ use anstyle::{AnsiColor, Style};
 use clap::ColorChoice;
 use serde_json::{Value, json};
 
-use crate::refusal::{Finding, Turn};
+use crate::attester::Unavailable;
+use crate::refusal::{Denied, Finding, Turn};
 
 /// How a subcommand ended, and with it the exit code. In the order of what weighs more over several subjects.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -22,6 +23,10 @@ pub enum Outcome {
     Refused,
     /// Wrong usage, wrong configuration, unreadable input: 2.
     Unusable,
+    /// Stopped by SIGINT: 130.
+    Interrupted,
+    /// Cut short by a second signal, SIGTERM: 143.
+    Terminated,
 }
 
 impl Outcome {
@@ -34,7 +39,19 @@ impl Outcome {
             Self::Undecided => 3,
             Self::Refused => 1,
             Self::Unusable => 2,
+            Self::Interrupted => 130,
+            Self::Terminated => 143,
         }
+    }
+
+    /// How a refusal ends: undecided where a later try may pass.
+    pub(super) fn of_denied(denied: &Denied) -> Self {
+        if denied.reason().undecided() { Self::Undecided } else { Self::Refused }
+    }
+
+    /// How it ends when this machine gave no evidence.
+    pub(super) const fn of_unavailable(why: &Unavailable) -> Self {
+        if why.transient { Self::Undecided } else { Self::NoTee }
     }
 }
 
@@ -281,6 +298,7 @@ mod tests {
     fn exit_codes_are_the_documented_ones() {
         let codes = [Outcome::Done, Outcome::Refused, Outcome::Unusable, Outcome::Undecided, Outcome::NoTee].map(Outcome::code);
         assert_eq!(codes, [0, 1, 2, 3, 4]);
+        assert_eq!([Outcome::Interrupted, Outcome::Terminated].map(Outcome::code), [130, 143]);
         assert_eq!([Outcome::Done, Outcome::Undecided, Outcome::Refused].into_iter().max(), Some(Outcome::Refused));
     }
 }

@@ -71,5 +71,5 @@ Results go to stdout, notes and errors to stderr. `--color auto|always|never` (e
 | 2 | usage or configuration error, unreadable input |
 | 3 | undecided: something that the decision needs is missing; a later try may succeed |
 | 4 | no TEE or evidence provider on this machine |
-| 130, 143 | ended by a signal |
+| 130, 143 | ended by SIGINT or SIGTERM; `run`, `server` and `client` drain and end with 0 on SIGTERM |
 ";

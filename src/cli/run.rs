@@ -8,8 +8,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Outcome, output};
 use crate::app::App;
 use crate::app::attester::NoAttester;
+use crate::attester::batch::QuoteError;
 use crate::clock::Clock;
 use crate::config::{Config, LogFormat};
+use crate::tls::IdentityError;
 
 /// What can be typed.
 #[derive(Debug, clap::Args)]
@@ -23,7 +25,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     serve(&Config::load(&args.config)?)
 }
 
-/// Runs a configuration until SIGTERM or SIGINT, then drains.
+/// Runs a configuration until SIGTERM or SIGINT, then drains; a second signal cuts the draining short.
 pub(super) fn serve(config: &Config) -> anyhow::Result<Outcome> {
     log(config.log)?;
     for warning in &config.warnings {
@@ -46,22 +48,31 @@ pub(super) fn serve(config: &Config) -> anyhow::Result<Outcome> {
         }
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        let outcome = tokio::select! { _ = terminate.recv() => Outcome::Done, _ = interrupt.recv() => Outcome::Interrupted };
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         tracing::info!(connections = app.connections(), "draining");
-        let drained = app.drain().await;
-        tracing::info!(open = drained.open, cut = drained.cut, "stopped");
-        Ok(Outcome::Done)
+        tokio::select! {
+            drained = app.drain() => tracing::info!(open = drained.open, cut = drained.cut, "stopped"),
+            // Whoever asks twice does not want to wait for the grace.
+            _ = terminate.recv() => return Ok(Outcome::Terminated),
+            _ = interrupt.recv() => return Ok(Outcome::Interrupted),
+        }
+        Ok(outcome)
     })
 }
 
-/// No TEE is an outcome of its own; everything else that keeps the proxy from starting is the operator's to mend.
+/// What keeps the proxy from starting is the operator's to mend, but for a TEE that gives no evidence and a certificate
+/// of ours that peers would refuse: these have outcomes of their own.
 fn refused(error: anyhow::Error) -> anyhow::Result<Outcome> {
-    if error.downcast_ref::<NoAttester>().is_none() {
-        return Err(error);
-    }
+    let outcome = match (error.downcast_ref::<NoAttester>(), error.downcast_ref::<IdentityError>()) {
+        (Some(_), _) => Outcome::NoTee,
+        (_, Some(IdentityError::Quote(QuoteError::Busy))) => Outcome::Undecided,
+        (_, Some(IdentityError::Quote(QuoteError::Unavailable(why)))) => Outcome::of_unavailable(why),
+        (_, Some(IdentityError::Check(denied))) => Outcome::of_denied(denied),
+        _ => return Err(error),
+    };
     output::complain(&error);
-    Ok(Outcome::NoTee)
+    Ok(outcome)
 }
 
 /// Starts the log on standard error. A reader that went away, or a full disk behind it, costs lines and nothing else.

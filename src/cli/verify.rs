@@ -63,11 +63,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
 }
 
 pub(super) fn outcome(judged: &Judged) -> Outcome {
-    match &judged.verdict {
-        Ok(_) => Outcome::Done,
-        Err(denied) if denied.reason().undecided() => Outcome::Undecided,
-        Err(_) => Outcome::Refused,
-    }
+    judged.verdict.as_ref().err().map_or(Outcome::Done, Outcome::of_denied)
 }
 
 /// The document for one subject; for several, one that holds theirs.
@@ -104,7 +100,7 @@ fn word(judged: &Judged) -> &'static str {
     match outcome(judged) {
         Outcome::Done => "accept",
         Outcome::Undecided => "undecided",
-        Outcome::NoTee | Outcome::Refused | Outcome::Unusable => "reject",
+        _ => "reject",
     }
 }
 
