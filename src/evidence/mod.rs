@@ -9,10 +9,14 @@ pub mod batch;
 pub mod binding;
 pub mod cbor;
 pub mod cmw;
+mod cursor;
 pub mod endorsement;
+pub mod eventlog;
+pub mod hcl;
 pub mod leaf;
 pub mod saved;
 pub mod snp;
+pub mod tpm;
 
 use std::fmt;
 
