@@ -45,10 +45,12 @@ impl Challenge {
 }
 
 /// What a piece of evidence carries, in the form its field has room for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Bound {
     /// All 64 bytes.
     Long(ReportData),
+    /// As many bytes as no challenge has: a quote for another protocol. It answers nothing.
+    Other(Vec<u8>),
     /// 48 bytes.
     Short([u8; 48]),
 }
@@ -57,7 +59,7 @@ impl Bound {
     /// Whether it is what `challenge` asks for, over its full length, in constant time.
     #[must_use]
     pub fn answers(&self, challenge: &Challenge) -> bool {
-        crate::crypto::same(self.octets(), self.asked(challenge))
+        !matches!(self, Self::Other(_)) && crate::crypto::same(self.octets(), self.asked(challenge))
     }
 
     /// Its octets.
@@ -65,6 +67,7 @@ impl Bound {
     pub fn octets(&self) -> &[u8] {
         match self {
             Self::Long(data) => &data.0,
+            Self::Other(data) => data,
             Self::Short(data) => data,
         }
     }
@@ -74,7 +77,7 @@ impl Bound {
     pub const fn asked<'a>(&self, challenge: &'a Challenge) -> &'a [u8] {
         match self {
             Self::Long(_) => &challenge.long.0,
-            Self::Short(_) => &challenge.short,
+            Self::Other(_) | Self::Short(_) => &challenge.short,
         }
     }
 }

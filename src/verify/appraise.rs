@@ -17,7 +17,7 @@ pub(super) fn bound(verifier: &dyn Verifier, presented: &Collection, binding: &B
     }
     let listed = &binding.claims().aux;
     for member in &presented.tee.auxiliary {
-        tied(verifier, &presented.tee, member, listed.get(&member.label))?;
+        tied(verifier, &presented.tee, member, binding)?;
     }
     if let Some(label) = listed.keys().find(|label| presented.tee.member(label).is_none()) {
         return Finding::new(Reason::AuxiliaryUnbound, "bind.aux", "no members that are absent", label.clone()).refuse();
@@ -26,7 +26,7 @@ pub(super) fn bound(verifier: &dyn Verifier, presented: &Collection, binding: &B
 }
 
 /// Refuses an auxiliary member that the platform does not know, or that nothing ties to the key.
-fn tied(verifier: &dyn Verifier, tee: &Evidence, member: &Auxiliary, listed: Option<&[u8; 48]>) -> Result<(), Denied> {
+fn tied(verifier: &dyn Verifier, tee: &Evidence, member: &Auxiliary, binding: &Binding) -> Result<(), Denied> {
     let unbound = |expected: String, found: String| Finding::new(Reason::AuxiliaryUnbound, "cmw", expected, found).refuse();
     let Some(known) = verifier.members().iter().find(|known| known.label == member.label) else {
         if member.media_type == tee.media_type {
@@ -41,10 +41,10 @@ fn tied(verifier: &dyn Verifier, tee: &Evidence, member: &Auxiliary, listed: Opt
         return Finding::new(Reason::EvidenceUnsupported, field, known.media_type, member.media_type.clone()).refuse();
     }
     let digest = || crate::crypto::sha384(&[&member.bytes]);
-    match (known.tie, listed) {
-        (Tie::Signature, None) => Ok(()),
+    match (known.tie, binding.claims().aux.get(&member.label)) {
+        (Tie::Signature(bound), None) => answers(&bound(&member.bytes)?, binding),
         (Tie::Claims, Some(listed)) if crate::crypto::same(listed, &digest()) => Ok(()),
-        (Tie::Signature, Some(_)) => unbound(format!("{} not in bind.aux: it signs the claims itself", member.label), "listed".to_owned()),
+        (Tie::Signature(_), Some(_)) => unbound(format!("{} not in bind.aux: it signs the claims itself", member.label), "listed".to_owned()),
         (Tie::Claims, None) => unbound(format!("the SHA-384 of {} in bind.aux", member.label), "not listed".to_owned()),
         (Tie::Claims, Some(listed)) => unbound(data_encoding::HEXLOWER.encode(listed), data_encoding::HEXLOWER.encode(&digest())),
     }

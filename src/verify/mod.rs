@@ -73,12 +73,13 @@ pub struct Member {
 }
 
 /// What ties an auxiliary member to the key that the evidence is about.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Tie {
     /// The binding claims list its digest.
     Claims,
     /// Its own signature covers the challenge: a vTPM quote. The claims cannot list the digest of what signs the claims.
-    Signature,
+    /// Reads what it carries.
+    Signature(fn(&[u8]) -> Result<Bound, Denied>),
 }
 
 /// What stage 1 judges by.
