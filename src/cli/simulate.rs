@@ -8,9 +8,10 @@ use super::judging::moment;
 use super::output::{BAD, note};
 use super::{Outcome, saving};
 use crate::attester::Quote;
-use crate::attester::simulator::{Forge, Role, SimulatedVendor};
+use crate::attester::simulator::{Forge, Role, SimulatedVendor, Simulation};
 use crate::evidence::snp::{Product, Report, Tcb};
-use crate::evidence::{Endorsement, ReportData, Timestamp};
+use crate::evidence::{Challenge, Endorsement, ReportData, Timestamp};
+use crate::platform::{self, PLATFORMS};
 
 /// Forge evidence files with any claim, under the simulator's published keys.
 ///
@@ -21,10 +22,13 @@ pub(super) struct Args {
     /// The new folder.
     #[arg(value_name = "DIR")]
     folder: PathBuf,
-    /// The processor line.
-    #[arg(long, default_value = "genoa", value_parser = ["genoa", "milan", "turin"])]
-    product: String,
-    /// The report's version.
+    /// The platform to simulate.
+    #[arg(long, value_name = "NAME", default_value = PLATFORMS[0].name, value_parser = clap::builder::PossibleValuesParser::new(names()))]
+    platform: String,
+    /// The product, such as the processor line; the platform's first when not given.
+    #[arg(long)]
+    product: Option<String>,
+    /// The report's version (SEV-SNP).
     #[arg(long, value_name = "N", default_value_t = 5)]
     report_version: u32,
     /// The machine: its keys and identifiers follow from this number.
@@ -74,14 +78,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let now = moment(args.at.as_deref())?;
-    let mut report_data = ReportData([0; 64]);
-    report_data.0.iter_mut().zip(*b"portcullis simulate: bound to no key").for_each(|(place, octet)| *place = octet);
-    let forge = forge(args, now, &mut report_data)?;
-    let mut quote = forge.quote(&report_data);
-    if !args.without.iter().any(|name| name == Role::Ark.name()) {
-        let bytes = forge.vendor.certificate(Role::Ark);
-        quote.endorsements.push(Endorsement { name: Role::Ark.name().to_owned(), media_type: "application/pkix-cert".to_owned(), bytes });
-    }
+    let mut quote = if args.platform == PLATFORMS[0].name { snp(args, now)? } else { other(args, now)? };
     damage(args, &mut quote)?;
     let files = saving::save(&args.folder, &quote.evidence, &quote.endorsements)?;
     let folder = args.folder.display();
@@ -97,9 +94,67 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+fn names() -> Vec<&'static str> {
+    PLATFORMS.iter().map(|platform| platform.name).collect()
+}
+
+/// A report of SEV-SNP, whose forger knows the most.
+fn snp(args: &Args, now: Timestamp) -> anyhow::Result<Quote> {
+    let mut report_data = unbound().long;
+    let forge = forge(args, now, &mut report_data)?;
+    let mut quote = forge.quote(&report_data);
+    if !args.without.iter().any(|name| name == Role::Ark.name()) {
+        let bytes = forge.vendor.certificate(Role::Ark);
+        quote.endorsements.push(Endorsement { name: Role::Ark.name().to_owned(), media_type: "application/pkix-cert".to_owned(), bytes });
+    }
+    Ok(quote)
+}
+
+/// Evidence of another platform, with the claims that its simulator lets be set.
+fn other(args: &Args, now: Timestamp) -> anyhow::Result<Quote> {
+    let foreign = [
+        ("--tcb", !args.tcb.is_empty()),
+        ("--certificate-tcb", !args.certificate_tcb.is_empty()),
+        ("--debug", args.debug),
+        ("--vlek", args.vlek.is_some()),
+        ("--impostor", args.impostor),
+        ("--revoked", args.revoked),
+        ("--expired", args.expired),
+        ("--stale-crl", args.stale_crl),
+    ];
+    if let Some((flag, _)) = foreign.iter().find(|(_, given)| *given) {
+        bail!("{flag} is of {} alone; use --set CLAIM=VALUE", PLATFORMS[0].name);
+    }
+    let platform = platform::by_name(&args.platform).context("unknown platform")?;
+    let set = |set: &String| {
+        let (claim, value) = set.split_once('=').with_context(|| format!("--set {set}: CLAIM=VALUE"))?;
+        Ok((claim.to_owned(), value.to_owned()))
+    };
+    let set = args.set.iter().map(set).collect::<anyhow::Result<_>>()?;
+    let simulation = Simulation { product: args.product.clone(), set, ..Simulation::new(args.seed, now) };
+    let machine = platform.simulated.attester(&simulation).with_context(|| {
+        let settable = platform.simulated.settable().join(", ");
+        format!("the products of {} are {}; what can be set: {settable}", platform.name, platform.simulated.products().join(", "))
+    })?;
+    let mut quote = machine.attest(&unbound())?;
+    quote.evidence.auxiliary.extend(machine.listed()?);
+    quote.endorsements = quote.endorsements.into_iter().filter(|endorsement| !args.without.contains(&endorsement.name)).collect();
+    Ok(quote)
+}
+
+/// What evidence in files carries: that it is bound to nothing.
+fn unbound() -> Challenge {
+    let (mut long, mut short) = ([0; 64], [0; 48]);
+    let text = b"portcullis simulate: bound to no key";
+    long.iter_mut().zip(text).for_each(|(place, octet)| *place = *octet);
+    short.iter_mut().zip(text).for_each(|(place, octet)| *place = *octet);
+    Challenge { long: ReportData(long), short }
+}
+
 fn forge(args: &Args, now: Timestamp, report_data: &mut ReportData) -> anyhow::Result<Forge> {
     const DAY: u64 = 86_400;
-    let product = Product::ALL.into_iter().find(|product| product.name() == args.product).context("unknown product")?;
+    let name = args.product.as_deref().unwrap_or("genoa");
+    let product = Product::ALL.into_iter().find(|product| product.name() == name).with_context(|| format!("--product {name}: one of genoa, milan, turin"))?;
     let mut forge = Forge::new(product, args.seed, now).version(args.report_version);
     if let Some(csp_id) = &args.vlek {
         forge = forge.vlek(csp_id);
