@@ -42,6 +42,9 @@ pub(super) fn read(file: &Section<'_>, folder: &Path, insecure: &mut Vec<String>
         batch_window: within(&section, "batch_window", Duration::ZERO, Duration::from_secs(1)).unwrap_or(Duration::from_millis(20)),
         batch_queue: section.number("batch_queue", 1..=65_536).and_then(|queue| usize::try_from(queue).ok()).unwrap_or(1024),
     };
+    if provider.is_some() && section.has("names").is_none() && section.has("certificate").is_none() {
+        section.missing("names");
+    }
     provider.map(|_| identity)
 }
 

@@ -62,7 +62,12 @@ pub static IDENTITY: Section = Section {
             "`\"1h\"`",
             "How long a certificate and the evidence in it are good. A new key, certificate and evidence are made at half of it; open connections keep the old.",
         ),
-        key("names", "list of DNS names or `spiffe://` ids", "none", "The subject alternative names of the self-made certificate, bound into its evidence."),
+        key(
+            "names",
+            "list of DNS names or `spiffe://` ids",
+            "required without `certificate`",
+            "The subject alternative names of the self-made certificate, bound into its evidence.",
+        ),
         key(
             "endorsements",
             "folder",

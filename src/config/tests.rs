@@ -84,6 +84,7 @@ const SERVER: &str = r#"
 version = 1
 [identity]
 provider = "auto"
+names = ["app.example"]
 [[listener]]
 name = "in"
 bind = "0.0.0.0:8443"
