@@ -95,6 +95,24 @@ fn every_error_is_reported_at_once() {
 }
 
 #[test]
+fn a_wrong_tee_hides_no_other_error() {
+    for (tee, told) in [
+        (r#""tee": "sev-snpp","#, "unknown tee sev-snpp"),
+        (r#""tee": "none of them","#, "unknown tee none of them"),
+        ("", "no tee"),
+        (r#""tee": 1,"#, "tee must be a string"),
+    ] {
+        let text = format!(
+            "{{ \"version\": 1, \"name\": \"p\", \"accept\": [\n  {{ \"id\": \"a\", {tee}\n    \"measurement\": \"{MEASUREMENT}\", \"vmpl\": \"0\",\n    \
+             \"guest_polcy\": {{}} }}\n] }}"
+        );
+        let page = load(&text).expect_err(told);
+        assert_eq!(page.matches("error: ").count(), 3, "{page}");
+        assert!([told, "vmpl must be a list", "did you mean guest_policy?"].iter().all(|part| page.contains(part)), "{page}");
+    }
+}
+
+#[test]
 fn a_file_beyond_the_bound_is_not_read() {
     let vocabularies: Vec<_> = PLATFORMS.iter().map(|platform| platform.verifier.vocabulary()).collect();
     let problems = AppraisalPolicy::load(&vec![b' '; portcullis::policy::MAX_POLICY + 1], &vocabularies).expect_err("too long");

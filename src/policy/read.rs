@@ -151,19 +151,43 @@ fn one(value: &Value<'_>, vocabularies: &[&'static Vocabulary], problems: &mut P
     }
     table.take("note");
     let not_after = moment(&mut table, "not_after", problems);
-    let names: Vec<_> = vocabularies.iter().map(|vocabulary| vocabulary.tee).collect();
-    let Some((tee, place)) = table.text("tee", problems) else {
-        problems.at(table.place(), "no tee", format!("one of {}", names.join(", ")));
-        return None;
-    };
-    let Some(vocabulary) = vocabularies.iter().copied().find(|vocabulary| vocabulary.tee == tee) else {
-        let help = nearest(tee, names.iter().copied()).map_or_else(|| format!("one of {}", names.join(", ")), |near| format!("did you mean {near}?"));
-        problems.at(place, format!("unknown tee {tee}"), help);
-        return None;
-    };
+    let (vocabulary, said) = tee(&mut table, vocabularies, problems)?;
     let (constraints, insecure) = entry::constraints(&mut table, vocabulary, problems);
     table.finish(problems);
-    Some(Entry { id: id?, tee: vocabulary.tee, not_after, constraints, insecure })
+    Some(Entry { id: id.filter(|_| said == Said::Rightly)?, tee: vocabulary.tee, not_after, constraints, insecure })
+}
+
+/// Whether a platform was named, or is what was probably meant.
+#[derive(Eq, PartialEq)]
+enum Said {
+    Rightly,
+    Wrongly,
+}
+
+/// The words of the entry's platform. Where its name is wrong, those of the nearest name or of the most keys: so that the
+/// entry's other errors are told too.
+fn tee(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problems: &mut Problems) -> Option<(&'static Vocabulary, Said)> {
+    let names = || vocabularies.iter().map(|vocabulary| vocabulary.tee);
+    let all = || format!("one of {}", names().collect::<Vec<_>>().join(", "));
+    let written = table.text("tee", problems);
+    if let Some(vocabulary) = vocabularies.iter().find(|vocabulary| written.is_some_and(|(tee, _)| vocabulary.tee == tee)) {
+        return Some((vocabulary, Said::Rightly));
+    }
+    let near = written.and_then(|(tee, _)| nearest(tee, names()));
+    match written {
+        Some((tee, place)) => problems.at(place, format!("unknown tee {tee}"), near.map_or_else(all, |near| format!("did you mean {near}?"))),
+        None if table.take("tee").is_none() => problems.at(table.place(), "no tee", all()),
+        None => {}
+    }
+    let written_keys = |vocabulary: &Vocabulary| {
+        let known = |key: &str| vocabulary.fields.iter().any(|field| field.key == key) || vocabulary.loosening.iter().any(|loosening| loosening.key == key);
+        table.place().properties.iter().filter(|property| known(property.name.as_str())).count()
+    };
+    let meant = match near {
+        Some(near) => vocabularies.iter().find(|vocabulary| vocabulary.tee == near),
+        None => vocabularies.iter().filter(|vocabulary| written_keys(vocabulary) > 0).max_by_key(|vocabulary| written_keys(vocabulary)),
+    };
+    meant.map(|vocabulary| (*vocabulary, Said::Wrongly))
 }
 
 /// Ids go into logs, metric labels and rules.
