@@ -1,7 +1,8 @@
 //! The platforms: one row each. A new platform is one file in `evidence`, `verify` and `attester`, and a row here.
 
-use crate::evidence::{Evidence, saved::Saved, snp};
+use crate::evidence::{EndorsementId, Evidence, saved::Saved, snp};
 use crate::policy::{AppraisalPolicy, Roots, Vocabulary};
+use crate::refusal::{Denied, Finding, Reason};
 use crate::verify::{self, Anchor, Origin, TrustAnchors, Verifier};
 
 /// One TEE platform.
@@ -24,6 +25,36 @@ pub struct Platform {
     /// Its simulator.
     #[cfg(feature = "simulator")]
     pub simulated: &'static dyn crate::attester::simulator::Simulated,
+}
+
+impl Platform {
+    /// What a verdict about this evidence needs, each by its short name with the address at which the vendor serves it.
+    #[must_use]
+    pub fn served(&self, evidence: &Evidence) -> Vec<(&'static str, String)> {
+        let needs = if self.vendor_service.is_empty() { Vec::new() } else { self.verifier.needs(evidence).unwrap_or_default() };
+        needs.into_iter().map(|EndorsementId { name, path }| (name, format!("{}{path}", self.vendor_service))).collect()
+    }
+
+    /// The refusal; where an endorsement is missing or out of date, with the vendor's address of it.
+    #[must_use]
+    pub fn advised(&self, evidence: &Evidence, denied: Denied) -> Denied {
+        let missing = |finding: &Finding| finding.reason == Reason::CollateralUnavailable && finding.fix.is_empty();
+        if !denied.findings().any(missing) {
+            return denied;
+        }
+        let served = self.served(evidence);
+        let advised = denied.findings().cloned().map(|finding| {
+            let these: Vec<&str> = served.iter().filter(|(name, _)| *name == finding.field).map(|(_, address)| address.as_str()).collect();
+            if !missing(&finding) || these.is_empty() {
+                return finding;
+            }
+            finding.fix(format!(
+                "staple it on the attesting side (in the folder of identity.endorsements), or give it beside the evidence; the vendor serves it at {}",
+                these.join(", ")
+            ))
+        });
+        Denied::from_findings(advised.collect()).unwrap_or(denied)
+    }
 }
 
 /// Every platform of this build.

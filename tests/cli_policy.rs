@@ -90,6 +90,33 @@ fn insecure_keys_are_written_out_and_the_evidence_then_fits() {
     insta::assert_snapshot!("insecure-lint", desk.run(&format!("policy lint lab.json --at {AT}")).shown());
 }
 
+/// AMD KDS serves the list at a path of the product line's own.
+const LIST: &str = "https://kdsintf.amd.com/vcek/v1/Genoa/crl";
+
+#[test]
+fn what_no_revocation_list_speaks_for_is_added_with_a_warning_and_the_lists_address() {
+    let desk = simulated();
+    desk.run("policy init lab.json --insecure-simulator");
+    desk.run(&format!("simulate bare --without crl --at {AT}"));
+    let flat = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let added = desk.run(&format!("policy add lab.json --id bare --from bare --yes --at {AT}"));
+    assert!(
+        added.code == 0
+            && flat(&added.stdout).contains(&format!("refused (collateral_unavailable): staple it there (identity.endorsements); crl.der is served at {LIST}")),
+        "{}",
+        added.shown()
+    );
+    let listed = desk.run(&format!("policy add lab.json --id listed --from guest --yes --at {AT}"));
+    assert!(listed.code == 0 && !listed.stdout.contains("collateral_unavailable"), "{}", listed.shown());
+    let refused = desk.run(&format!("verify bare --policy lab.json --at {AT} --json"));
+    assert_eq!(refused.code, 3, "{}", refused.shown());
+    let fix = refused.json()["findings"][0]["fix"].as_str().expect("a fix").to_owned();
+    assert!(fix.contains("identity.endorsements") && fix.ends_with(LIST), "{fix}");
+    desk.run(&format!("simulate keyless --without vcek --at {AT}"));
+    let fix = desk.run(&format!("verify keyless --policy lab.json --at {AT} --json")).json()["findings"][0]["fix"].as_str().expect("a fix").to_owned();
+    assert!(fix.contains("https://kdsintf.amd.com/vcek/v1/Genoa/") && fix.contains("blSPL="), "{fix}");
+}
+
 #[test]
 fn lint_reports_everything_at_once_and_ends_with_2_for_errors_alone() {
     let desk = Desk::new();

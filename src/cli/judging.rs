@@ -21,6 +21,8 @@ pub(super) struct Judged {
     pub(super) name: String,
     /// The verdict.
     pub(super) verdict: Result<Appraisal, Denied>,
+    /// The evidence, as far as it could be read out of what it came in.
+    pub(super) evidence: Option<Evidence>,
     /// The platform, as far as it is known.
     pub(super) platform: Option<&'static Platform>,
     /// What the evidence says: believed only beside an accepting verdict.
@@ -48,22 +50,30 @@ pub(super) fn judge(subject: Subject, policy: &Loaded, now: Timestamp) -> Judged
     let mut warnings = Vec::new();
     let at_hand = match opened(form, endorsements) {
         Ok(at_hand) => at_hand,
-        Err(denied) => return Judged { name, verdict: Err(denied), platform: None, claims: None, warnings, ignored },
+        Err(denied) => return Judged { name, verdict: Err(denied), evidence: None, platform: None, claims: None, warnings, ignored },
     };
     let Some(platform) = platform::of_evidence(&at_hand.evidence) else {
         let known: Vec<_> = platform::PLATFORMS.iter().map(|platform| platform.media_type).collect();
-        let denied = Finding::new(Reason::EvidenceUnsupported, "tee.type", known.join(", "), at_hand.evidence.media_type).into();
-        return Judged { name, verdict: Err(denied), platform: None, claims: None, warnings, ignored };
+        let denied = Finding::new(Reason::EvidenceUnsupported, "tee.type", known.join(", "), at_hand.evidence.media_type.clone()).into();
+        return Judged { name, verdict: Err(denied), evidence: Some(at_hand.evidence), platform: None, claims: None, warnings, ignored };
     };
-    let verdict = at_hand.judge(platform, &policy.appraiser, now, &mut warnings).map_err(|denied| advised(denied, policy, &name));
+    let verdict =
+        at_hand.judge(platform, &policy.appraiser, now, &mut warnings).map_err(|denied| advised(platform.advised(&at_hand.evidence, denied), policy, &name));
     let claims = match &verdict {
         Ok(appraisal) => Some(appraisal.claims().clone()),
         Err(_) => platform.verifier.read(&at_hand.evidence, &at_hand.endorsements).ok(),
     };
     if let Ok(appraisal) = &verdict {
-        warn_of(appraisal, policy, &at_hand.endorsements, &mut warnings);
+        warn_of(appraisal, policy, &at_hand.endorsements, &lists(platform, &at_hand.evidence), &mut warnings);
     }
-    Judged { name, verdict, platform: Some(platform), claims, warnings, ignored }
+    Judged { name, verdict, evidence: Some(at_hand.evidence), platform: Some(platform), claims, warnings, ignored }
+}
+
+/// Where the vendor serves the revocation lists for this evidence, as the end of a sentence; empty where it serves none.
+pub(super) fn lists(platform: &Platform, evidence: &Evidence) -> String {
+    let served = platform.served(evidence).into_iter();
+    let lists: Vec<_> = served.filter(|(name, _)| name.contains("crl")).map(|(name, address)| format!("{name}.der is served at {address}")).collect();
+    if lists.is_empty() { String::new() } else { format!("; {}", lists.join(", ")) }
 }
 
 /// The refusal with the commands that a person would type next.
@@ -156,14 +166,14 @@ fn bound_to(claims: &[u8], platform: &Platform, evidence: &Evidence, warnings: &
 }
 
 /// What an accepting verdict leaves open.
-fn warn_of(appraisal: &Appraisal, policy: &Loaded, endorsements: &Endorsements, warnings: &mut Vec<String>) {
+fn warn_of(appraisal: &Appraisal, policy: &Loaded, endorsements: &Endorsements, lists: &str, warnings: &mut Vec<String>) {
     if policy.path.is_none() {
         warnings.push("genuineness only: nothing was pinned, any code on any genuine machine passes; give --policy to judge what runs".to_owned());
     }
     if !appraisal.revocation_checked() {
         let list = endorsements.iter().any(|endorsement| endorsement.media_type == "application/pkix-crl");
         let why = if list { "the revocation list at hand is not current or not the root's" } else { "no revocation list was given" };
-        warnings.push(format!("revocation was not checked: {why}; add the vendor's current list (crl.der) to the files"));
+        warnings.push(format!("revocation was not checked: {why}; add the vendor's current list to the files{lists}"));
     }
     warnings.extend(standing(appraisal, policy));
 }

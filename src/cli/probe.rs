@@ -1,23 +1,27 @@
 //! `portcullis probe`: connects as a client sidecar would, judges, says why, and sends no application byte.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use rustls::pki_types::ServerName;
 
-use super::judging::{Judged, advised, moment, standing};
+use super::judging::{Judged, advised, lists, moment, standing};
 use super::output::{self, Detail, Marks};
 use super::policy::{self, Loaded};
 use super::{Outcome, verify};
 use crate::admin::metrics::Metrics;
 use crate::clock::Clock;
+use crate::evidence::Timestamp;
+use crate::evidence::binding::{AgeRule, Binding};
+use crate::evidence::cmw::Collection;
+use crate::evidence::leaf::Leaf;
 use crate::platform;
 use crate::proxy;
 use crate::proxy::appraisal::{Appraisals, Memo};
 use crate::refusal::{Denied, Finding, Reason};
-use crate::tls::{ClientSettings, ClientSide, Peer, PeerIdentity, Tier};
+use crate::tls::{ClientSettings, ClientSide, Judge, Peer, PeerIdentity, Tier};
 use crate::verify::AttestationResult;
 
 /// What can be typed.
@@ -64,14 +68,62 @@ pub(super) fn connected(address: &str, sni: Option<&str>, tier: Tier, loaded: &L
     let name = sni.map_or(host, str::to_owned);
     let name = ServerName::try_from(name.clone()).ok().with_context(|| format!("{name} is neither a DNS name nor an address"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
-    let verdict = runtime.block_on(ask(address, name, tier, loaded))?;
-    Ok(judged(address, loaded, verdict))
+    let metrics = Arc::new(Metrics::new());
+    let inner = Appraisals::new(Arc::new(loaded.appraiser()), Arc::new(Memo::new()), Arc::clone(&metrics));
+    let judge = Arc::new(Witness { inner, presented: Mutex::default() });
+    let verdict = runtime.block_on(ask(address, name, tier, Arc::<Witness>::clone(&judge), &metrics))?;
+    let presented = judge.presented.lock().unwrap_or_else(PoisonError::into_inner).take();
+    Ok(judged(address, loaded, verdict, presented))
 }
 
-async fn ask(address: &str, server_name: ServerName<'static>, tier: Tier, loaded: &Loaded) -> anyhow::Result<Result<Arc<AttestationResult>, Denied>> {
-    let metrics = Arc::new(Metrics::new());
-    let judge = Appraisals::new(Arc::new(loaded.appraiser()), Arc::new(Memo::new()), Arc::clone(&metrics));
-    let peer = Peer { judge: Arc::new(judge), identity: PeerIdentity::default() };
+/// Judges as the policy says, and keeps what was presented: also what is refused is to be looked at.
+struct Witness {
+    inner: Appraisals,
+    presented: Mutex<Option<Collection>>,
+}
+
+impl Witness {
+    fn keep(&self, presented: Option<Collection>) {
+        *self.presented.lock().unwrap_or_else(PoisonError::into_inner) = presented;
+    }
+}
+
+impl Judge for Witness {
+    fn accepts(&self) -> &[String] {
+        self.inner.accepts()
+    }
+
+    fn age_rule(&self) -> AgeRule {
+        self.inner.age_rule()
+    }
+
+    fn policy(&self) -> &str {
+        self.inner.policy()
+    }
+
+    fn policy_digest(&self) -> [u8; 32] {
+        self.inner.policy_digest()
+    }
+
+    fn certificate(&self, leaf: &[u8], now: Timestamp) -> Result<Arc<AttestationResult>, Denied> {
+        self.keep(Leaf::read(leaf).and_then(|leaf| leaf.evidence()).ok());
+        self.inner.certificate(leaf, now)
+    }
+
+    fn session(&self, presented: &Collection, binding: &Binding, now: Timestamp) -> Result<AttestationResult, Denied> {
+        self.keep(Some(presented.clone()));
+        self.inner.session(presented, binding, now)
+    }
+}
+
+async fn ask(
+    address: &str,
+    server_name: ServerName<'static>,
+    tier: Tier,
+    judge: Arc<Witness>,
+    metrics: &Metrics,
+) -> anyhow::Result<Result<Arc<AttestationResult>, Denied>> {
+    let peer = Peer { judge, identity: PeerIdentity::default() };
     let settings = ClientSettings { identity: None, tier, server_name, peer, alpn: Vec::new(), max_evidence: 0 };
     let side = ClientSide::new(settings, Clock::system())?;
     let unreachable =
@@ -81,11 +133,12 @@ async fn ask(address: &str, server_name: ServerName<'static>, tier: Tier, loaded
         Ok(Err(error)) => return Ok(unreachable(error.to_string())),
         Err(_) => return Ok(unreachable(format!("no connection within {} s", CONNECT.as_secs()))),
     };
-    Ok(proxy::ask(&side, socket, &Clock::system(), &metrics).await)
+    Ok(proxy::ask(&side, socket, &Clock::system(), metrics).await)
 }
 
-fn judged(address: &str, loaded: &Loaded, verdict: Result<Arc<AttestationResult>, Denied>) -> Judged {
+fn judged(address: &str, loaded: &Loaded, verdict: Result<Arc<AttestationResult>, Denied>, presented: Option<Collection>) -> Judged {
     let verdict = verdict.map(|result| result.appraisal().clone()).map_err(|denied| advised(denied, loaded, address));
+    let platform = presented.as_ref().and_then(|presented| platform::of_evidence(&presented.tee));
     let mut warnings = Vec::new();
     if loaded.path.is_none() && verdict.is_ok() {
         warnings.push("genuine only: no --policy was given, so nothing was pinned; this does not say that it is yours".to_owned());
@@ -93,10 +146,15 @@ fn judged(address: &str, loaded: &Loaded, verdict: Result<Arc<AttestationResult>
     if let Ok(appraisal) = &verdict
         && !appraisal.revocation_checked()
     {
-        warnings.push("revocation was not checked: no current revocation list was at hand".to_owned());
+        let place = platform.zip(presented.as_ref()).map(|(platform, presented)| lists(platform, &presented.tee)).unwrap_or_default();
+        warnings.push(format!("revocation was not checked: no current revocation list was stapled{place}"));
     }
     warnings.extend(verdict.iter().flat_map(|appraisal| standing(appraisal, loaded)));
-    let platform = verdict.as_ref().ok().and_then(|appraisal| platform::by_name(appraisal.platform()));
-    let claims = verdict.as_ref().ok().map(|appraisal| appraisal.claims().clone());
-    Judged { name: address.to_owned(), verdict, platform, claims, warnings, ignored: Vec::new() }
+    let claims = match (&verdict, platform, &presented) {
+        (Ok(appraisal), ..) => Some(appraisal.claims().clone()),
+        (Err(_), Some(platform), Some(presented)) => platform.verifier.read(&presented.tee, &presented.endorsements).ok(),
+        _ => None,
+    };
+    let evidence = presented.map(|presented| presented.tee);
+    Judged { name: address.to_owned(), verdict, evidence, platform, claims, warnings, ignored: Vec::new() }
 }

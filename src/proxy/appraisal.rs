@@ -88,9 +88,10 @@ impl Appraisals {
         };
         // A panic in a parser or a check refuses this peer and harms no other.
         let judged = catch_unwind(AssertUnwindSafe(|| self.appraiser.judge(platform.verifier, presented, binding, &*self.memo, now)));
-        judged.unwrap_or_else(|_| {
+        let judged = judged.unwrap_or_else(|_| {
             Finding::new(Reason::EvidenceMalformed, "appraisal", "a verdict", "a panic, which is a fault of this program: please report it").refuse()
-        })
+        });
+        judged.map_err(|denied| platform.advised(&presented.tee, denied))
     }
 
     fn judge_certificate(&self, leaf: &[u8], now: Timestamp) -> Result<AttestationResult, Denied> {

@@ -123,7 +123,7 @@ fn endorsed<'a>(report: &Report, endorsements: &'a Endorsements) -> Result<(X509
     let Some(der) = endorsements.find(kind.name()) else {
         return match endorsements.find(other.name()) {
             Some(_) => untrusted("report.signing_key", format!("a certificate of the {}", kind.name()), format!("one of the {}", other.name())),
-            None => chain::unavailable("vek", format!("the {} certificate", kind.name()), "none stapled or configured"),
+            None => chain::unavailable(kind.name(), format!("the {} certificate", kind.name()), "none stapled or configured"),
         };
     };
     let certificate = chain::certificate(kind.name(), der)?;

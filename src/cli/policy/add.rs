@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::draft::Draft;
 use super::{Loaded, edit, lint, load, told};
-use crate::cli::judging::{Judged, judge, moment};
+use crate::cli::judging::{Judged, judge, lists, moment};
 use crate::cli::output::{self, BAD, Detail, GOOD, Marks, Rendered, WARN, show};
 use crate::cli::{Outcome, input, probe, verify};
 use crate::evidence::Timestamp;
@@ -124,6 +124,16 @@ fn proposal(args: &Args, judged: &Judged, entry: &Value, origin: Origin, marks: 
     }
     if origin == Origin::Simulator {
         let _ = writeln!(out, "\n{BAD}SIMULATED{BAD:#}: anybody can forge this evidence");
+    }
+    if let (Ok(appraisal), Some(platform), Some(evidence)) = (&judged.verdict, judged.platform, &judged.evidence)
+        && !appraisal.revocation_checked()
+    {
+        let place = lists(platform, evidence);
+        let _ = writeln!(
+            out,
+            "\n{WARN}revocation{WARN:#}: no current revocation list is beside this evidence. Whoever presents it without one is refused \
+             (collateral_unavailable): staple it there (identity.endorsements){place}"
+        );
     }
     for key in &args.insecure {
         let _ = writeln!(out, "{WARN}insecure{WARN:#}: {}", output::printable(key));
