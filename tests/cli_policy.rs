@@ -90,6 +90,22 @@ fn insecure_keys_are_written_out_and_the_evidence_then_fits() {
     insta::assert_snapshot!("insecure-lint", desk.run(&format!("policy lint lab.json --at {AT}")).shown());
 }
 
+#[test]
+fn a_debug_guest_is_added_only_with_its_key() {
+    let desk = simulated();
+    desk.run("policy init lab.json --insecure-simulator");
+    desk.run(&format!("simulate debugged --debug --at {AT}"));
+    let before = desk.text("lab.json");
+    let refused = desk.run(&format!("policy add lab.json --id debugged --from debugged --yes --at {AT}"));
+    assert_eq!((refused.code, desk.text("lab.json") == before), (1, true), "{}", refused.shown());
+    assert!(refused.stdout.contains("debug_enabled") && refused.stderr.contains("--insecure insecure_allow_debug"), "{}", refused.shown());
+    let added = desk.run(&format!("policy add lab.json --id debugged --from debugged --yes --insecure insecure_allow_debug --at {AT}"));
+    assert!(added.code == 0 && added.stdout.contains("insecure: insecure_allow_debug"), "{}", added.shown());
+    assert!(desk.text("lab.json").contains("\"insecure_allow_debug\": true"));
+    let verified = desk.run(&format!("verify debugged --policy lab.json --at {AT} --json"));
+    assert_eq!((verified.code, verified.json()["entry"].as_str()), (0, Some("debugged")), "{}", verified.shown());
+}
+
 /// AMD KDS serves the list at a path of the product line's own.
 const LIST: &str = "https://kdsintf.amd.com/vcek/v1/Genoa/crl";
 

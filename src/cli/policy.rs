@@ -17,7 +17,7 @@ use super::output::{self, Rendered};
 use super::{Outcome, input};
 use crate::diagnostic::{Diagnostic, Source, render};
 use crate::platform::vocabularies;
-use crate::policy::{AppraisalPolicy, Roots};
+use crate::policy::AppraisalPolicy;
 use crate::verify::Appraiser;
 
 /// Write, extend, check and read policy files.
@@ -68,12 +68,16 @@ impl Loaded {
 
     /// The built-in policy of `verify` without a file.
     pub(super) fn genuine() -> Self {
-        Self::genuine_under(Roots::Vendor)
+        Self::of(AppraisalPolicy::genuine(&vocabularies()))
     }
 
     /// The same under the roots that another policy names.
-    fn genuine_under(roots: Roots) -> Self {
-        let policy = AppraisalPolicy { roots, ..AppraisalPolicy::genuine(&vocabularies()) };
+    fn genuine_under(policy: &AppraisalPolicy) -> Self {
+        let genuine = AppraisalPolicy::genuine(&vocabularies());
+        Self::of(AppraisalPolicy { roots: policy.roots, keys: policy.keys.clone(), ..genuine })
+    }
+
+    fn of(policy: AppraisalPolicy) -> Self {
         Self { path: None, text: String::new(), appraiser: crate::app::appraiser(&policy), warnings: Vec::new() }
     }
 
