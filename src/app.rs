@@ -181,7 +181,7 @@ impl Builder<'_> {
                     Some(peer) => Clients::Attested(self.peer(peer)?),
                     None => Clients::Any,
                 };
-                let settings = ServerSettings { identity, tier: tier(serve.freshness), clients, alpn: Vec::new(), max_evidence: 0 };
+                let settings = ServerSettings { identity, tier: tier(serve.freshness), clients, alpn: None, max_evidence: None };
                 Terminate::Attested(Arc::new(ServerSide::new(settings, self.clock.clone())?))
             }
         };
@@ -202,8 +202,8 @@ impl Builder<'_> {
                     tier: tier(dial.freshness),
                     server_name: dial.server_name.clone(),
                     peer: self.peer(&dial.peer)?,
-                    alpn: Vec::new(),
-                    max_evidence: 0,
+                    alpn: None,
+                    max_evidence: None,
                 };
                 Originate::Attested(Arc::new(ClientSide::new(settings, self.clock.clone())?))
             }

@@ -42,14 +42,14 @@ fn client_side(tier: Tier) -> ClientSide {
     let parts = parts();
     let peer = Peer { judge: judge(&parts), identity: PeerIdentity::default() };
     let server_name = ServerName::try_from("service.test").expect("a name");
-    let settings = ClientSettings { identity: None, tier, server_name, peer, alpn: Vec::new(), max_evidence: 0 };
+    let settings = ClientSettings { identity: None, tier, server_name, peer, alpn: None, max_evidence: None };
     ClientSide::new(settings, parts.clock).unwrap_or_else(|error| panic!("{error}"))
 }
 
 async fn server_side(clients: Clients) -> ServerSide {
     let parts = parts();
     let identity = Machine::good(1).identity(&parts).await;
-    let settings = ServerSettings { identity, tier: Tier::Session, clients, alpn: Vec::new(), max_evidence: 0 };
+    let settings = ServerSettings { identity, tier: Tier::Session, clients, alpn: None, max_evidence: None };
     ServerSide::new(settings, parts.clock).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -175,13 +175,14 @@ async fn what_is_no_tls_is_refused() {
 async fn settings_that_do_not_fit_are_refused_at_start() {
     let parts = parts();
     let identity = Machine::good(1).identity(&parts).await;
-    let settings = |tier, clients, alpn| ServerSettings { identity: identity.clone(), tier, clients, alpn, max_evidence: 0 };
+    let settings = |tier, clients, alpn| ServerSettings { identity: identity.clone(), tier, clients, alpn, max_evidence: None };
     let refused = |settings| ServerSide::new(settings, parts.clock.clone()).err();
     let spiffe = PeerIdentity { spiffe_ids: vec!["spiffe://td/x".to_owned()], ..PeerIdentity::default() };
     let attested = Clients::Attested(Peer { judge: judge(&parts), identity: spiffe });
-    assert_eq!(refused(settings(Tier::Session, attested, Vec::new())), Some(tls::SideError::SpiffeWithoutPki));
-    assert_eq!(refused(settings(Tier::SessionMutual, Clients::Any, Vec::new())), Some(tls::SideError::NotMutual));
-    let foreign = settings(Tier::Session, Clients::Any, vec![b"h2".to_vec()]);
+    assert_eq!(refused(settings(Tier::Session, attested, None)), Some(tls::SideError::SpiffeWithoutPki));
+    assert_eq!(refused(settings(Tier::SessionMutual, Clients::Any, None)), Some(tls::SideError::NotMutual));
+    let foreign = settings(Tier::Session, Clients::Any, Some(vec![b"h2".to_vec()]));
     assert_eq!(refused(foreign), Some(tls::SideError::Alpn("h2".to_owned())));
-    assert_eq!(refused(settings(Tier::Certificate, Clients::Any, vec![b"h2".to_vec()])), None);
+    assert_eq!(refused(settings(Tier::Session, Clients::Any, Some(Vec::new()))), Some(tls::SideError::Alpn(String::new())));
+    assert_eq!(refused(settings(Tier::Certificate, Clients::Any, Some(vec![b"h2".to_vec()]))), None);
 }

@@ -190,7 +190,7 @@ async fn verdict(server: SocketAddr, file: &Path) -> anyhow::Result<Result<Arc<c
     let metrics = Metrics::new();
     let peer = peer(file)?;
     let server_name = rustls::pki_types::ServerName::try_from("localhost").context("a name")?;
-    let settings = ClientSettings { identity: None, tier: Tier::Session, server_name, peer, alpn: Vec::new(), max_evidence: 0 };
+    let settings = ClientSettings { identity: None, tier: Tier::Session, server_name, peer, alpn: None, max_evidence: None };
     let side = ClientSide::new(settings, Clock::system())?;
     let socket = TcpStream::connect(server).await.context("the server sidecar is gone")?;
     Ok(proxy::ask(&side, socket, &Clock::system(), &metrics).await)

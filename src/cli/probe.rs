@@ -124,7 +124,7 @@ async fn ask(
     metrics: &Metrics,
 ) -> anyhow::Result<Result<Arc<AttestationResult>, Denied>> {
     let peer = Peer { judge, identity: PeerIdentity::default() };
-    let settings = ClientSettings { identity: None, tier, server_name, peer, alpn: Vec::new(), max_evidence: 0 };
+    let settings = ClientSettings { identity: None, tier, server_name, peer, alpn: None, max_evidence: None };
     let side = ClientSide::new(settings, Clock::system())?;
     let unreachable =
         |found: String| Finding::new(Reason::Timeout, "connection", "a server that answers", found).fix("is the address right, and the server up?").refuse();

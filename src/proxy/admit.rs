@@ -221,8 +221,8 @@ async fn serve_exchange<S: AsyncRead + AsyncWrite + Unpin>(
     let settings = side.settings();
     let wanted = if peer.is_some() { ClientEvidence::Required } else { ClientEvidence::None };
     let accepts = peer.map_or_else(|| vec![NO_TYPE.to_owned()], |peer| peer.judge.accepts().to_vec());
-    let offer = Offer { nonce: crate::tls::nonce()?, client: wanted, accepts, max_evidence: settings.max_evidence };
-    let hello = pending.receive(settings.max_evidence).await?;
+    let offer = Offer { nonce: crate::tls::nonce()?, client: wanted, accepts, max_evidence: side.max_evidence() };
+    let hello = pending.receive(side.max_evidence()).await?;
     let (answer, agreed) = AwaitHelloClient::new(offer).greeted(&hello)?;
     let evidence = own_evidence(&settings.identity, &agreed, pending).await?;
     pending.send(&[answer.octets(), evidence.octets()].concat()).await?;
@@ -252,11 +252,11 @@ async fn open_exchange<S: AsyncRead + AsyncWrite + Unpin>(side: &ClientSide, pen
         (_, None) => ClientEvidence::None,
     };
     let accepts = settings.peer.judge.accepts().to_vec();
-    let offer = Offer { nonce: crate::tls::nonce()?, client, accepts, max_evidence: settings.max_evidence };
+    let offer = Offer { nonce: crate::tls::nonce()?, client, accepts, max_evidence: side.max_evidence() };
     let opening = AwaitHelloServer::open(offer, &authority(&settings.server_name));
     pending.send(opening.hello().octets()).await?;
-    let waiting = opening.answered(&pending.receive(settings.max_evidence).await?)?;
-    let presented = waiting.given(&pending.receive(settings.max_evidence).await?)?;
+    let waiting = opening.answered(&pending.receive(side.max_evidence()).await?)?;
+    let presented = waiting.given(&pending.receive(side.max_evidence()).await?)?;
     let verdict = judge(&settings.peer, &presented, pending, clock)?;
     pending.quiet()?;
     let accepted = Frame::new(Kind::Result, Code::Ok.encode());

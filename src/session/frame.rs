@@ -60,7 +60,7 @@ impl Kind {
 pub const MAX_HELLO: usize = 4096;
 
 /// An EVIDENCE payload is at most this long, whatever a side allows.
-pub const MAX_EVIDENCE_FRAME: usize = 1 << 20;
+pub const MAX_EVIDENCE_FRAME: usize = crate::evidence::cmw::MAX_COLLECTION;
 
 /// A RESULT's payload is at most this long.
 pub const MAX_RESULT: usize = 64;

@@ -10,7 +10,7 @@ use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, Error, ServerConfig, SignatureScheme};
 
-use super::side::{ClientSettings, Clients, ServerSettings};
+use super::side::{Clients, ServerSettings};
 use super::verifier::Possession;
 use super::{Credential, failure};
 use crate::clock::Clock;
@@ -33,7 +33,7 @@ pub(super) fn check() -> Result<(), Error> {
 }
 
 /// The serving configuration that presents `credential`.
-pub(super) fn server(settings: &ServerSettings, credential: &Arc<Credential>, clock: &Clock) -> Result<ServerConfig, Denied> {
+pub(super) fn server(settings: &ServerSettings, protocols: &[Vec<u8>], credential: &Arc<Credential>, clock: &Clock) -> Result<ServerConfig, Denied> {
     let builder = ServerConfig::builder_with_details(provider(), time(clock)).with_protocol_versions(&[&rustls::version::TLS13]);
     let builder = builder.map_err(|error| failure::of_tls(&error))?;
     let builder = match settings.clients {
@@ -41,7 +41,7 @@ pub(super) fn server(settings: &ServerSettings, credential: &Arc<Credential>, cl
         Clients::Attested(_) => builder.with_client_cert_verifier(Possession::new(provider().signature_verification_algorithms)),
     };
     let mut config = builder.with_cert_resolver(Arc::new(Presents(Arc::clone(&credential.certified))));
-    config.alpn_protocols.clone_from(&settings.alpn);
+    config.alpn_protocols = protocols.to_vec();
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.max_early_data_size = 0;
@@ -49,14 +49,14 @@ pub(super) fn server(settings: &ServerSettings, credential: &Arc<Credential>, cl
 }
 
 /// The connecting configuration, without a certificate of ours.
-pub(super) fn client(settings: &ClientSettings, clock: &Clock) -> Result<ClientConfig, Error> {
+pub(super) fn client(protocols: &[Vec<u8>], clock: &Clock) -> Result<ClientConfig, Error> {
     let verifier = Possession::new(provider().signature_verification_algorithms);
     let mut config = ClientConfig::builder_with_details(provider(), time(clock))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous() // the name of rustls for a verifier of one's own; this one proves possession, appraisal follows
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
-    config.alpn_protocols.clone_from(&settings.alpn);
+    config.alpn_protocols = protocols.to_vec();
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     Ok(config)

@@ -27,7 +27,10 @@ pub use credential::Credential;
 pub use identity::{Identity, IdentityError, IdentitySettings, IdentityState};
 pub use peer::{PeerIdentity, Pki};
 pub use pending::{Pending, Unattested, accept, connect};
-pub use side::{ClientSettings, ClientSide, Clients, Peer, ServerSettings, ServerSide, SideError, Tier};
+pub use side::{ClientSettings, ClientSide, Clients, DEFAULT_EVIDENCE, MAX_EVIDENCE, Peer, ServerSettings, ServerSide, SideError, Tier};
+
+/// What every protocol id with an exchange begins with.
+pub const ALPN_PREFIX: &[u8] = b"portcullis1/";
 
 /// The protocol id for opaque bytes behind the exchange.
 pub const ALPN_RAW: &[u8] = b"portcullis1/raw";

@@ -73,7 +73,7 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(side: &ServerSide, io: S)
     let (own, config) = side.ready()?;
     let accepting = TlsAcceptor::from(config).accept_with(ReadAhead::new(io), |connection| connection.set_buffer_limit(Some(SEND_BUFFER)));
     let stream = accepting.await.map_err(|error| failure::of_handshake(&error))?;
-    Pending::checked(TlsStream::Server(stream), Some(own), &side.settings.alpn)
+    Pending::checked(TlsStream::Server(stream), Some(own), &side.protocols)
 }
 
 /// Makes the handshake on `io`, as [`accept`] does for the other end.
@@ -91,7 +91,7 @@ pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(side: &ClientSide, io: S
     let connecting = TlsConnector::from(Arc::new(config)).connect_with(name, ReadAhead::new(io), |connection| connection.set_buffer_limit(Some(SEND_BUFFER)));
     let stream = connecting.await.map_err(|error| failure::of_handshake(&error))?;
     let shown = shows.is_some_and(|shows| shows.shown.load(std::sync::atomic::Ordering::SeqCst));
-    let pending = Pending::checked(TlsStream::Client(stream), own.filter(|_| shown), &side.settings.alpn)?;
+    let pending = Pending::checked(TlsStream::Client(stream), own.filter(|_| shown), &side.protocols)?;
     if pending.peer.is_none() {
         return Finding::new(Reason::CertificateInvalid, "handshake.certificate", "a certificate of the server", "none").refuse();
     }

@@ -6,9 +6,16 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use rustls::pki_types::ServerName;
 
-use super::{ALPN_RAW, Credential, Identity, Judge, PeerIdentity, config};
+use super::{ALPN_PREFIX, ALPN_RAW, Credential, Identity, Judge, PeerIdentity, config};
 use crate::clock::Clock;
 use crate::refusal::Denied;
+use crate::session::frame::MAX_EVIDENCE_FRAME;
+
+/// The octets of evidence taken from a peer when nothing else is said: a quote with its endorsements has some tens of KiB.
+pub const DEFAULT_EVIDENCE: usize = 256 * 1024;
+
+/// The most octets of evidence that can be taken from a peer: the longest EVIDENCE frame.
+pub const MAX_EVIDENCE: usize = MAX_EVIDENCE_FRAME;
 
 /// How fresh a peer's evidence must be. The order is that of strength.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -78,10 +85,10 @@ pub struct ServerSettings {
     pub tier: Tier,
     /// Whom we let in.
     pub clients: Clients,
-    /// The protocol ids offered, best first; empty for the default: `portcullis1/raw` with an exchange, none without.
-    pub alpn: Vec<Vec<u8>>,
-    /// The most octets of evidence taken from a client; 0 for the default of 256 KiB, never more than 1 MiB.
-    pub max_evidence: usize,
+    /// The protocol ids offered, best first; `None` for [`ALPN_RAW`] with an exchange and none without.
+    pub alpn: Option<Vec<Vec<u8>>>,
+    /// The most octets of evidence taken from a client, never more than [`MAX_EVIDENCE`]; `None` for [`DEFAULT_EVIDENCE`].
+    pub max_evidence: Option<usize>,
 }
 
 /// The settings of a [`ClientSide`].
@@ -96,9 +103,9 @@ pub struct ClientSettings {
     /// What is wanted of the server.
     pub peer: Peer,
     /// As in [`ServerSettings::alpn`].
-    pub alpn: Vec<Vec<u8>>,
-    /// The most octets of evidence taken from the server; 0 for the default of 256 KiB, never more than 1 MiB.
-    pub max_evidence: usize,
+    pub alpn: Option<Vec<Vec<u8>>>,
+    /// The most octets of evidence taken from the server; as in [`ServerSettings::max_evidence`].
+    pub max_evidence: Option<usize>,
 }
 
 /// Why a side cannot be set up.
@@ -133,6 +140,7 @@ impl std::error::Error for SideError {}
 /// The serving end.
 pub struct ServerSide {
     pub(super) settings: ServerSettings,
+    pub(super) protocols: Vec<Vec<u8>>,
     clock: Clock,
     /// The rustls configuration of the credential in use; rebuilt when the identity publishes another.
     ready: ArcSwapOption<(Arc<Credential>, Arc<rustls::ServerConfig>)>,
@@ -143,9 +151,8 @@ impl ServerSide {
     ///
     /// # Errors
     /// [`SideError`].
-    pub fn new(mut settings: ServerSettings, clock: Clock) -> Result<Self, SideError> {
-        settings.alpn = alpn(settings.tier, settings.alpn)?;
-        settings.max_evidence = evidence_bound(settings.max_evidence);
+    pub fn new(settings: ServerSettings, clock: Clock) -> Result<Self, SideError> {
+        let protocols = protocols(settings.tier, settings.alpn.as_deref())?;
         if settings.tier.has_exchange() && settings.identity.attester().is_none() {
             return Err(SideError::NoAttester(settings.tier));
         }
@@ -156,13 +163,19 @@ impl ServerSide {
             vouched(&peer.identity)?;
         }
         config::check().map_err(|error| SideError::Tls(error.to_string()))?;
-        Ok(Self { settings, clock, ready: ArcSwapOption::empty() })
+        Ok(Self { settings, protocols, clock, ready: ArcSwapOption::empty() })
     }
 
-    /// The settings, defaults filled in.
+    /// The settings.
     #[must_use]
     pub const fn settings(&self) -> &ServerSettings {
         &self.settings
+    }
+
+    /// The most octets of evidence taken from a client.
+    #[must_use]
+    pub fn max_evidence(&self) -> usize {
+        evidence_bound(self.settings.max_evidence)
     }
 
     /// The credential in use and the rustls configuration that presents it.
@@ -174,7 +187,7 @@ impl ServerSide {
         if let Some(ready) = self.ready.load_full().filter(|ready| Arc::ptr_eq(&ready.0, &credential)) {
             return Ok((credential, Arc::clone(&ready.1)));
         }
-        let config = Arc::new(config::server(&self.settings, &credential, &self.clock)?);
+        let config = Arc::new(config::server(&self.settings, &self.protocols, &credential, &self.clock)?);
         self.ready.store(Some(Arc::new((Arc::clone(&credential), Arc::clone(&config)))));
         Ok((credential, config))
     }
@@ -189,6 +202,7 @@ impl fmt::Debug for ServerSide {
 /// The connecting end.
 pub struct ClientSide {
     pub(super) settings: ClientSettings,
+    pub(super) protocols: Vec<Vec<u8>>,
     clock: Clock,
     pub(super) base: rustls::ClientConfig,
 }
@@ -198,21 +212,26 @@ impl ClientSide {
     ///
     /// # Errors
     /// [`SideError`].
-    pub fn new(mut settings: ClientSettings, clock: Clock) -> Result<Self, SideError> {
-        settings.alpn = alpn(settings.tier, settings.alpn)?;
-        settings.max_evidence = evidence_bound(settings.max_evidence);
+    pub fn new(settings: ClientSettings, clock: Clock) -> Result<Self, SideError> {
+        let protocols = protocols(settings.tier, settings.alpn.as_deref())?;
         if settings.tier == Tier::SessionMutual && settings.identity.as_ref().is_none_or(|identity| identity.attester().is_none()) {
             return Err(SideError::NotMutual);
         }
         vouched(&settings.peer.identity)?;
-        let base = config::client(&settings, &clock).map_err(|error| SideError::Tls(error.to_string()))?;
-        Ok(Self { settings, clock, base })
+        let base = config::client(&protocols, &clock).map_err(|error| SideError::Tls(error.to_string()))?;
+        Ok(Self { settings, protocols, clock, base })
     }
 
-    /// The settings, defaults filled in.
+    /// The settings.
     #[must_use]
     pub const fn settings(&self) -> &ClientSettings {
         &self.settings
+    }
+
+    /// The most octets of evidence taken from the server.
+    #[must_use]
+    pub fn max_evidence(&self) -> usize {
+        evidence_bound(self.settings.max_evidence)
     }
 
     /// The credential to show should the server ask.
@@ -231,14 +250,18 @@ impl fmt::Debug for ClientSide {
     }
 }
 
-fn alpn(tier: Tier, configured: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, SideError> {
-    match (tier.has_exchange(), configured.is_empty()) {
-        (true, true) => Ok(vec![ALPN_RAW.to_vec()]),
-        (true, false) => match configured.iter().find(|id| !id.starts_with(b"portcullis1/")) {
-            Some(id) => Err(SideError::Alpn(String::from_utf8_lossy(id).into_owned())),
-            None => Ok(configured),
-        },
-        (false, _) => Ok(configured),
+/// The protocol ids that are offered, as rustls takes them.
+fn protocols(tier: Tier, configured: Option<&[Vec<u8>]>) -> Result<Vec<Vec<u8>>, SideError> {
+    let Some(configured) = configured else {
+        return Ok(if tier.has_exchange() { vec![ALPN_RAW.to_vec()] } else { Vec::new() });
+    };
+    if !tier.has_exchange() {
+        return Ok(configured.to_vec());
+    }
+    match configured.iter().find(|id| !id.starts_with(ALPN_PREFIX)) {
+        Some(id) => Err(SideError::Alpn(String::from_utf8_lossy(id).into_owned())),
+        None if configured.is_empty() => Err(SideError::Alpn(String::new())),
+        None => Ok(configured.to_vec()),
     }
 }
 
@@ -247,10 +270,6 @@ const fn vouched(identity: &PeerIdentity) -> Result<(), SideError> {
     if identity.spiffe_ids.is_empty() || identity.pki.is_some() { Ok(()) } else { Err(SideError::SpiffeWithoutPki) }
 }
 
-const fn evidence_bound(configured: usize) -> usize {
-    match configured {
-        0 => 256 * 1024,
-        1..=0x10_0000 => configured,
-        _ => 0x10_0000,
-    }
+fn evidence_bound(configured: Option<usize>) -> usize {
+    configured.unwrap_or(DEFAULT_EVIDENCE).min(MAX_EVIDENCE)
 }

@@ -190,7 +190,7 @@ impl Server {
     pub async fn start(house: &House, plan: ServerPlan) -> Self {
         let service = Service::start().await;
         let clients = plan.clients.map_or(Clients::Any, Clients::Attested);
-        let settings = ServerSettings { identity: plan.identity, tier: plan.tier, clients, alpn: Vec::new(), max_evidence: 0 };
+        let settings = ServerSettings { identity: plan.identity, tier: plan.tier, clients, alpn: None, max_evidence: None };
         let side = ServerSide::new(settings, house.parts.clock.clone()).unwrap_or_else(|error| panic!("{error}"));
         let (name, proxy, address) = listen(house, "server", Terminate::Attested(Arc::new(side)), (service.address, Originate::Plain), plan.limits);
         Self { name, address, service, proxy }
@@ -230,7 +230,7 @@ pub struct Client {
 impl Client {
     pub fn start(house: &House, plan: ClientPlan, server: SocketAddr) -> Self {
         let server_name = ServerName::try_from("app.example").expect("a name");
-        let settings = ClientSettings { identity: plan.identity, tier: plan.tier, server_name, peer: plan.peer, alpn: Vec::new(), max_evidence: 0 };
+        let settings = ClientSettings { identity: plan.identity, tier: plan.tier, server_name, peer: plan.peer, alpn: None, max_evidence: None };
         let side = ClientSide::new(settings, house.parts.clock.clone()).unwrap_or_else(|error| panic!("{error}"));
         let (name, proxy, entrance) = listen(house, "client", Terminate::Plain, (server, Originate::Attested(Arc::new(side))), plan.limits);
         Self { name, entrance, proxy }

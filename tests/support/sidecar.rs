@@ -215,7 +215,7 @@ impl<'a> Plan<'a> {
         let identity = self.server.identity(&parts).await;
         let peer = || Peer { judge: judge(&parts), identity: PeerIdentity::default() };
         let clients = if self.client.is_some() { Clients::Attested(peer()) } else { Clients::Any };
-        let settings = ServerSettings { identity: identity.clone(), tier: self.tiers.0, clients, alpn: Vec::new(), max_evidence: 0 };
+        let settings = ServerSettings { identity: identity.clone(), tier: self.tiers.0, clients, alpn: None, max_evidence: None };
         let side = ServerSide::new(settings, parts.clock.clone()).unwrap_or_else(|error| panic!("{error}"));
         let mut attested = listener("attested", loopback(), Terminate::Attested(Arc::new(side)), behind);
         attested.limits = self.limits;
@@ -227,7 +227,7 @@ impl<'a> Plan<'a> {
         };
         let server_name = ServerName::try_from("service.test").expect("a name");
         let peer = Peer { judge: judge(&parts), identity: self.identity };
-        let settings = ClientSettings { identity: own, tier: self.tiers.1, server_name, peer, alpn: Vec::new(), max_evidence: 0 };
+        let settings = ClientSettings { identity: own, tier: self.tiers.1, server_name, peer, alpn: None, max_evidence: None };
         let side = ClientSide::new(settings, parts.clock.clone()).unwrap_or_else(|error| panic!("{error}"));
         let ahead = upstream("attested", address(&server), Originate::Attested(Arc::new(side)));
         let mut entrance = listener("entrance", loopback(), Terminate::Plain, ahead);

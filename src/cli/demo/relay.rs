@@ -29,10 +29,10 @@ impl Relay {
         let stolen = IdentitySettings::Files { chain: folder.join("server.pem"), key: folder.join("server.key") };
         let batcher = Batcher::start(attester, BatchSettings::default());
         let identity = Identity::start(stolen, Some(batcher), None, clock.clone(), Arc::new(Metrics::new())).await?;
-        let serving = ServerSettings { identity, tier: Tier::Session, clients: Clients::Any, alpn: Vec::new(), max_evidence: 0 };
+        let serving = ServerSettings { identity, tier: Tier::Session, clients: Clients::Any, alpn: None, max_evidence: None };
         let serving = ServerSide::new(serving, clock.clone())?;
         let server_name = rustls::pki_types::ServerName::try_from("localhost").context("a name")?;
-        let dialling = ClientSettings { identity: None, tier: Tier::Session, server_name, peer, alpn: Vec::new(), max_evidence: 0 };
+        let dialling = ClientSettings { identity: None, tier: Tier::Session, server_name, peer, alpn: None, max_evidence: None };
         let dialling = ClientSide::new(dialling, clock)?;
         let listener = TcpListener::bind("127.0.0.1:0").await.context("no port on loopback")?;
         let address = listener.local_addr().context("no address")?;
