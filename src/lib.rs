@@ -22,6 +22,8 @@ pub mod attester;
 pub mod cli;
 #[cfg(feature = "proxy")]
 pub mod clock;
+#[cfg(feature = "proxy")]
+pub mod collateral;
 #[cfg(feature = "cli")]
 pub mod config;
 #[cfg(feature = "proxy")]

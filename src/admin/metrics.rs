@@ -1,16 +1,19 @@
 //! What is counted. Labels are bounded: no address, name of a peer or measurement is ever a label.
 
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 type Labels = Vec<(&'static str, String)>;
 type Counters = Family<Labels, Counter>;
 type Gauges = Family<Labels, Gauge>;
+type Durations = Family<Labels, Histogram, fn() -> Histogram>;
 
 /// All metrics of the process.
 #[derive(Debug)]
@@ -19,6 +22,9 @@ pub struct Metrics {
     appraisals: Counters,
     cache_lookups: Counters,
     certificate_not_after: Gauges,
+    collateral_fetches: Counters,
+    collateral_fetch_duration: Durations,
+    collateral_not_after: Gauges,
     confirmed: Counters,
     connections_active: Gauges,
     connections_closed: Counters,
@@ -82,6 +88,13 @@ impl Metrics {
             appraisals: counters(&mut registry, "appraisals", "Verdicts about peers"),
             cache_lookups: counters(&mut registry, "appraisal_cache_lookups", "Certificate verdicts asked of the cache"),
             certificate_not_after: gauges(&mut registry, "certificate_not_after_timestamp_seconds", "End of our certificate"),
+            collateral_fetches: counters(&mut registry, "collateral_fetches", "Questions to sources of collateral"),
+            collateral_fetch_duration: {
+                let family = Durations::new_with_constructor(|| Histogram::new([0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0]));
+                registry.register("collateral_fetch_duration_seconds", "How long sources of collateral took to answer", family.clone());
+                family
+            },
+            collateral_not_after: gauges(&mut registry, "collateral_not_after_timestamp_seconds", "The earliest end of an item at hand"),
             confirmed: counters(&mut registry, "connections_confirmed", "Connections that were let through, by tier"),
             connections_active: gauges(&mut registry, "connections_active", "Connections now"),
             connections_closed: counters(&mut registry, "connections_closed", "Connections ended"),
@@ -135,6 +148,17 @@ impl Metrics {
     /// Counts a look into the appraisal cache.
     pub fn cache_looked_up(&self, result: &'static str) {
         self.cache_lookups.get_or_create(&owned(&[("result", result)])).inc();
+    }
+
+    /// Counts a question to a source of collateral: its kind, the item's short name, `ok` or why not.
+    pub fn collateral_fetched(&self, source: &'static str, item: &str, result: &'static str, took: Duration) {
+        self.collateral_fetches.get_or_create(&owned(&[("source", source), ("item", item), ("result", result)])).inc();
+        self.collateral_fetch_duration.get_or_create(&owned(&[("source", source), ("item", item)])).observe(took.as_secs_f64());
+    }
+
+    /// Notes the earliest end of the items of this short name.
+    pub fn collateral_ends(&self, item: &str, until: u64) {
+        self.collateral_not_after.get_or_create(&owned(&[("item", item)])).set(i64::try_from(until).unwrap_or(i64::MAX));
     }
 
     /// Counts a connection that was let through under this tier.
