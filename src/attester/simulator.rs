@@ -10,9 +10,11 @@ mod authority;
 mod certificate;
 mod der;
 mod forge;
+mod kds;
 mod keys;
 mod machine;
 mod revocation;
+mod service;
 
 use std::time::Duration;
 
@@ -23,8 +25,10 @@ use crate::evidence::snp::Product;
 pub use authority::{Role, SimulatedVendor};
 pub use certificate::{Trailer, VekCertificate, VekExtension};
 pub use forge::{Forge, Patch};
+pub use kds::Kds;
 pub use machine::{Fault, SimulatedAttester};
 pub use revocation::RevocationList;
+pub use service::{Flaw, Page, Service, ServiceFault, Shelf};
 
 /// The launch measurement of a simulated guest when none is set: ASCII text, so that it is known when it is seen.
 pub const MEASUREMENT: [u8; 48] = *b"portcullis simulator: this measures nothing real";
