@@ -61,8 +61,9 @@ pub(super) fn answers(found: &Bound, binding: &Binding) -> Result<(), Denied> {
         .refuse()
 }
 
-/// Judges genuine claims by a policy.
-pub(super) fn appraise(authentic: AuthenticClaims, policy: &AppraisalPolicy, now: Timestamp) -> Result<Appraisal, Denied> {
+/// Judges genuine claims by a policy. `since` is when the evidence was presented: rules about its age look at
+/// that moment, everything else at `now`.
+pub(super) fn appraise(authentic: AuthenticClaims, policy: &AppraisalPolicy, since: Timestamp, now: Timestamp) -> Result<Appraisal, Denied> {
     if policy.expires.is_some_and(|expires| now > expires) {
         let found = policy.expires.map(|expires| expires.to_string()).unwrap_or_default();
         return Finding::new(Reason::PolicyInvalid, "policy.expires", format!("a policy that holds at {now}"), found).fix("renew the policy file").refuse();
@@ -74,7 +75,7 @@ pub(super) fn appraise(authentic: AuthenticClaims, policy: &AppraisalPolicy, now
             .fix(format!("the operator denied it: {}", denial.why))
             .refuse();
     }
-    let (entry, observed) = fitting(policy, &authentic, now)?;
+    let (entry, observed) = fitting(policy, &authentic, since, now)?;
     let until = [Some(authentic.until), policy.expires, entry.not_after].into_iter().flatten().min().unwrap_or(now);
     Ok(Appraisal {
         platform: authentic.platform,
@@ -91,7 +92,7 @@ pub(super) fn appraise(authentic: AuthenticClaims, policy: &AppraisalPolicy, now
 
 /// The first entry that fits wholly; else, in observe mode, the one that misses reference values alone; else a refusal
 /// with the mismatches of the nearest.
-fn fitting<'p>(policy: &'p AppraisalPolicy, authentic: &AuthenticClaims, now: Timestamp) -> Result<(&'p Entry, Vec<Finding>), Denied> {
+fn fitting<'p>(policy: &'p AppraisalPolicy, authentic: &AuthenticClaims, since: Timestamp, now: Timestamp) -> Result<(&'p Entry, Vec<Finding>), Denied> {
     let of_platform: Vec<&Entry> = policy.accept.iter().filter(|entry| entry.tee == authentic.platform).collect();
     if of_platform.is_empty() {
         let tees: Vec<_> = policy.accept.iter().map(|entry| entry.tee).collect();
@@ -99,7 +100,7 @@ fn fitting<'p>(policy: &'p AppraisalPolicy, authentic: &AuthenticClaims, now: Ti
         return Finding::new(Reason::PlatformNotAllowed, "tee", expected, authentic.platform).refuse();
     }
     let live = of_platform.iter().copied().filter(|entry| entry.not_after.is_none_or(|end| now <= end));
-    let mut judged: Vec<(&Entry, Vec<Missed>)> = live.map(|entry| (entry, mismatches(entry, &authentic.claims, now))).collect();
+    let mut judged: Vec<(&Entry, Vec<Missed>)> = live.map(|entry| (entry, mismatches(entry, &authentic.claims, since))).collect();
     judged.sort_by_key(|(_, missed)| missed.len());
     let fits = |missed: &Missed| policy.mode == Mode::Observe && missed.always == Always::Reference;
     match judged.iter().position(|(_, missed)| missed.iter().all(fits)) {

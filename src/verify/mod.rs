@@ -17,8 +17,8 @@ use std::fmt::Debug;
 
 use crate::evidence::binding::Binding;
 use crate::evidence::cmw::Collection;
-use crate::evidence::{Bound, Claims, EndorsementId, Endorsements, Evidence, KeyDigest, Timestamp};
-use crate::policy::{AppraisalPolicy, Revocation, Vocabulary};
+use crate::evidence::{Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence, KeyDigest, Timestamp};
+use crate::policy::{AppraisalPolicy, Entry, Revocation, Vocabulary};
 use crate::refusal::{Denied, Finding};
 
 pub use memo::SignatureMemo;
@@ -51,6 +51,21 @@ pub trait Verifier: Debug + Sync {
     /// # Errors
     /// As [`Verifier::read`].
     fn needs(&self, evidence: &Evidence) -> Result<Vec<EndorsementId>, Denied>;
+
+    /// The endorsements that every peer of an entry of a policy will need, as far as the entry tells: got before the first
+    /// one comes.
+    fn foreseen(&self, _: &Entry) -> Vec<EndorsementId> {
+        Vec::new()
+    }
+
+    /// Refuses what is not the vendor's or not what `id` names, as far as can be told without evidence: before it is kept.
+    /// `others` finds what is at hand. Establishes nothing for a verdict, which judges everything anew.
+    ///
+    /// # Errors
+    /// Every code about chains and collateral.
+    fn vouch(&self, _: &EndorsementId, _: &Endorsement, _: &dyn Fn(&EndorsementId) -> Option<Endorsement>, _: &Grounds<'_>) -> Result<(), Denied> {
+        Ok(())
+    }
 
     /// Proves the evidence genuine: signature over the received bytes, chain to an anchor, revocation, dates.
     ///
@@ -203,6 +218,15 @@ impl AttestationResult {
     }
 }
 
+/// When evidence was presented, and when it is judged.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Presented {
+    /// When the peer gave it.
+    pub since: Timestamp,
+    /// The present.
+    pub now: Timestamp,
+}
+
 /// A policy with the anchors it names: what judges peers.
 #[derive(Debug)]
 pub struct Appraiser {
@@ -226,10 +250,26 @@ impl Appraiser {
         memo: &dyn SignatureMemo,
         now: Timestamp,
     ) -> Result<AttestationResult, Denied> {
+        self.reconsider(verifier, presented, binding, memo, Presented { since: now, now })
+    }
+
+    /// Judges again what was presented at an earlier moment, by today's policy and endorsements: whether a connection
+    /// that was let through would be let through now. How old the evidence may be is judged as of when it was presented.
+    ///
+    /// # Errors
+    /// As [`Appraiser::judge`].
+    pub fn reconsider(
+        &self,
+        verifier: &dyn Verifier,
+        presented: &Collection,
+        binding: &Binding,
+        memo: &dyn SignatureMemo,
+        Presented { since, now }: Presented,
+    ) -> Result<AttestationResult, Denied> {
         appraise::bound(verifier, presented, binding)?;
         let authentic = verifier.authenticate(&presented.tee, &presented.endorsements, &self.grounds(memo, now))?;
         appraise::answers(&authentic.bound, binding)?;
-        let mut appraisal = appraise::appraise(authentic, &self.policy, now)?;
+        let mut appraisal = appraise::appraise(authentic, &self.policy, since, now)?;
         appraisal.until = binding.until().map_or(appraisal.until, |until| until.min(appraisal.until));
         Ok(AttestationResult { key: *binding.key(), appraisal })
     }
@@ -247,7 +287,7 @@ impl Appraiser {
         now: Timestamp,
     ) -> Result<Appraisal, Denied> {
         let authentic = verifier.authenticate(evidence, endorsements, &self.grounds(memo, now))?;
-        appraise::appraise(authentic, &self.policy, now)
+        appraise::appraise(authentic, &self.policy, now, now)
     }
 
     fn grounds<'a>(&'a self, memo: &'a dyn SignatureMemo, now: Timestamp) -> Grounds<'a> {

@@ -13,6 +13,7 @@
 //! Whether the guest is wanted is stage 2's: see [`vocabulary`].
 
 mod claims;
+mod collateral;
 mod vocabulary;
 
 use x509_parser::prelude::X509Certificate;
@@ -22,8 +23,8 @@ use super::roots::{Anchor, Origin};
 use super::{AuthenticClaims, Grounds, Verifier};
 use crate::crypto::{Scheme, verifies};
 use crate::evidence::snp::{Product, Report, SIGNED_SIZE, SigningKey as ReportSigner, Tcb, Vek, VekKind};
-use crate::evidence::{Bound, Claims, EndorsementId, Endorsements, Evidence, Timestamp};
-use crate::policy::{Revocation, Vocabulary};
+use crate::evidence::{Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence, Timestamp};
+use crate::policy::{Entry, Revocation, Vocabulary};
 use crate::refusal::{Denied, Finding, Reason};
 
 /// The platform's verifier.
@@ -67,13 +68,25 @@ impl Verifier for Snp {
         let Some(product) = claims::product(&report) else {
             return Ok(Vec::new());
         };
-        let (service, line) = (kind.name(), product.vendor_name());
-        let chain = |name, path: &str| EndorsementId { name, path: format!("/{service}/v1/{line}/{path}") };
-        let mut needs = vec![chain(kind.issuer(), "cert_chain"), chain("crl", "crl")];
+        let mut needs = vec![collateral::chain_id(kind, product), collateral::list_id(kind, product)];
         if let (VekKind::Vcek, Some(tcb)) = (kind, Tcb::parse(report.reported_tcb, product)) {
             needs.push(EndorsementId { name: kind.name(), path: vcek_path(&report, product, tcb) });
         }
         Ok(needs)
+    }
+
+    fn foreseen(&self, entry: &Entry) -> Vec<EndorsementId> {
+        collateral::foreseen(entry)
+    }
+
+    fn vouch(
+        &self,
+        id: &EndorsementId,
+        endorsement: &Endorsement,
+        others: &dyn Fn(&EndorsementId) -> Option<Endorsement>,
+        grounds: &Grounds<'_>,
+    ) -> Result<(), Denied> {
+        collateral::vouch(id, &endorsement.bytes, others, grounds)
     }
 
     fn authenticate(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<AuthenticClaims, Denied> {
@@ -162,18 +175,10 @@ fn authorities<'a>(vek: &Vek, certificate: &X509Certificate<'_>, endorsements: &
     };
     no_foreign_root(endorsements, vek.product, grounds)?;
     let intermediate = chain::certificate(name, der)?;
-    let prefix = if vek.kind == VekKind::Vcek { "SEV-" } else { "SEV-VLEK-" };
-    let subject = format!("{prefix}{}", vek.product.vendor_name());
-    if chain::common_name(intermediate.subject()) != Some(&subject) {
-        return untrusted(name, format!("CN={subject}"), intermediate.subject());
-    }
-    if !of_root(intermediate.issuer(), vek.product) {
-        return untrusted(name, format!("issued by CN=ARK-{}", vek.product.vendor_name()), intermediate.issuer());
-    }
+    authority_names(name, &intermediate, vek.kind, vek.product)?;
     if certificate.issuer().as_raw() != intermediate.subject().as_raw() {
         return untrusted("vek.issuer", intermediate.subject(), certificate.issuer());
     }
-    chain::is_authority(name, &intermediate)?;
     chain::issued_by(vek.kind.name(), certificate, &SigningKey::of_certificate(&intermediate), grounds.memo, grounds.now)?;
     let mut refused = None;
     for anchor in grounds.anchors.of("sev-snp", vek.product.name()) {
@@ -187,6 +192,19 @@ fn authorities<'a>(vek: &Vek, certificate: &X509Certificate<'_>, endorsements: &
         }
     }
     Err(refused.unwrap_or_else(|| Finding::new(Reason::ChainUntrusted, "ark", "a pinned root of this product", "none").into()))
+}
+
+/// Refuses an intermediate that is not of this product's for this kind of key, or may not issue.
+fn authority_names(name: &'static str, intermediate: &X509Certificate<'_>, kind: VekKind, product: Product) -> Result<(), Denied> {
+    let prefix = if kind == VekKind::Vcek { "SEV-" } else { "SEV-VLEK-" };
+    let subject = format!("{prefix}{}", product.vendor_name());
+    if chain::common_name(intermediate.subject()) != Some(&subject) {
+        return untrusted(name, format!("CN={subject}"), intermediate.subject());
+    }
+    if !of_root(intermediate.issuer(), product) {
+        return untrusted(name, format!("issued by CN=ARK-{}", product.vendor_name()), intermediate.issuer());
+    }
+    chain::is_authority(name, intermediate)
 }
 
 /// A root may come along; it must be one of ours, and is never believed for coming along.
@@ -287,7 +305,11 @@ fn shown(tcb: Tcb) -> String {
 /// The vendor's path of a VCEK: by chip and TCB.
 fn vcek_path(report: &Report, product: Product, tcb: Tcb) -> String {
     let length = if product == Product::Turin { 8 } else { 64 };
-    let chip = data_encoding::HEXLOWER.encode(report.chip_id.get(..length).unwrap_or_default());
+    path_of(report.chip_id.get(..length).unwrap_or_default(), product, tcb)
+}
+
+fn path_of(chip: &[u8], product: Product, tcb: Tcb) -> String {
+    let chip = data_encoding::HEXLOWER.encode(chip);
     let Tcb { fmc, bootloader, tee, snp, microcode } = tcb;
     let fmc = fmc.map(|fmc| format!("fmcSPL={fmc:02}&")).unwrap_or_default();
     let line = product.vendor_name();
