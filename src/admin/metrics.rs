@@ -38,6 +38,7 @@ pub struct Metrics {
     received: Counters,
     sent: Counters,
     upstream_connects: Counters,
+    withdrawn: Counters,
 }
 
 /// Which way an attested connection goes.
@@ -112,6 +113,7 @@ impl Metrics {
             received: counters(&mut registry, "bytes_received", "Octets from the peers of a listener"),
             sent: counters(&mut registry, "bytes_sent", "Octets to the peers of a listener"),
             upstream_connects: counters(&mut registry, "upstream_connects", "Connections to upstreams"),
+            withdrawn: counters(&mut registry, "connections_withdrawn", "Live connections ended because a peer would now be refused"),
             registry,
         }
     }
@@ -179,6 +181,11 @@ impl Metrics {
     /// Counts a refused connection: every one of them, whatever stage refused it.
     pub fn refused(&self, listener: &str, side: &'static str, reason: &'static str) {
         self.refused.get_or_create(&owned(&[("listener", listener), ("side", side), ("reason", reason)])).inc();
+    }
+
+    /// Counts a live connection that ended because this side of it would now be refused.
+    pub fn withdrawn(&self, listener: &str, side: &'static str, reason: &'static str) {
+        self.withdrawn.get_or_create(&owned(&[("listener", listener), ("side", side), ("reason", reason)])).inc();
     }
 
     /// Counts a certificate with evidence made, or failed, and notes the end of the one in use.

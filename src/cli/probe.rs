@@ -89,7 +89,7 @@ impl Witness {
 }
 
 impl Judge for Witness {
-    fn accepts(&self) -> &[String] {
+    fn accepts(&self) -> Vec<String> {
         self.inner.accepts()
     }
 
@@ -97,7 +97,7 @@ impl Judge for Witness {
         self.inner.age_rule()
     }
 
-    fn policy(&self) -> &str {
+    fn policy(&self) -> String {
         self.inner.policy()
     }
 

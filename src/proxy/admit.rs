@@ -9,6 +9,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsStream;
 
+use super::standing::{Ended, Kept, Standing};
 use crate::admin::metrics::{Direction, Metrics};
 use crate::attester::batch::{BatchedQuote, QuoteError};
 use crate::clock::Clock;
@@ -25,10 +26,10 @@ use crate::verify::AttestationResult;
 /// The proof that one end of a connection may be forwarded. Made only by this module.
 #[derive(Debug)]
 pub(super) struct Admitted {
-    /// Until when; `None` for a peer that nothing is known about.
-    pub(super) until: Option<Timestamp>,
     /// What it was admitted for.
     pub(super) ground: Ground,
+    /// What the verdict stands on; `None` for a peer that nothing is known about.
+    standing: Option<Standing>,
 }
 
 /// On what ground a peer was admitted.
@@ -43,11 +44,11 @@ pub(super) enum Ground {
 }
 
 impl Admitted {
-    /// Both ends of a connection: the earlier end counts.
-    pub(super) fn and(&self, other: &Self) -> Option<Timestamp> {
-        match (self.until, other.until) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
+    /// Returns when this end may be forwarded no longer: never, for a peer that nothing is known about.
+    pub(super) async fn ended(&self, clock: &Clock) -> Ended {
+        match (&self.standing, &self.ground) {
+            (Some(standing), Ground::Attested(_, result)) => standing.ended(result, clock).await,
+            _ => std::future::pending().await,
         }
     }
 }
@@ -72,12 +73,12 @@ pub(super) type Opened<S> = (Admitted, Box<TlsStream<ReadAhead<S>>>);
 
 enum Verdict {
     AnyClient,
-    Attested(Arc<AttestationResult>),
+    Attested(Arc<AttestationResult>, Standing),
 }
 
 /// Admits what comes in at a plain listener: the operator decided by configuring it.
 pub(super) const fn local() -> Admitted {
-    Admitted { until: None, ground: Ground::Local }
+    Admitted { ground: Ground::Local, standing: None }
 }
 
 /// Decides about a client that connected to us.
@@ -97,8 +98,8 @@ pub(super) async fn client<S: AsyncRead + AsyncWrite + Unpin>(
         }
         match (settings.tier, peer) {
             (Tier::Certificate, None) => Ok(Verdict::AnyClient),
-            (Tier::Certificate, Some(peer)) => by_certificate(peer, &pending, around.clock),
-            (Tier::Session | Tier::SessionMutual, _) => serve_exchange(side, peer, &mut pending, around.clock).await,
+            (Tier::Certificate, Some(peer)) => by_certificate(peer, &pending, around).await,
+            (Tier::Session | Tier::SessionMutual, _) => serve_exchange(side, peer, &mut pending, around).await,
         }
     })
     .await;
@@ -115,8 +116,8 @@ pub(super) async fn server<S: AsyncRead + AsyncWrite + Unpin>(
     let verdict = in_time(around.limit, async {
         ready(&settings.peer, &pending, PeerRole::Server, around.clock)?;
         match settings.tier {
-            Tier::Certificate => by_certificate(&settings.peer, &pending, around.clock),
-            Tier::Session | Tier::SessionMutual => open_exchange(side, &mut pending, around.clock).await,
+            Tier::Certificate => by_certificate(&settings.peer, &pending, around).await,
+            Tier::Session | Tier::SessionMutual => open_exchange(side, &mut pending, around).await,
         }
     })
     .await;
@@ -132,28 +133,25 @@ async fn conclude<S: AsyncRead + AsyncWrite + Unpin>(
     direction: Direction,
     around: Surroundings<'_>,
 ) -> Result<Opened<S>, Refused<S>> {
-    if let (Some(peer), Ok(Verdict::Attested(_)) | Err(_)) = (peer, &verdict) {
+    if let (Some(peer), Ok(Verdict::Attested(..)) | Err(_)) = (peer, &verdict) {
         record(peer, &verdict, direction, around.metrics);
     }
     let denied = match verdict.and_then(|verdict| around.clock.now().map(|now| (verdict, now))) {
         Ok((Verdict::AnyClient, _)) => {
-            let admitted = Admitted { until: None, ground: Ground::AnyClient(tier) };
+            let admitted = Admitted { ground: Ground::AnyClient(tier), standing: None };
             around.metrics.confirmed(tier.name(), direction);
             return Ok((admitted, Box::new(pending.open_unattested(Unattested::AnyClient))));
         }
-        Ok((Verdict::Attested(result), now)) => {
-            let skew = peer.map_or(0, |peer| peer.judge.age_rule().skew);
-            match until(&pending, &result, skew, now) {
-                Ok(until) => match pending.open(&result, now) {
-                    Ok(stream) => {
-                        around.metrics.confirmed(tier.name(), direction);
-                        return Ok((Admitted { until: Some(until), ground: Ground::Attested(tier, result) }, Box::new(stream)));
-                    }
-                    Err((pending, denied)) => return Err(refuse(*pending, tier, denied).await),
-                },
-                Err(denied) => denied,
-            }
-        }
+        Ok((Verdict::Attested(result, standing), now)) => match current(&pending, &result, now) {
+            Ok(()) => match pending.open(&result, now) {
+                Ok(stream) => {
+                    around.metrics.confirmed(tier.name(), direction);
+                    return Ok((Admitted { ground: Ground::Attested(tier, result), standing: Some(standing) }, Box::new(stream)));
+                }
+                Err((pending, denied)) => return Err(refuse(*pending, tier, denied).await),
+            },
+            Err(denied) => denied,
+        },
         Err(denied) => denied,
     };
     Err(refuse(pending, tier, denied).await)
@@ -167,15 +165,14 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(pending: Pending<S>, tier: Ti
     Refused { denied, socket }
 }
 
-/// Until when the connection may live: evidence, collateral, policy and certificate, less what the clocks may differ.
-fn until<S: AsyncRead + AsyncWrite + Unpin>(pending: &Pending<S>, result: &AttestationResult, skew: u64, now: Timestamp) -> Result<Timestamp, Denied> {
+/// Refuses a verdict that ran out while it was made, by evidence, collateral, policy or certificate.
+fn current<S: AsyncRead + AsyncWrite + Unpin>(pending: &Pending<S>, result: &AttestationResult, now: Timestamp) -> Result<(), Denied> {
     let not_after = pending.peer().map_or(Timestamp(0), |leaf| leaf.facts().not_after);
     let end = result.appraisal().until().min(not_after);
     if now > end {
         return Finding::new(Reason::EvidenceStale, "verdict.until", format!("after {now}"), end.to_string()).refuse();
     }
-    // With less than the skew left, our own clock alone counts.
-    Ok(if end.minus(skew) > now { end.minus(skew) } else { end })
+    Ok(())
 }
 
 async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T, Denied>>) -> Result<T, Denied> {
@@ -205,10 +202,18 @@ fn certificate<S: AsyncRead + AsyncWrite + Unpin>(pending: &Pending<S>) -> Resul
     })
 }
 
-fn by_certificate<S: AsyncRead + AsyncWrite + Unpin>(peer: &Peer, pending: &Pending<S>, clock: &Clock) -> Result<Verdict, Denied> {
-    certificate(pending)?;
+async fn by_certificate<S: AsyncRead + AsyncWrite + Unpin>(peer: &Peer, pending: &Pending<S>, around: Surroundings<'_>) -> Result<Verdict, Denied> {
+    let not_after = certificate(pending)?.facts().not_after;
     let leaf = pending.chain().first().map_or(&[][..], |leaf| leaf.as_ref());
-    peer.judge.certificate(leaf, clock.now()?).map(Verdict::Attested)
+    verdict(Standing::new(&peer.judge, Kept::Certificate(leaf.to_vec()), not_after, around.clock.now()?), around).await
+}
+
+/// The verdict about what was presented, once what it needs is at hand or plainly is not to be had in time.
+async fn verdict(standing: Standing, around: Surroundings<'_>) -> Result<Verdict, Denied> {
+    // Half of the exchange's time, so that the refusal says what is missing and not that time is over.
+    standing.gather(around.limit / 2).await;
+    let result = standing.first()?;
+    Ok(Verdict::Attested(result, standing))
 }
 
 /// The server's part of the exchange.
@@ -216,11 +221,11 @@ async fn serve_exchange<S: AsyncRead + AsyncWrite + Unpin>(
     side: &ServerSide,
     peer: Option<&Peer>,
     pending: &mut Pending<S>,
-    clock: &Clock,
+    around: Surroundings<'_>,
 ) -> Result<Verdict, Denied> {
     let settings = side.settings();
     let wanted = if peer.is_some() { ClientEvidence::Required } else { ClientEvidence::None };
-    let accepts = peer.map_or_else(|| vec![NO_TYPE.to_owned()], |peer| peer.judge.accepts().to_vec());
+    let accepts = peer.map_or_else(|| vec![NO_TYPE.to_owned()], |peer| peer.judge.accepts());
     let offer = Offer { nonce: crate::tls::nonce()?, client: wanted, accepts, max_evidence: side.max_evidence() };
     let hello = pending.receive(side.max_evidence()).await?;
     let (answer, agreed) = AwaitHelloClient::new(offer).greeted(&hello)?;
@@ -233,17 +238,17 @@ async fn serve_exchange<S: AsyncRead + AsyncWrite + Unpin>(
         (Next::Evidence(waiting), Some(peer)) => {
             let frame = pending.receive(waiting.agreed().limit()).await?;
             let presented = waiting.given(&frame)?;
-            let verdict = judge(peer, &presented, pending, clock)?;
+            let verdict = judge(peer, &presented, pending, around).await?;
             pending.quiet()?;
             pending.send(Frame::new(Kind::Result, Code::Ok.encode()).octets()).await?;
-            Ok(Verdict::Attested(Arc::new(verdict)))
+            Ok(verdict)
         }
         _ => Finding::new(Reason::ExchangeOutOfOrder, "exchange", "evidence exactly where it was agreed", "another agreement").refuse(),
     }
 }
 
 /// The client's part of the exchange.
-async fn open_exchange<S: AsyncRead + AsyncWrite + Unpin>(side: &ClientSide, pending: &mut Pending<S>, clock: &Clock) -> Result<Verdict, Denied> {
+async fn open_exchange<S: AsyncRead + AsyncWrite + Unpin>(side: &ClientSide, pending: &mut Pending<S>, around: Surroundings<'_>) -> Result<Verdict, Denied> {
     let settings = side.settings();
     let attests = settings.identity.as_ref().filter(|identity| identity.attester().is_some());
     let client = match (settings.tier, attests) {
@@ -251,18 +256,18 @@ async fn open_exchange<S: AsyncRead + AsyncWrite + Unpin>(side: &ClientSide, pen
         (_, Some(_)) => ClientEvidence::Offered,
         (_, None) => ClientEvidence::None,
     };
-    let accepts = settings.peer.judge.accepts().to_vec();
+    let accepts = settings.peer.judge.accepts();
     let offer = Offer { nonce: crate::tls::nonce()?, client, accepts, max_evidence: side.max_evidence() };
     let opening = AwaitHelloServer::open(offer, &authority(&settings.server_name));
     pending.send(opening.hello().octets()).await?;
     let waiting = opening.answered(&pending.receive(side.max_evidence()).await?)?;
     let presented = waiting.given(&pending.receive(side.max_evidence()).await?)?;
-    let verdict = judge(&settings.peer, &presented, pending, clock)?;
+    let verdict = judge(&settings.peer, &presented, pending, around).await?;
     pending.quiet()?;
     let accepted = Frame::new(Kind::Result, Code::Ok.encode());
     if !presented.agreed().mutual() {
         pending.send(accepted.octets()).await?;
-        return Ok(Verdict::Attested(Arc::new(verdict)));
+        return Ok(verdict);
     }
     let Some(identity) = attests else {
         return Finding::new(Reason::ExchangeOutOfOrder, "HELLO_S.attest", "the server alone", "both sides").refuse();
@@ -273,26 +278,28 @@ async fn open_exchange<S: AsyncRead + AsyncWrite + Unpin>(side: &ClientSide, pen
         let result = pending.receive(waiting.limit()).await?;
         waiting.judged(&result)?;
     }
-    Ok(Verdict::Attested(Arc::new(verdict)))
+    Ok(verdict)
 }
 
 /// Judges the evidence the peer gave for this session.
-fn judge<S: AsyncRead + AsyncWrite + Unpin>(
+async fn judge<S: AsyncRead + AsyncWrite + Unpin>(
     peer: &Peer,
     presented: &crate::session::Presented,
     pending: &Pending<S>,
-    clock: &Clock,
-) -> Result<AttestationResult, Denied> {
+    around: Surroundings<'_>,
+) -> Result<Verdict, Denied> {
     let agreed = presented.agreed();
     let role = match agreed.role() {
         Role::Client => Role::Server,
         Role::Server => Role::Client,
     };
-    let exporter = pending.exporter(role, agreed.nonce_client(), agreed.nonce_server())?;
-    let key_self = certificate(pending)?.key();
-    let attesting = Attesting { role, exporter: &exporter, key_self, key_peer: pending.own_key(), alpn: pending.alpn() };
-    let binding = presented.binding(attesting)?;
-    peer.judge.session(presented.collection(), &binding, clock.now()?)
+    let leaf = certificate(pending)?;
+    let binding = {
+        let exporter = pending.exporter(role, agreed.nonce_client(), agreed.nonce_server())?;
+        presented.binding(Attesting { role, exporter: &exporter, key_self: leaf.key(), key_peer: pending.own_key(), alpn: pending.alpn() })?
+    };
+    let kept = Kept::Session(Box::new((presented.collection().clone(), binding)));
+    verdict(Standing::new(&peer.judge, kept, leaf.facts().not_after, around.clock.now()?), around).await
 }
 
 /// Our evidence for this session.
@@ -330,9 +337,9 @@ fn authority(name: &ServerName<'static>) -> String {
 fn record(peer: &Peer, verdict: &Result<Verdict, Denied>, direction: Direction, metrics: &Metrics) {
     let (policy, digest) = (peer.judge.policy(), data_encoding::HEXLOWER.encode(&peer.judge.policy_digest()));
     match verdict {
-        Ok(Verdict::Attested(result)) => {
+        Ok(Verdict::Attested(result, _)) => {
             let appraisal = result.appraisal();
-            metrics.appraised(direction, policy, appraisal.platform(), None);
+            metrics.appraised(direction, &policy, appraisal.platform(), None);
             tracing::info!(
                 target: "audit", event = "peer.appraised", result = "allow", direction = direction.name(), tee = appraisal.platform(),
                 entry = appraisal.entry(), policy, policy_digest = %digest, until = %appraisal.until(), observed = appraisal.observed().len(),
@@ -344,7 +351,7 @@ fn record(peer: &Peer, verdict: &Result<Verdict, Denied>, direction: Direction, 
         }
         Ok(Verdict::AnyClient) => {}
         Err(denied) => {
-            metrics.appraised(direction, policy, "", Some(denied.reason().code()));
+            metrics.appraised(direction, &policy, "", Some(denied.reason().code()));
             let reasons = denied.findings().map(|finding| finding.reason.code()).collect::<Vec<_>>().join(",");
             tracing::warn!(
                 target: "audit", event = "peer.appraised", result = "deny", direction = direction.name(), reasons, policy,

@@ -1,20 +1,24 @@
-//! The appraisal of peers on this machine: one policy, the platforms of this build, and two memories: verdicts about
-//! certificates, and signatures that verified.
+//! The appraisal of peers on this machine: one policy, the platforms of this build, the collateral at hand, and two
+//! memories: verdicts about certificates, and signatures that verified.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use quick_cache::sync::Cache;
+use tokio::sync::watch;
 
 use crate::admin::metrics::Metrics;
-use crate::evidence::Timestamp;
+use crate::collateral::{self, Collateral, Item};
 use crate::evidence::binding::{AgeRule, Binding};
 use crate::evidence::cmw::Collection;
-use crate::platform;
+use crate::evidence::{EndorsementId, Endorsements, Timestamp};
+use crate::platform::{self, Platform};
 use crate::policy::AppraisalPolicy;
 use crate::refusal::{Denied, Finding, Reason};
-use crate::tls::{self, Judge};
-use crate::verify::{Appraiser, AttestationResult, SignatureMemo};
+use crate::tls::{self, Gathering, Judge, Subject};
+use crate::verify::{Appraiser, AttestationResult, Presented, SignatureMemo};
 
 /// Verdicts about certificates that are remembered, per policy. About 4 KiB each.
 const VERDICTS: usize = 4096;
@@ -56,42 +60,108 @@ impl SignatureMemo for Memo {
     }
 }
 
-/// A verdict about one certificate under this policy, while it holds.
+/// A verdict about one certificate under this policy and this collateral, while it holds.
 #[derive(Clone)]
 struct Verdict {
+    generation: u64,
     outcome: Result<Arc<AttestationResult>, Denied>,
     from: Timestamp,
     until: Timestamp,
 }
 
-/// Judges peers by one policy. Dropped with its memory when the policy is replaced.
+/// Judges peers by one policy, which may be replaced while it works.
 pub struct Appraisals {
-    appraiser: Arc<Appraiser>,
-    accepts: Vec<String>,
+    judging: ArcSwap<Judging>,
+    collateral: Option<Collateral>,
     verdicts: Cache<[u8; 48], Verdict>,
     memo: Arc<Memo>,
     metrics: Arc<Metrics>,
+    changes: watch::Sender<u64>,
+}
+
+/// What is replaced together.
+struct Judging {
+    appraiser: Arc<Appraiser>,
+    accepts: Vec<String>,
+}
+
+impl Judging {
+    fn by(appraiser: Arc<Appraiser>) -> Arc<Self> {
+        let accepts = media_types(&appraiser.policy);
+        Arc::new(Self { appraiser, accepts })
+    }
 }
 
 impl Appraisals {
     /// Judges by `appraiser`, on the endorsements that peers staple.
     #[must_use]
     pub fn new(appraiser: Arc<Appraiser>, memo: Arc<Memo>, metrics: Arc<Metrics>) -> Self {
-        let accepts = media_types(&appraiser.policy);
-        Self { appraiser, accepts, verdicts: Cache::new(VERDICTS), memo, metrics }
+        let judging = ArcSwap::new(Judging::by(appraiser));
+        Self { judging, collateral: None, verdicts: Cache::new(VERDICTS), memo, metrics, changes: watch::Sender::new(0) }
     }
 
-    fn judge(&self, presented: &Collection, binding: &Binding, now: Timestamp) -> Result<AttestationResult, Denied> {
+    /// The same with collateral of this side's, which goes before what peers staple.
+    #[must_use]
+    pub fn with(self, collateral: Collateral) -> Self {
+        Self { collateral: Some(collateral), ..self }
+    }
+
+    /// Judges by another policy from now on, and has live connections judged again.
+    pub fn replace(&self, appraiser: Arc<Appraiser>) {
+        self.judging.store(Judging::by(appraiser));
+        self.reconsider();
+    }
+
+    /// Has live connections judged again, and forgets verdicts about certificates.
+    pub fn reconsider(&self) {
+        self.changes.send_modify(|generation| *generation = generation.wrapping_add(1));
+    }
+
+    fn judge(&self, presented: &Collection, binding: &Binding, when: Presented) -> Result<AttestationResult, Denied> {
+        let judging = self.judging.load_full();
         let Some(platform) = platform::of_evidence(&presented.tee) else {
-            let expected = self.accepts.join(" or ");
+            let expected = judging.accepts.join(" or ");
             return Finding::new(Reason::EvidenceUnsupported, "tee.media_type", expected, presented.tee.media_type.clone()).refuse();
         };
         // A panic in a parser or a check refuses this peer and harms no other.
-        let judged = catch_unwind(AssertUnwindSafe(|| self.appraiser.judge(platform.verifier, presented, binding, &*self.memo, now)));
+        let judged = catch_unwind(AssertUnwindSafe(|| {
+            let ours = self.ours(platform, presented, when.now);
+            let presented = ours.as_ref().unwrap_or(presented);
+            let verdict = judging.appraiser.reconsider(platform.verifier, presented, binding, &*self.memo, when);
+            verdict.map_err(|denied| self.told(denied, platform, presented))
+        }));
         let judged = judged.unwrap_or_else(|_| {
             Finding::new(Reason::EvidenceMalformed, "appraisal", "a verdict", "a panic, which is a fault of this program: please report it").refuse()
         });
         judged.map_err(|denied| platform.advised(&presented.tee, denied))
+    }
+
+    /// What was presented with the collateral of this side's before it; `None` when there is none.
+    fn ours(&self, platform: &Platform, presented: &Collection, now: Timestamp) -> Option<Collection> {
+        let collateral = self.collateral.as_ref()?;
+        let needs = platform.verifier.needs(&presented.tee).ok()?;
+        let mut ours: Endorsements = items(platform, needs).iter().filter_map(|item| collateral.find(item, now)).collect();
+        ours.iter().next()?;
+        ours.extend(presented.endorsements.iter().cloned());
+        Some(Collection { endorsements: ours, ..presented.clone() })
+    }
+
+    /// A refusal for want of collateral, with what the sources said about it.
+    fn told(&self, denied: Denied, platform: &Platform, presented: &Collection) -> Denied {
+        let Some(collateral) = self.collateral.as_ref().filter(|_| denied.reason() == Reason::CollateralUnavailable) else { return denied };
+        let wanted = items(platform, platform.verifier.needs(&presented.tee).unwrap_or_default());
+        let tried: Vec<_> = wanted
+            .iter()
+            .flat_map(|item| collateral.why(item).into_iter().map(|(source, failure)| format!("{} from {source}: {failure}", item.id.name)))
+            .collect();
+        if tried.is_empty() {
+            return denied;
+        }
+        let advised = denied.findings().cloned().map(|finding| match finding.reason {
+            Reason::CollateralUnavailable => finding.fix(format!("mend the source, or add another to collateral.sources; tried: {}", tried.join("; "))),
+            _ => finding,
+        });
+        Denied::from_findings(advised.collect()).unwrap_or(denied)
     }
 
     fn judge_certificate(&self, leaf: &[u8], now: Timestamp) -> Result<AttestationResult, Denied> {
@@ -99,30 +169,51 @@ impl Appraisals {
         let rule = self.age_rule();
         leaf.current(now, rule.skew)?;
         let binding = Binding::of_certificate(&evidence.bind, leaf.facts(), rule, now)?;
-        self.judge(&evidence, &binding, now)
+        self.judge(&evidence, &binding, Presented { since: now, now })
+    }
+
+    /// What a verdict about this needs, was never seen, and some source may have.
+    fn unseen(&self, presented: &Collection, now: Timestamp) -> Option<Vec<Item>> {
+        let platform = platform::of_evidence(&presented.tee)?;
+        let needs = catch_unwind(AssertUnwindSafe(|| platform.verifier.needs(&presented.tee))).ok()?.ok()?;
+        let stapled = |id: &EndorsementId| {
+            let of_name = presented.endorsements.iter().find(|endorsement| endorsement.name == id.name)?;
+            collateral::endorsed(of_name.clone()).ok().filter(|read| read.window.holds(now))
+        };
+        let unseen = self.collateral.as_ref()?.unseen(items(platform, needs.into_iter().filter(|id| stapled(id).is_none()).collect()));
+        (!unseen.is_empty()).then_some(unseen)
     }
 }
 
+/// The items of collateral that a platform's verifier names.
+#[must_use]
+pub fn items(platform: &Platform, ids: Vec<EndorsementId>) -> Vec<Item> {
+    ids.into_iter().map(|id| Item { service: platform.vendor_service.to_owned(), id }).collect()
+}
+
 impl Judge for Appraisals {
-    fn policy(&self) -> &str {
-        &self.appraiser.policy.name
+    fn policy(&self) -> String {
+        self.judging.load().appraiser.policy.name.clone()
     }
 
     fn policy_digest(&self) -> [u8; 32] {
-        self.appraiser.policy.digest
+        self.judging.load().appraiser.policy.digest
     }
 
-    fn accepts(&self) -> &[String] {
-        &self.accepts
+    fn accepts(&self) -> Vec<String> {
+        self.judging.load().accepts.clone()
     }
 
     fn age_rule(&self) -> AgeRule {
-        self.appraiser.policy.age_rule()
+        self.judging.load().appraiser.policy.age_rule()
     }
 
     fn certificate(&self, leaf: &[u8], now: Timestamp) -> Result<Arc<AttestationResult>, Denied> {
         let key = crate::crypto::sha384(&[leaf]);
-        if let Some(verdict) = self.verdicts.get(&key).filter(|verdict| verdict.from <= now && now <= verdict.until) {
+        // Before judging: what changes meanwhile makes the verdict one of the past.
+        let generation = *self.changes.borrow();
+        let current = |verdict: &Verdict| verdict.generation == generation && verdict.from <= now && now <= verdict.until;
+        if let Some(verdict) = self.verdicts.get(&key).filter(current) {
             self.metrics.cache_looked_up("hit");
             return verdict.outcome;
         }
@@ -134,19 +225,36 @@ impl Judge for Appraisals {
         };
         // "Could not be decided" is no verdict: the next try may find what was missing.
         if !outcome.as_ref().is_err_and(|denied| denied.reason().undecided()) {
-            self.verdicts.insert(key, Verdict { outcome: outcome.clone(), from: now, until });
+            self.verdicts.insert(key, Verdict { generation, outcome: outcome.clone(), from: now, until });
         }
         outcome
     }
 
     fn session(&self, presented: &Collection, binding: &Binding, now: Timestamp) -> Result<AttestationResult, Denied> {
-        self.judge(presented, binding, now)
+        self.judge(presented, binding, Presented { since: now, now })
+    }
+
+    fn session_again(&self, presented: &Collection, binding: &Binding, since: Timestamp, now: Timestamp) -> Result<AttestationResult, Denied> {
+        self.judge(presented, binding, Presented { since, now })
+    }
+
+    fn gather<'a>(&'a self, subject: Subject<'a>, now: Timestamp) -> Option<Gathering<'a>> {
+        let collateral = self.collateral.as_ref()?;
+        let unseen = match subject {
+            Subject::Certificate(leaf) => self.unseen(&tls::certificate::read(leaf).ok()?.1, now)?,
+            Subject::Session(presented) => self.unseen(presented, now)?,
+        };
+        Some(Box::pin(async move { collateral.get(&unseen, Duration::MAX).await }))
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 }
 
 impl std::fmt::Debug for Appraisals {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Appraisals").field("policy", &self.appraiser.policy.name).finish_non_exhaustive()
+        f.debug_struct("Appraisals").field("policy", &self.policy()).finish_non_exhaustive()
     }
 }
 

@@ -13,6 +13,7 @@ use super::admit::{self, Admitted, Ground, Refused, Surroundings};
 use super::limits::HandshakePlace;
 use super::listen::From;
 use super::plan::{Listener, Originate, Terminate};
+use super::standing;
 use super::stream::{Socket, Stream};
 use super::tcp::{End, Ended, Forwarded, Life, forward};
 use super::upstream::{Dialled, Unreachable, dial};
@@ -32,6 +33,8 @@ enum Outcome {
     Refused(End, Denied),
     /// No target could be reached: nothing was forwarded.
     Unreachable(Vec<(String, io::Error)>),
+    /// It was forwarded until this end would have been refused.
+    Withdrawn(End, Denied),
 }
 
 /// What is known of a connection as it goes, for its record.
@@ -59,8 +62,10 @@ pub(super) async fn serve(
         outcome = live(listener, parts, counters, socket, place, &mut known) => outcome,
         () = cut(&mut phase) => Outcome::Cut,
     };
-    if let Outcome::Refused(end, denied) = &outcome {
-        parts.metrics.refused(&listener.name, end.name(), denied.reason().code());
+    match &outcome {
+        Outcome::Refused(end, denied) => parts.metrics.refused(&listener.name, end.name(), denied.reason().code()),
+        Outcome::Withdrawn(end, denied) => parts.metrics.withdrawn(&listener.name, end.name(), denied.reason().code()),
+        _ => {}
     }
     record(listener, &from, &known, &outcome, started);
 }
@@ -75,17 +80,47 @@ async fn live(listener: &Listener, parts: &Parts, counters: &ListenerMetrics, so
     let blamed = if matches!(listener.terminate, Terminate::Plain) { End::Upstream } else { End::Downstream };
     let ready = unpanicked(Box::pin(admit_both(listener, parts, socket, known)), blamed).await;
     drop(place);
-    let (mut downstream, mut upstream, end) = match ready {
+    let Ready { here, there, mut downstream, mut upstream } = match ready {
         Ok(ready) => ready,
         Err(outcome) => return outcome,
     };
-    let life = Life { idle: listener.limits.idle, end };
-    let ended = forward((&mut downstream, &mut upstream), life, (&counters.received, &counters.sent), &mut known.forwarded).await;
+    let life = Life { idle: listener.limits.idle, end: tokio::time::Instant::now() + listener.limits.max_connection };
+    let ended = tokio::select! {
+        biased;
+        // Boxed: hardly ever polled, and the streams are what the connection's memory is for.
+        (end, ended) = Box::pin(either(&here, there.as_ref(), parts)) => match ended {
+            standing::Ended::Expired => return Outcome::Forwarded(Ended::Expired),
+            standing::Ended::Withdrawn(denied) => return Outcome::Withdrawn(end, denied),
+        },
+        ended = forward((&mut downstream, &mut upstream), life, (&counters.received, &counters.sent), &mut known.forwarded) => ended,
+    };
     if matches!(ended, Ended::Finished) {
         downstream.finish();
         upstream.finish();
     }
     Outcome::Forwarded(ended)
+}
+
+/// A connection with both ends admitted.
+struct Ready {
+    here: Admitted,
+    there: Option<Admitted>,
+    downstream: Stream,
+    upstream: Stream,
+}
+
+/// Returns when the verdict about an end holds no longer.
+async fn either(here: &Admitted, there: Option<&Admitted>, parts: &Parts) -> (End, standing::Ended) {
+    let far = async {
+        match there {
+            Some(there) => there.ended(&parts.clock).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        ended = here.ended(&parts.clock) => (End::Downstream, ended),
+        ended = far => (End::Upstream, ended),
+    }
 }
 
 /// A panic on what a peer sent is a fault of ours, and refuses that peer as any other finding does: with a record.
@@ -99,7 +134,7 @@ async fn unpanicked<T>(mut work: Pin<Box<impl Future<Output = Result<T, Outcome>
 }
 
 /// Everything that can refuse, in the one order: the peer that came, the upstream's socket, the peer behind it.
-async fn admit_both(listener: &Listener, parts: &Parts, socket: Socket, known: &mut Known) -> Result<(Stream, Stream, tokio::time::Instant), Outcome> {
+async fn admit_both(listener: &Listener, parts: &Parts, socket: Socket, known: &mut Known) -> Result<Ready, Outcome> {
     let (here, downstream) = match &listener.terminate {
         Terminate::Plain => (admit::local(), Stream::Plain(socket)),
         Terminate::Attested(side) => inbound(listener, side, parts, socket).await.map_err(|denied| Outcome::Refused(End::Downstream, denied))?,
@@ -119,19 +154,7 @@ async fn admit_both(listener: &Listener, parts: &Parts, socket: Socket, known: &
         }
     };
     known.upstream = there.as_ref().map(|there| there.ground.clone());
-    let end = end(listener, parts, &here, there.as_ref()).map_err(|denied| Outcome::Refused(End::Upstream, denied))?;
-    Ok((downstream, upstream, end))
-}
-
-/// The moment at which the connection ends whatever it does.
-fn end(listener: &Listener, parts: &Parts, here: &Admitted, there: Option<&Admitted>) -> Result<tokio::time::Instant, Denied> {
-    let most = listener.limits.max_connection;
-    let until = there.map_or(here.until, |there| here.and(there));
-    let left = match until {
-        Some(until) => std::time::Duration::from_secs(until.0.saturating_sub(parts.clock.now()?.0)),
-        None => most,
-    };
-    Ok(tokio::time::Instant::now() + most.min(left))
+    Ok(Ready { here, there, downstream, upstream })
 }
 
 async fn inbound(listener: &Listener, side: &ServerSide, parts: &Parts, socket: Socket) -> Result<(Admitted, Stream), Denied> {
@@ -213,6 +236,15 @@ fn record(listener: &Listener, from: &From, known: &Known, outcome: &Outcome, st
                 tracing::warn!(
                     target: "connection", event = "finding", listener, peer, reason = more.reason.code(), field = &*more.field,
                     expected = more.expected, found = more.found, fix = more.advice(),
+                );
+            }
+        }
+        Outcome::Withdrawn(end, denied) => {
+            for finding in denied.findings() {
+                tracing::warn!(
+                    target: "connection", event = "withdrawn", listener, peer, upstream, address = target, tier, entry, policy_digest = digest,
+                    bytes_received = up, bytes_sent = down, duration_ms, refused = %end, reason = finding.reason.code(), field = &*finding.field,
+                    expected = finding.expected, found = finding.found, fix = finding.advice(),
                 );
             }
         }

@@ -9,6 +9,7 @@ mod connection;
 mod limits;
 mod listen;
 pub mod plan;
+mod standing;
 mod stream;
 mod tcp;
 mod upstream;

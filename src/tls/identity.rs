@@ -311,18 +311,21 @@ impl Shared {
         let evidence = Collection { tee, bind, endorsements: quote.endorsements };
         let statement = Statement { names: &names, not_before: issued.minus(BACKDATED), not_after: expires, evidence: &evidence };
         let leaf = certificate::issue(&key, &statement).map_err(IdentityError::Issue)?;
-        self.pass(&leaf, lifetime)?;
+        self.pass(&leaf, lifetime).await?;
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         credential(vec![leaf], der, issued)
     }
 
     /// The check a peer would make, before anything is published.
-    fn pass(&self, leaf: &[u8], lifetime: Duration) -> Result<(), IdentityError> {
+    async fn pass(&self, leaf: &[u8], lifetime: Duration) -> Result<(), IdentityError> {
         let now = self.clock.now().map_err(IdentityError::Clock)?;
         let (read, evidence) = certificate::read(leaf).map_err(IdentityError::Check)?;
         let rule = AgeRule { max_age: lifetime.as_secs(), max_lifetime: lifetime.as_secs(), skew: 120 };
         Binding::of_certificate(&evidence.bind, read.facts(), rule, now).map_err(IdentityError::Check)?;
         let Some(judge) = &self.check else { return Ok(()) };
+        if let Some(gathering) = judge.gather(super::Subject::Certificate(leaf), now) {
+            gathering.await;
+        }
         let verdict = judge.certificate(leaf, now).map_err(IdentityError::Check)?;
         if !verdict.appraisal().revocation_checked() {
             tracing::warn!(

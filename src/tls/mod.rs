@@ -14,7 +14,10 @@ mod pending;
 mod side;
 mod verifier;
 
+use std::pin::Pin;
 use std::sync::Arc;
+
+use tokio::sync::watch;
 
 use crate::evidence::Timestamp;
 use crate::evidence::binding::{AgeRule, Binding};
@@ -52,18 +55,30 @@ pub fn nonce() -> Result<[u8; 32], Denied> {
     Ok(nonce)
 }
 
+/// What is to be judged.
+#[derive(Clone, Copy, Debug)]
+pub enum Subject<'a> {
+    /// A leaf certificate with evidence, DER.
+    Certificate(&'a [u8]),
+    /// Evidence for a session.
+    Session(&'a Collection),
+}
+
+/// A wait for endorsements.
+pub type Gathering<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
 /// What decides about a peer's evidence: the relying party's appraisal, seen from here.
 ///
 /// Implementations fail closed: a panic, a missing endorsement or an unknown platform is a [`Denied`].
 pub trait Judge: Send + Sync {
     /// The media types of the evidence it can judge, best first: what a HELLO lists. Never empty.
-    fn accepts(&self) -> &[String];
+    fn accepts(&self) -> Vec<String>;
 
     /// How old certificate evidence may be, and how far two clocks may differ.
     fn age_rule(&self) -> AgeRule;
 
     /// The policy's name, for logs and metrics.
-    fn policy(&self) -> &str;
+    fn policy(&self) -> String;
 
     /// SHA-256 of the policy, for the log.
     fn policy_digest(&self) -> [u8; 32];
@@ -79,4 +94,24 @@ pub trait Judge: Send + Sync {
     /// # Errors
     /// As [`Judge::certificate`].
     fn session(&self, presented: &Collection, binding: &Binding, now: Timestamp) -> Result<AttestationResult, Denied>;
+
+    /// Judges session evidence again that was presented at `since`: would its connection be let through now?
+    ///
+    /// # Errors
+    /// As [`Judge::certificate`].
+    fn session_again(&self, presented: &Collection, binding: &Binding, _since: Timestamp, now: Timestamp) -> Result<AttestationResult, Denied> {
+        self.session(presented, binding, now)
+    }
+
+    /// What must be waited for before `subject` can be judged: endorsements that were never seen. `None`, and nothing is
+    /// waited for, when there are none; that a wait ended does not mean that it got them.
+    fn gather<'a>(&'a self, _subject: Subject<'a>, _now: Timestamp) -> Option<Gathering<'a>> {
+        None
+    }
+
+    /// Changes whenever verdicts that were given may no longer hold, or new ones may differ. The end of the channel means
+    /// that nothing ever changes.
+    fn changes(&self) -> watch::Receiver<u64> {
+        watch::channel(0).1
+    }
 }

@@ -34,11 +34,11 @@ struct Hooked {
 }
 
 impl Judge for Hooked {
-    fn policy(&self) -> &str {
+    fn policy(&self) -> String {
         self.inner.policy()
     }
 
-    fn accepts(&self) -> &[String] {
+    fn accepts(&self) -> Vec<String> {
         self.inner.accepts()
     }
 
@@ -58,6 +58,10 @@ impl Judge for Hooked {
     fn session(&self, presented: &Collection, binding: &Binding, now: Timestamp) -> Result<AttestationResult, Denied> {
         (self.before)();
         self.inner.session(presented, binding, now)
+    }
+
+    fn session_again(&self, presented: &Collection, binding: &Binding, since: Timestamp, now: Timestamp) -> Result<AttestationResult, Denied> {
+        self.inner.session_again(presented, binding, since, now)
     }
 }
 

@@ -1,0 +1,125 @@
+//! What a live connection's verdict stands on: judged again when collateral, policy or time may have changed it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::evidence::Timestamp;
+use crate::evidence::binding::Binding;
+use crate::evidence::cmw::Collection;
+use crate::refusal::Denied;
+use crate::tls::{Judge, Subject};
+use crate::verify::AttestationResult;
+
+/// The evidence a peer was admitted for, as long as its connection lives.
+#[derive(Clone)]
+pub(super) struct Standing {
+    judge: Arc<dyn Judge>,
+    evidence: Arc<Kept>,
+    since: Timestamp,
+    /// The end of the peer's certificate.
+    not_after: Timestamp,
+    /// How far two clocks may differ.
+    skew: u64,
+    /// Stands where it stood before the verdict.
+    changes: watch::Receiver<u64>,
+}
+
+/// Evidence of a connection: some kilobytes.
+pub(super) enum Kept {
+    /// A leaf certificate with evidence, DER.
+    Certificate(Vec<u8>),
+    /// Evidence for the session, with what it must be bound to.
+    Session(Box<(Collection, Binding)>),
+}
+
+impl std::fmt::Debug for Standing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Standing").field("policy", &self.judge.policy()).field("since", &self.since).finish_non_exhaustive()
+    }
+}
+
+/// Why a verdict holds no longer.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// Its time is over, and judging again gives it no more.
+    Expired,
+    /// The peer would be refused now.
+    Withdrawn(Denied),
+}
+
+impl Standing {
+    /// Of evidence that is about to be judged for the first time, at `since`.
+    pub(super) fn new(judge: &Arc<dyn Judge>, evidence: Kept, not_after: Timestamp, since: Timestamp) -> Self {
+        let (judge, skew, changes) = (Arc::clone(judge), judge.age_rule().skew, judge.changes());
+        Self { judge, evidence: Arc::new(evidence), since, not_after, skew, changes }
+    }
+
+    /// The verdict when it was presented.
+    pub(super) fn first(&self) -> Result<Arc<AttestationResult>, Denied> {
+        match &*self.evidence {
+            Kept::Certificate(leaf) => self.judge.certificate(leaf, self.since),
+            Kept::Session(session) => self.judge.session(&session.0, &session.1, self.since).map(Arc::new),
+        }
+    }
+
+    /// The verdict as of now.
+    fn again(&self, now: Timestamp) -> Result<Arc<AttestationResult>, Denied> {
+        match &*self.evidence {
+            Kept::Certificate(leaf) => self.judge.certificate(leaf, now),
+            Kept::Session(session) => self.judge.session_again(&session.0, &session.1, self.since, now).map(Arc::new),
+        }
+    }
+
+    /// Waits for endorsements that were never seen, no longer than `limit`. The verdict tells whether they came.
+    pub(super) async fn gather(&self, limit: Duration) {
+        let subject = match &*self.evidence {
+            Kept::Certificate(leaf) => Subject::Certificate(leaf),
+            Kept::Session(session) => Subject::Session(&session.0),
+        };
+        if let Some(gathering) = self.judge.gather(subject, self.since) {
+            drop(tokio::time::timeout(limit, gathering).await);
+        }
+    }
+
+    /// The end of a verdict: its own, or that of the certificate.
+    fn end(&self, result: &AttestationResult) -> Timestamp {
+        result.appraisal().until().min(self.not_after)
+    }
+
+    /// Returns when `result`, the first verdict, holds no longer.
+    pub(super) async fn ended(&self, result: &AttestationResult, clock: &Clock) -> Ended {
+        let mut changes = self.changes.clone();
+        let mut end = self.end(result);
+        loop {
+            let now = match clock.now() {
+                Ok(now) => now,
+                Err(denied) => return Ended::Withdrawn(denied),
+            };
+            // With less than the skew left, our own clock alone counts.
+            let alarm = if end.minus(self.skew) > now { end.minus(self.skew) } else { end };
+            let changed = tokio::select! {
+                biased;
+                () = changed(&mut changes) => true,
+                () = tokio::time::sleep(Duration::from_secs(alarm.0.saturating_sub(now.0))) => false,
+            };
+            // Every live connection is judged again at once: none for longer than its turn.
+            tokio::task::yield_now().await;
+            let verdict = clock.now().and_then(|now| self.again(now));
+            match verdict.map(|result| self.end(&result)) {
+                Err(denied) => return Ended::Withdrawn(denied),
+                // Its time came, and there is no more of it.
+                Ok(later) if !changed && later <= end => return Ended::Expired,
+                Ok(later) => end = later,
+            }
+        }
+    }
+}
+
+async fn changed(changes: &mut watch::Receiver<u64>) {
+    if changes.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
