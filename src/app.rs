@@ -1,6 +1,7 @@
 //! Builds every part from the configuration, starts, drains, stops; returns the bound addresses.
 
 pub mod attester;
+pub mod watched;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -35,6 +36,9 @@ pub struct App {
     proxy: Proxy,
     admin: Option<Admin>,
     metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    judges: BTreeMap<String, Arc<Appraisals>>,
+    digest: [u8; 32],
     grace: Duration,
 }
 
@@ -63,16 +67,45 @@ impl App {
         if let Some(identity) = identity.clone() {
             health.watch("own evidence", move || own_evidence(&identity));
         }
-        let builder = Builder { config, identity, judges, clock: clock.clone() };
+        let builder = Builder { config, identity, judges: &judges, clock: clock.clone() };
         let listeners = config.listeners.iter().map(|listener| builder.listener(listener)).collect::<anyhow::Result<Vec<_>>>()?;
         let parts = Parts { clock: clock.clone(), metrics: Arc::clone(&metrics), health: Arc::clone(&health) };
         let proxy = Proxy::start(listeners, parts)?;
-        let window = Window { health, metrics: Arc::clone(&metrics), clock };
+        let window = Window { health: Arc::clone(&health), metrics: Arc::clone(&metrics), clock };
         let admin = match config.observe {
             Some(address) => Some(Admin::start(address, window).await.with_context(|| format!("cannot observe at {address}"))?),
             None => None,
         };
-        Ok(Self { proxy, admin, metrics, grace: config.drain_grace })
+        Ok(Self { proxy, admin, metrics, health, judges, digest: config.digest, grace: config.drain_grace })
+    }
+
+    /// Puts changed policies in force: new connections are judged by them, live ones are judged again. Nothing else of
+    /// the configuration is taken. A file with errors changes nothing.
+    pub fn reload(&self, read: Result<Config, config::ConfigError>) {
+        let config = match read {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::error!(target: "reload", error = error.to_string(), "the policies that were in force stay");
+                self.metrics.reloaded("failed");
+                self.health.set("reload", Condition::MetBut("the last one failed: the policies that were in force stay".to_owned()));
+                return;
+            }
+        };
+        let changed = |(name, policy): (&String, &config::Policy)| {
+            let judge = self.judges.get(name).filter(|judge| config.digest != self.digest || judge.policy_digest() != policy.policy.digest)?;
+            judge.replace(Arc::new(appraiser(&policy.policy)));
+            Some(name.clone())
+        };
+        let replaced: Vec<_> = config.policies.iter().filter_map(changed).collect();
+        if !replaced.is_empty() {
+            confess(&config, &self.metrics, &self.health);
+        }
+        if config.digest != self.digest {
+            tracing::warn!(target: "reload", "the configuration file has changed: of it, only policies are taken while the process runs; restart for the rest");
+        }
+        tracing::info!(target: "reload", policies = replaced.join(","), "policies that changed are in force");
+        self.metrics.reloaded("ok");
+        self.health.set("reload", Condition::MetBut("the last one went well".to_owned()));
     }
 
     /// The listeners' names and where they really listen.
@@ -124,12 +157,12 @@ fn confess(config: &Config, metrics: &Metrics, health: &Health) {
     health.set("insecure options", Condition::MetBut(options));
 }
 
-fn judges(config: &Config, metrics: &Arc<Metrics>) -> BTreeMap<String, Arc<dyn Judge>> {
+fn judges(config: &Config, metrics: &Arc<Metrics>) -> BTreeMap<String, Arc<Appraisals>> {
     let memo = Arc::new(Memo::new());
     let judge = |(name, policy): (&String, &config::Policy)| {
         let appraiser = Arc::new(appraiser(&policy.policy));
         let appraisals = Appraisals::new(appraiser, Arc::clone(&memo), Arc::clone(metrics));
-        (name.clone(), Arc::new(appraisals) as Arc<dyn Judge>)
+        (name.clone(), Arc::new(appraisals))
     };
     config.policies.iter().map(judge).collect()
 }
@@ -167,7 +200,7 @@ fn own_evidence(identity: &Identity) -> Condition {
 struct Builder<'a> {
     config: &'a Config,
     identity: Option<Identity>,
-    judges: BTreeMap<String, Arc<dyn Judge>>,
+    judges: &'a BTreeMap<String, Arc<Appraisals>>,
     clock: Clock,
 }
 
@@ -220,7 +253,7 @@ impl Builder<'_> {
     }
 
     fn peer(&self, peer: &config::Peer) -> anyhow::Result<Peer> {
-        let judge = self.judges.get(&peer.policy).cloned().with_context(|| format!("no policy {}", peer.policy))?;
+        let judge: Arc<dyn Judge> = self.judges.get(&peer.policy).cloned().with_context(|| format!("no policy {}", peer.policy))?;
         let config::PeerIdentity { pki_roots, pki_names, spki_pins, spiffe_ids } = peer.identity.clone();
         let pki = pki_roots.map(|roots| Pki { roots, names: pki_names });
         Ok(Peer { judge, identity: PeerIdentity { pki, spki_pins, spiffe_ids } })

@@ -35,6 +35,7 @@ pub struct Metrics {
     limits_rejected: Counters,
     refused: Counters,
     mints: Counters,
+    reloads: Counters,
     received: Counters,
     sent: Counters,
     upstream_connects: Counters,
@@ -108,6 +109,7 @@ impl Metrics {
             handshakes: counters(&mut registry, "handshakes", "TLS handshakes"),
             insecure_option: gauges(&mut registry, "insecure_option", "Options in force that weaken safety"),
             limits_rejected: counters(&mut registry, "limits_rejected", "Connections turned away by a limit"),
+            reloads: counters(&mut registry, "reloads", "Reloads of the policies, by result"),
             refused: counters(&mut registry, "connections_refused", "Connections refused, by listener, side and reason"),
             mints: counters(&mut registry, "evidence_mints", "Certificates with evidence made"),
             received: counters(&mut registry, "bytes_received", "Octets from the peers of a listener"),
@@ -186,6 +188,11 @@ impl Metrics {
     /// Counts a live connection that ended because this side of it would now be refused.
     pub fn withdrawn(&self, listener: &str, side: &'static str, reason: &'static str) {
         self.withdrawn.get_or_create(&owned(&[("listener", listener), ("side", side), ("reason", reason)])).inc();
+    }
+
+    /// Counts a reload of the policies: `ok` or `failed`.
+    pub fn reloaded(&self, result: &'static str) {
+        self.reloads.get_or_create(&owned(&[("result", result)])).inc();
     }
 
     /// Counts a certificate with evidence made, or failed, and notes the end of the one in use.

@@ -75,12 +75,13 @@ pub(super) fn client(args: &ClientArgs) -> anyhow::Result<Outcome> {
 }
 
 fn start(text: &str, print: bool) -> anyhow::Result<Outcome> {
-    let config = Config::parse("the command line", text, std::path::Path::new("."))?;
+    let load = || Config::parse("the command line", text, std::path::Path::new("."));
     if print {
+        load()?;
         output::show(text)?;
         return Ok(Outcome::Done);
     }
-    run::serve(&config)
+    run::serve(&load, None)
 }
 
 /// The target as a configuration file writes it.

@@ -1,6 +1,6 @@
 //! `portcullis run`: the proxy in the foreground, until it is told to stop.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -8,9 +8,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Outcome, output};
 use crate::app::App;
 use crate::app::attester::NoAttester;
+use crate::app::watched::Watched;
 use crate::attester::batch::QuoteError;
 use crate::clock::Clock;
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, ConfigError, LogFormat};
 use crate::tls::IdentityError;
 
 /// What can be typed.
@@ -22,11 +23,13 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    serve(&Config::load(&args.config)?)
+    serve(&|| Config::load(&args.config), Some(&args.config))
 }
 
-/// Runs a configuration until SIGTERM or SIGINT, then drains; a second signal cuts the draining short.
-pub(super) fn serve(config: &Config) -> anyhow::Result<Outcome> {
+/// Runs a configuration until SIGTERM or SIGINT, then drains; a second signal cuts the draining short. Policies are read
+/// again on SIGHUP and when a file has changed.
+pub(super) fn serve(load: &dyn Fn() -> Result<Config, ConfigError>, file: Option<&Path>) -> anyhow::Result<Outcome> {
+    let config = load()?;
     log(config.log)?;
     for warning in &config.warnings {
         output::note(&warning.warnings());
@@ -36,7 +39,8 @@ pub(super) fn serve(config: &Config) -> anyhow::Result<Outcome> {
         // Before anything listens, so that a signal during the start is not lost.
         let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("no signals")?;
-        let app = match App::start(config, Clock::system()).await {
+        let mut hangup = signal(SignalKind::hangup()).context("no signals")?;
+        let app = match App::start(&config, Clock::system()).await {
             Ok(app) => app,
             Err(error) => return refused(error),
         };
@@ -48,7 +52,17 @@ pub(super) fn serve(config: &Config) -> anyhow::Result<Outcome> {
         }
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        let outcome = tokio::select! { _ = terminate.recv() => Outcome::Done, _ = interrupt.recv() => Outcome::Interrupted };
+        let files: Vec<_> = file.into_iter().chain(config.policies.values().map(|policy| policy.file.as_path())).map(Path::to_owned).collect();
+        let mut watched = Watched::new(files);
+        let outcome = loop {
+            tokio::select! {
+                _ = terminate.recv() => break Outcome::Done,
+                _ = interrupt.recv() => break Outcome::Interrupted,
+                _ = hangup.recv() => {}
+                () = watched.changed() => {}
+            }
+            app.reload(tokio::task::block_in_place(load));
+        };
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         tracing::info!(connections = app.connections(), "draining");
         tokio::select! {

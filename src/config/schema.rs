@@ -229,7 +229,7 @@ pub static PEER: Section = Section {
 /// `[policy.NAME]`.
 pub static POLICY: Section = Section {
     name: "[policy.NAME]",
-    doc: "An appraisal policy: see `docs/policy.md`. Its SHA-256 names it in every verdict.",
+    doc: "An appraisal policy: see `docs/policy.md`. Its SHA-256 names it in every verdict. A running process reads policies again on SIGHUP and within two seconds of a change to a file; connections that the new policy would refuse are closed with the reason, others notice nothing, and a file with errors changes nothing.",
     keys: &[
         key("file", "file", "required", "The policy, JSON."),
         key(
