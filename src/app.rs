@@ -170,7 +170,9 @@ fn judges(config: &Config, metrics: &Arc<Metrics>) -> BTreeMap<String, Arc<Appra
 async fn identity(settings: &config::Identity, attester: Arc<dyn Attester>, clock: &Clock, metrics: &Arc<Metrics>) -> anyhow::Result<Identity> {
     let provider = attester.provider().to_owned();
     tracing::info!(target: "identity", provider, platform = attester.platform(), "evidence is made here");
-    let batcher = Batcher::start(attester, BatchSettings { window: settings.batch_window, queue: settings.batch_queue });
+    let default = BatchSettings::default();
+    let batching = BatchSettings { window: settings.batch_window.unwrap_or(default.window), queue: settings.batch_queue.unwrap_or(default.queue) };
+    let batcher = Batcher::start(attester, batching);
     let from = match &settings.certificate {
         Some(files) => IdentitySettings::Files { chain: files.chain.clone(), key: files.key.clone() },
         None => IdentitySettings::Minted { names: settings.names.clone(), lifetime: settings.life, provider },

@@ -23,7 +23,7 @@ pub struct BatchSettings {
     /// How long a leaf that found the hardware busy waits for company, counted from when it came. A leaf that finds it
     /// idle does not wait.
     pub window: Duration,
-    /// How many leaves may wait, 1 to [`MAX_SIZE`]; one more is answered busy.
+    /// How many leaves may wait, at least 1; one more is answered busy.
     pub queue: usize,
 }
 
@@ -124,8 +124,7 @@ impl Batcher {
     /// Outside a tokio runtime.
     #[must_use]
     pub fn start(attester: Arc<dyn Attester>, settings: BatchSettings) -> Self {
-        let longest = usize::try_from(MAX_SIZE - 1).unwrap_or(usize::MAX);
-        let (leaves, waiting_leaves) = mpsc::channel(settings.queue.clamp(1, longest));
+        let (leaves, waiting_leaves) = mpsc::channel(settings.queue.max(1));
         let (singles, waiting_singles) = mpsc::channel(MAX_SINGLES);
         let counters = Arc::<BatchCounters>::default();
         let listed = Listed::default();

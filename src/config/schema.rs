@@ -53,7 +53,7 @@ pub static IDENTITY: Section = Section {
         key(
             "provider",
             "`\"auto\"`, `\"configfs-tsm\"`, `\"sev-guest\"`, `\"simulator\"` or `\"none\"`",
-            "`\"none\"`",
+            "required",
             "Where evidence comes from. `auto` takes the first way that works on this machine and stops the start when there is none; it never takes the simulator. `simulator` makes evidence that anybody can forge, is refused by every policy that does not name it, and is reported as an insecure option.",
         ),
         key(

@@ -55,7 +55,7 @@ pub enum IdentitySettings {
     Minted {
         /// The subject alternative names: DNS names in lower case or `spiffe://` and `https://` URIs; at least one.
         names: Vec<String>,
-        /// How long a certificate lives; default 1 h, at most [`MAX_LIFETIME`].
+        /// How long a certificate lives, at most [`MAX_LIFETIME`].
         lifetime: Duration,
         /// Where the evidence comes from, for the metrics: [`crate::attester::Attester::provider`].
         provider: String,
