@@ -172,7 +172,7 @@ async fn identity(settings: &config::Identity, attester: Arc<dyn Attester>, cloc
     tracing::info!(target: "identity", provider, platform = attester.platform(), "evidence is made here");
     let default = BatchSettings::default();
     let batching = BatchSettings { window: settings.batch_window.unwrap_or(default.window), queue: settings.batch_queue.unwrap_or(default.queue) };
-    let batcher = Batcher::start(attester, batching);
+    let batcher = Batcher::start_counted(attester, batching, metrics.quotes().clone());
     let from = match &settings.certificate {
         Some(files) => IdentitySettings::Files { chain: files.chain.clone(), key: files.key.clone() },
         None => IdentitySettings::Minted { names: settings.names.clone(), lifetime: settings.life, provider },

@@ -36,6 +36,7 @@ pub struct Metrics {
     refused: Counters,
     mints: Counters,
     reloads: Counters,
+    quotes: QuoteMetrics,
     received: Counters,
     sent: Counters,
     upstream_connects: Counters,
@@ -77,6 +78,33 @@ pub struct ListenerMetrics {
     pub sent: Counter<u64, AtomicU64>,
 }
 
+/// What is counted of the evidence that this machine makes.
+#[derive(Clone, Debug, Default)]
+pub struct QuoteMetrics {
+    /// Quotes that were made, for batches and for certificates.
+    pub quotes: Counter,
+    /// Sessions that quotes were made for.
+    pub leaves: Counter,
+    /// The size of the largest batch.
+    pub largest: Gauge,
+    /// Quotes that the attester did not make.
+    pub failures: Counter,
+    /// Requests that were answered busy.
+    pub busy: Counter,
+}
+
+impl QuoteMetrics {
+    fn registered(registry: &mut Registry) -> Self {
+        let made = Self::default();
+        registry.register("quotes", "Quotes that this machine's TEE made", made.quotes.clone());
+        registry.register("quote_sessions", "Sessions that quotes were made for", made.leaves.clone());
+        registry.register("quote_largest_batch", "The most sessions that one quote spoke for", made.largest.clone());
+        registry.register("quote_failures", "Quotes that the TEE did not make", made.failures.clone());
+        registry.register("quotes_busy", "Requests for a quote that were answered busy", made.busy.clone());
+        made
+    }
+}
+
 impl Metrics {
     /// Nothing counted yet.
     #[must_use]
@@ -112,6 +140,7 @@ impl Metrics {
             reloads: counters(&mut registry, "reloads", "Reloads of the policies, by result"),
             refused: counters(&mut registry, "connections_refused", "Connections refused, by listener, side and reason"),
             mints: counters(&mut registry, "evidence_mints", "Certificates with evidence made"),
+            quotes: QuoteMetrics::registered(&mut registry),
             received: counters(&mut registry, "bytes_received", "Octets from the peers of a listener"),
             sent: counters(&mut registry, "bytes_sent", "Octets to the peers of a listener"),
             upstream_connects: counters(&mut registry, "upstream_connects", "Connections to upstreams"),
@@ -140,6 +169,12 @@ impl Metrics {
             received: self.received.get_or_create(&labels).clone(),
             sent: self.sent.get_or_create(&labels).clone(),
         }
+    }
+
+    /// The counters of the evidence that is made here.
+    #[must_use]
+    pub const fn quotes(&self) -> &QuoteMetrics {
+        &self.quotes
     }
 
     /// Counts a verdict: `reason` is `None` when the peer was accepted.

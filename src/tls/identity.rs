@@ -15,7 +15,6 @@ use zeroize::Zeroize as _;
 
 use super::certificate::{self, Leaf, NotIssued, Statement};
 use super::{Credential, Judge, config};
-use crate::admin::health::Condition;
 use crate::admin::metrics::Metrics;
 use crate::attester::batch::{Batcher, QuoteError};
 use crate::clock::Clock;
@@ -188,15 +187,6 @@ impl Identity {
     #[must_use]
     pub fn state(&self) -> IdentityState {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Whether there is something to present, as a readiness condition.
-    #[must_use]
-    pub fn condition(&self) -> Condition {
-        match self.state() {
-            IdentityState { not_after: Some(until), .. } => Condition::Until(until.0),
-            IdentityState { failed, .. } => Condition::Unmet(failed.unwrap_or_else(|| "no certificate yet".to_owned())),
-        }
     }
 
     /// Replaces the credential now. Open connections keep the old one.
