@@ -1,15 +1,13 @@
 //! Reads a policy file: strict JSON, every error at once, each with its place.
 
 use jsonc_parser::ast::Value;
-use x509_parser::prelude::FromDer as _;
-use x509_parser::x509::SubjectPublicKeyInfo;
 
-use super::json::{Problems, Table, array, duration, hex, number, parse};
+use super::json::{DIGESTS, Problems, Table, array, duration, hex, number, parse};
 use super::vocabulary::{Rule, Vocabulary};
 use super::{AppraisalPolicy, Denial, Entry, MAX_POLICY, Mode, OperatorKey, Revocation, Roots, entry};
 use crate::crypto::sha256;
 use crate::diagnostic::{Diagnostic, nearest};
-use crate::evidence::Timestamp;
+use crate::evidence::{Timestamp, spki};
 
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
@@ -212,9 +210,13 @@ fn deny(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problem
         let before = denials.len();
         let fields = vocabularies.iter().flat_map(|vocabulary| vocabulary.fields);
         for field in fields {
-            let Rule::Bytes { claim, length, .. } = &field.rule else { continue };
+            let (claim, lengths) = match &field.rule {
+                Rule::Bytes { claim, length, .. } => (*claim, std::slice::from_ref(length)),
+                Rule::Digest { claim, .. } => (*claim, DIGESTS),
+                _ => continue,
+            };
             let Some(value) = table.take(field.key) else { continue };
-            if let Some(octets) = hex(value, field.key, *length, problems) {
+            if let Some(octets) = hex(value, field.key, lengths, problems) {
                 denials.push(Denial { claim, value: octets, why: why.clone().unwrap_or_default(), reason: field.reason });
             }
         }
@@ -247,7 +249,7 @@ fn keys(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problem
         let spki = table.text("key", problems).and_then(|(text, place)| {
             let spki = public_key(text);
             if spki.is_none() {
-                problems.at(place, "not a public key", "a SubjectPublicKeyInfo: PEM (-----BEGIN PUBLIC KEY-----) or the DER in hex");
+                problems.at(place, "not a public key", "a SubjectPublicKeyInfo: PEM (-----BEGIN PUBLIC KEY-----) or the DER in hex, its point on its curve");
             }
             spki
         });
@@ -268,13 +270,13 @@ fn keys(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problem
     keys
 }
 
-/// A DER SubjectPublicKeyInfo, from PEM or hex.
+/// A DER SubjectPublicKeyInfo, from PEM or hex; an elliptic one only with its point on its curve.
 fn public_key(text: &str) -> Option<Vec<u8>> {
     let der = match x509_parser::pem::Pem::read(std::io::Cursor::new(text.as_bytes())) {
         Ok((pem, _)) if pem.label == "PUBLIC KEY" => pem.contents,
         _ => data_encoding::HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).ok()?,
     };
-    matches!(SubjectPublicKeyInfo::from_der(&der), Ok((&[], _))).then_some(der)
+    spki::is_usable(&der).then_some(der)
 }
 
 fn revocation(table: &mut Table<'_, '_>, insecure: &mut Vec<String>, problems: &mut Problems) -> Revocation {

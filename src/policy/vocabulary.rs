@@ -95,6 +95,19 @@ pub enum Rule {
         /// Another key of the entry without which this one means nothing.
         beside: Option<&'static str>,
     },
+    /// Parts of the firmware: a list of `{ "type": text, "measurement": hex, "signer": hex }`, `type` left out where the
+    /// evidence has none. Every part of the claim is one of them, and every type of them is in the claim.
+    Components {
+        /// The claim: a list whose items have `type`, `measurement` and `signer`.
+        claim: &'static str,
+    },
+    /// A digest whose length its algorithm decides, 32, 48 or 64 octets; written and compared as `Bytes`.
+    Digest {
+        /// The claim.
+        claim: &'static str,
+        /// Whether an all-zero value may be pinned.
+        zero: Zero,
+    },
     /// Bits by name: `{ "name": true | false, … }`.
     Flags {
         /// The claim.
