@@ -1,6 +1,9 @@
 //! Real evidence captured by others: every case of a manifest that this build has a platform for gives the manifest's
 //! verdict and claims. The folder is named by `PORTCULLIS_VECTORS`; any folder of the same form runs unchanged.
 
+#[path = "support/skipped.rs"]
+mod skipped;
+
 use std::path::{Path, PathBuf};
 
 use portcullis::evidence::{Endorsement, Endorsements, Evidence, Timestamp};
@@ -94,7 +97,7 @@ fn every_case_gives_the_manifests_verdict_and_claims() {
     let folder = folder();
     let Ok(manifest) = std::fs::read(folder.join("MANIFEST.json")) else {
         assert!(std::env::var_os("PORTCULLIS_VECTORS").is_none(), "PORTCULLIS_VECTORS names {}, where no manifest can be read", folder.display());
-        println!("SKIPPED: no vectors at {}: every case", folder.display());
+        skipped::cases(1, "no captured evidence: name its folder in PORTCULLIS_VECTORS");
         return;
     };
     let manifest: Value = serde_json::from_slice(&manifest).expect("the manifest is JSON");
@@ -118,7 +121,8 @@ fn every_case_gives_the_manifests_verdict_and_claims() {
             failed.push(case.id.to_owned());
         }
     }
-    println!("{run} cases run, {} skipped (formats of other platforms)", cases.len() - run);
+    println!("{run} cases run");
+    skipped::cases(cases.len() - run, "captured evidence of platforms that this build does not know");
     assert!(run > 0, "the manifest has no case of a platform of this build");
     assert!(failed.is_empty(), "differing: {failed:?}");
 }
