@@ -15,7 +15,7 @@ use crate::evidence::binding::{AgeRule, MAX_LIFETIME};
 use crate::evidence::{Claims, Timestamp};
 use crate::refusal::Reason;
 
-pub use vocabulary::{Always, Component, Field, Flag, Loosening, Meaning, Product, Rule, TcbClaims, Unset, Vocabulary, Written, Zero};
+pub use vocabulary::{Always, Component, Field, Flag, Loosening, Meaning, Product, Rule, TcbClaims, Unset, Vocabulary, Written, Zero, both};
 
 /// A policy file is not read beyond this many octets.
 pub const MAX_POLICY: usize = 1 << 20;

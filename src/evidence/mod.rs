@@ -185,6 +185,8 @@ pub enum ClaimValue {
     Text(String),
     /// Several words, in order.
     Texts(Vec<String>),
+    /// Whether something is so.
+    Truth(bool),
 }
 
 impl fmt::Display for ClaimValue {
@@ -203,6 +205,7 @@ impl fmt::Display for ClaimValue {
             }
             Self::Text(text) => f.write_str(text),
             Self::Texts(texts) => f.write_str(&texts.join(", ")),
+            Self::Truth(so) => write!(f, "{so}"),
         }
     }
 }
@@ -281,6 +284,7 @@ impl Serialize for ClaimValue {
             Self::List(items) => items.serialize(serializer),
             Self::Map(claims) => claims.serialize(serializer),
             Self::Texts(texts) => texts.serialize(serializer),
+            Self::Truth(so) => serializer.serialize_bool(*so),
             Self::Bits(_) | Self::Bytes(_) | Self::Text(_) => serializer.collect_str(self),
         }
     }

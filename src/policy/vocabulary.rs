@@ -17,8 +17,24 @@ pub struct Vocabulary {
     pub loosening: &'static [Loosening],
 }
 
+/// Two tables as one, for a platform whose evidence contains another's. `N` is the sum of their lengths.
+///
+/// # Panics
+/// While compiling, when `N` is another number or `first` is empty.
+#[must_use]
+#[allow(clippy::panic, reason = "a table that is wrong does not compile")]
+pub const fn both<T: Copy, const N: usize>(first: &[T], second: &[T]) -> [T; N] {
+    assert!(first.len().saturating_add(second.len()) == N, "N is the sum of the lengths");
+    let [fill, ..] = first else { panic!("the first table is empty") };
+    let mut all = [*fill; N];
+    let (head, tail) = all.split_at_mut(first.len());
+    head.copy_from_slice(first);
+    tail.copy_from_slice(second);
+    all
+}
+
 /// A key that loosens an entry.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Loosening {
     /// The key; starts with `insecure_`.
     pub key: &'static str,
@@ -38,7 +54,7 @@ pub enum Written {
 }
 
 /// One policy key.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Field {
     /// The key in the file: the vendor's field name.
     pub key: &'static str,
@@ -80,7 +96,7 @@ pub enum Unset {
 }
 
 /// How a field's value is written and compared.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Rule {
     /// Octets: a hex string or `{ "any_of": [hex, …] }`; the claim equals one of them.
     Bytes {
@@ -206,7 +222,7 @@ pub enum Zero {
 }
 
 /// A named bit.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Flag {
     /// Its name in the file.
     pub key: &'static str,
@@ -244,7 +260,7 @@ pub enum Meaning {
 }
 
 /// A TCB claim and its name in findings.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct TcbClaims {
     /// The claim: a map of component name to number.
     pub claim: &'static str,
@@ -253,7 +269,7 @@ pub struct TcbClaims {
 }
 
 /// A product with its TCB components.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Product {
     /// Its name in policy files.
     pub name: &'static str,
@@ -262,7 +278,7 @@ pub struct Product {
 }
 
 /// One component of a product's TCB.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Component {
     /// Its name in policy files.
     pub key: &'static str,
