@@ -3,7 +3,7 @@
 use jsonc_parser::ast::Value;
 
 use super::json::{DIGESTS, Problems, Table, array, duration, hex, number, parse};
-use super::vocabulary::{Rule, Vocabulary};
+use super::vocabulary::{Field, Rule, Vocabulary};
 use super::{AppraisalPolicy, Denial, Entry, MAX_POLICY, Mode, OperatorKey, Revocation, Roots, entry};
 use crate::crypto::sha256;
 use crate::diagnostic::{Diagnostic, nearest};
@@ -183,7 +183,7 @@ fn tee(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problems
     };
     let meant = match near {
         Some(near) => vocabularies.iter().find(|vocabulary| vocabulary.tee == near),
-        None => vocabularies.iter().filter(|vocabulary| written_keys(vocabulary) > 0).max_by_key(|vocabulary| written_keys(vocabulary)),
+        None => vocabularies.iter().rev().filter(|vocabulary| written_keys(vocabulary) > 0).max_by_key(|vocabulary| written_keys(vocabulary)),
     };
     meant.map(|vocabulary| (*vocabulary, Said::Wrongly))
 }
@@ -208,15 +208,19 @@ fn deny(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problem
             problems.at(value, "no reason", "say why: it is shown with each refusal");
         }
         let before = denials.len();
-        let fields = vocabularies.iter().flat_map(|vocabulary| vocabulary.fields);
-        for field in fields {
-            let (claim, lengths) = match &field.rule {
-                Rule::Bytes { claim, length, .. } => (*claim, std::slice::from_ref(length)),
-                Rule::Digest { claim, .. } => (*claim, DIGESTS),
-                _ => continue,
-            };
+        let mut seen: Vec<&str> = Vec::new();
+        for field in vocabularies.iter().flat_map(|vocabulary| vocabulary.fields) {
+            let Some((claim, _)) = octets_of(field) else { continue };
+            // Platforms share keys (`measurement`), sometimes with values of another length.
+            if seen.contains(&field.key) {
+                continue;
+            }
+            seen.push(field.key);
             let Some(value) = table.take(field.key) else { continue };
-            if let Some(octets) = hex(value, field.key, lengths, problems) {
+            let same_key = vocabularies.iter().flat_map(|vocabulary| vocabulary.fields).filter(|other| other.key == field.key);
+            let mut lengths: Vec<usize> = same_key.filter_map(octets_of).flat_map(|(_, lengths)| lengths).copied().collect();
+            lengths.dedup();
+            if let Some(octets) = hex(value, field.key, &lengths, problems) {
                 denials.push(Denial { claim, value: octets, why: why.clone().unwrap_or_default(), reason: field.reason });
             }
         }
@@ -226,6 +230,15 @@ fn deny(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problem
         table.finish(problems);
     }
     denials
+}
+
+/// The claim that a key with values in octets looks at, and how long they may be; `None` for another kind of key.
+fn octets_of(field: &'static Field) -> Option<(&'static str, &'static [usize])> {
+    match &field.rule {
+        Rule::Bytes { claim, length, .. } => Some((claim, std::slice::from_ref(length))),
+        Rule::Digest { claim, .. } => Some((claim, DIGESTS)),
+        _ => None,
+    }
 }
 
 /// The operator's own trust anchors.

@@ -18,8 +18,8 @@ use super::roots::Origin;
 use super::tpm::{self, AttestationKey, Certified};
 use super::{Anchor, AuthenticClaims, Grounds, Member, Tie, Verifier, snp};
 use crate::evidence::hcl::{self, HclReport, Kind, RuntimeClaims};
-use crate::evidence::{Bound, Claims, EndorsementId, Endorsements, Evidence, snp as snp_evidence, tpm as tpm_evidence};
-use crate::policy::Vocabulary;
+use crate::evidence::{Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence, snp as snp_evidence, tpm as tpm_evidence};
+use crate::policy::{Entry, Vocabulary};
 use crate::refusal::{Denied, Finding, Reason};
 
 /// The roots of the vTPMs' attestation key certificates, and none of the hardware's: those are their own platforms'.
@@ -101,6 +101,20 @@ impl Verifier for Azure {
 
     fn needs(&self, evidence: &Evidence) -> Result<Vec<EndorsementId>, Denied> {
         self.hardware.needs(&Parts::read(evidence, self.kind)?.hardware)
+    }
+
+    fn foreseen(&self, entry: &Entry) -> Vec<EndorsementId> {
+        self.hardware.foreseen(entry)
+    }
+
+    fn vouch(
+        &self,
+        id: &EndorsementId,
+        endorsement: &Endorsement,
+        others: &dyn Fn(&EndorsementId) -> Option<Endorsement>,
+        grounds: &Grounds<'_>,
+    ) -> Result<(), Denied> {
+        self.hardware.vouch(id, endorsement, others, grounds)
     }
 
     fn authenticate(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<AuthenticClaims, Denied> {
