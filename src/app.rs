@@ -1,11 +1,13 @@
 //! Builds every part from the configuration, starts, drains, stops; returns the bound addresses.
 
 pub mod attester;
-pub mod watched;
+pub mod collateral;
+pub mod reload;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -16,6 +18,7 @@ use crate::admin::{Admin, Window};
 use crate::attester::Attester;
 use crate::attester::batch::{BatchSettings, Batcher};
 use crate::clock::Clock;
+use crate::collateral::Collateral;
 use crate::config::{self, Config, Freshness, Transport};
 use crate::policy::{AppraisalPolicy, Roots};
 use crate::proxy::appraisal::{Appraisals, Memo};
@@ -36,10 +39,11 @@ pub struct App {
     proxy: Proxy,
     admin: Option<Admin>,
     metrics: Arc<Metrics>,
-    health: Arc<Health>,
-    judges: BTreeMap<String, Arc<Appraisals>>,
-    digest: [u8; 32],
     grace: Duration,
+    policies: Arc<BTreeMap<String, Arc<Appraisals>>>,
+    collateral: Option<Collateral>,
+    /// The highest edition of the deny list that was in force.
+    edition: AtomicU64,
 }
 
 impl App {
@@ -59,53 +63,38 @@ impl App {
     pub async fn start_with(config: &Config, clock: Clock, attester: Option<Arc<dyn Attester>>) -> anyhow::Result<Self> {
         let (metrics, health) = (Arc::new(Metrics::new()), Arc::new(Health::new()));
         confess(config, &metrics, &health);
-        let judges = judges(config, &metrics);
+        let collateral = config.collateral.as_ref().map(|settings| collateral::start(settings, config, &clock, &metrics)).transpose()?;
+        let policies = Arc::new(judges(config, collateral.as_ref(), &metrics));
+        if let Some(collateral) = collateral.clone() {
+            collateral::reconsider(&collateral, &policies);
+            let clock = clock.clone();
+            health.watch("collateral", move || collateral::condition(&collateral, &clock));
+        }
         let identity = match (&config.identity, attester) {
-            (Some(settings), Some(attester)) => Some(identity(settings, attester, &clock, &metrics).await?),
+            (Some(settings), Some(attester)) => Some(identity(settings, attester, collateral.as_ref(), &clock, &metrics).await?),
             _ => None,
         };
         if let Some(identity) = identity.clone() {
             health.watch("own evidence", move || own_evidence(&identity));
         }
-        let builder = Builder { config, identity, judges: &judges, clock: clock.clone() };
+        let builder = Builder { config, identity, policies: Arc::clone(&policies), clock: clock.clone() };
         let listeners = config.listeners.iter().map(|listener| builder.listener(listener)).collect::<anyhow::Result<Vec<_>>>()?;
         let parts = Parts { clock: clock.clone(), metrics: Arc::clone(&metrics), health: Arc::clone(&health) };
         let proxy = Proxy::start(listeners, parts)?;
-        let window = Window { health: Arc::clone(&health), metrics: Arc::clone(&metrics), clock };
+        let window = Window { health, metrics: Arc::clone(&metrics), clock };
         let admin = match config.observe {
             Some(address) => Some(Admin::start(address, window).await.with_context(|| format!("cannot observe at {address}"))?),
             None => None,
         };
-        Ok(Self { proxy, admin, metrics, health, judges, digest: config.digest, grace: config.drain_grace })
-    }
-
-    /// Puts changed policies in force: new connections are judged by them, live ones are judged again. Nothing else of
-    /// the configuration is taken. A file with errors changes nothing.
-    pub fn reload(&self, read: Result<Config, config::ConfigError>) {
-        let config = match read {
-            Ok(config) => config,
-            Err(error) => {
-                tracing::error!(target: "reload", error = error.to_string(), "the policies that were in force stay");
-                self.metrics.reloaded("failed");
-                self.health.set("reload", Condition::MetBut("the last one failed: the policies that were in force stay".to_owned()));
-                return;
-            }
-        };
-        let changed = |(name, policy): (&String, &config::Policy)| {
-            let judge = self.judges.get(name).filter(|judge| config.digest != self.digest || judge.policy_digest() != policy.policy.digest)?;
-            judge.replace(Arc::new(appraiser(&policy.policy)));
-            Some(name.clone())
-        };
-        let replaced: Vec<_> = config.policies.iter().filter_map(changed).collect();
-        if !replaced.is_empty() {
-            confess(&config, &self.metrics, &self.health);
-        }
-        if config.digest != self.digest {
-            tracing::warn!(target: "reload", "the configuration file has changed: of it, only policies are taken while the process runs; restart for the rest");
-        }
-        tracing::info!(target: "reload", policies = replaced.join(","), "policies that changed are in force");
-        self.metrics.reloaded("ok");
-        self.health.set("reload", Condition::MetBut("the last one went well".to_owned()));
+        Ok(Self {
+            proxy,
+            admin,
+            metrics,
+            grace: config.drain_grace,
+            policies,
+            collateral,
+            edition: AtomicU64::new(config.deny.as_ref().map_or(0, |deny| deny.list.number)),
+        })
     }
 
     /// The listeners' names and where they really listen.
@@ -141,6 +130,29 @@ impl App {
         self.proxy.connections()
     }
 
+    /// Takes over the policies and the deny list of a configuration that was read anew, and has live connections judged by
+    /// them; asks for collateral again. Everything else of it takes effect at the next start.
+    ///
+    /// # Errors
+    /// The deny list is older than the one in force: then nothing is taken over.
+    pub fn reload(&self, config: &Config) -> anyhow::Result<()> {
+        let edition = config.deny.as_ref().map_or(0, |deny| deny.list.number);
+        let in_force = self.edition.fetch_max(edition, Ordering::SeqCst);
+        anyhow::ensure!(edition >= in_force, "the deny list is edition {edition}, and edition {in_force} is in force");
+        for (name, policy) in &config.policies {
+            let Some(appraisals) = self.policies.get(name) else { continue };
+            let digest = data_encoding::HEXLOWER.encode(&policy.policy.digest);
+            tracing::info!(target: "audit", event = "policy.loaded", policy = name, policy_digest = digest, deny_list = edition);
+            appraisals.replace(Arc::new(appraiser(&policy.policy)));
+        }
+        if let Some(collateral) = &self.collateral {
+            let policies: Vec<_> = config.policies.values().map(|policy| &*policy.policy).collect();
+            collateral.want(&collateral::foreseen(&policies));
+            collateral.hurry();
+        }
+        Ok(())
+    }
+
     /// Stops accepting, lets connections finish for the configured grace, cuts the rest.
     pub async fn drain(self) -> Drained {
         self.proxy.drain(self.grace).await
@@ -157,37 +169,53 @@ fn confess(config: &Config, metrics: &Metrics, health: &Health) {
     health.set("insecure options", Condition::MetBut(options));
 }
 
-fn judges(config: &Config, metrics: &Arc<Metrics>) -> BTreeMap<String, Arc<Appraisals>> {
+fn judges(config: &Config, collateral: Option<&Collateral>, metrics: &Arc<Metrics>) -> BTreeMap<String, Arc<Appraisals>> {
     let memo = Arc::new(Memo::new());
     let judge = |(name, policy): (&String, &config::Policy)| {
         let appraiser = Arc::new(appraiser(&policy.policy));
         let appraisals = Appraisals::new(appraiser, Arc::clone(&memo), Arc::clone(metrics));
-        (name.clone(), Arc::new(appraisals))
+        (name.clone(), Arc::new(with(appraisals, collateral)))
     };
     config.policies.iter().map(judge).collect()
 }
 
-async fn identity(settings: &config::Identity, attester: Arc<dyn Attester>, clock: &Clock, metrics: &Arc<Metrics>) -> anyhow::Result<Identity> {
+fn with(appraisals: Appraisals, collateral: Option<&Collateral>) -> Appraisals {
+    match collateral {
+        Some(collateral) => appraisals.with(collateral.clone()),
+        None => appraisals,
+    }
+}
+
+async fn identity(
+    settings: &config::Identity,
+    attester: Arc<dyn Attester>,
+    collateral: Option<&Collateral>,
+    clock: &Clock,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Identity> {
+    let attester = match collateral {
+        Some(collateral) => Arc::new(collateral::Endorsed::new(attester, collateral.clone(), clock.clone())),
+        None => attester,
+    };
     let provider = attester.provider().to_owned();
     tracing::info!(target: "identity", provider, platform = attester.platform(), "evidence is made here");
-    let default = BatchSettings::default();
-    let batching = BatchSettings { window: settings.batch_window.unwrap_or(default.window), queue: settings.batch_queue.unwrap_or(default.queue) };
-    let batcher = Batcher::start_counted(attester, batching, metrics.quotes().clone());
+    let batcher = Batcher::start(attester, BatchSettings { window: settings.batch_window, queue: settings.batch_queue });
     let from = match &settings.certificate {
         Some(files) => IdentitySettings::Files { chain: files.chain.clone(), key: files.key.clone() },
         None => IdentitySettings::Minted { names: settings.names.clone(), lifetime: settings.life, provider },
     };
-    let check = self_check(&settings.provider, metrics);
+    let check = self_check(&settings.provider, collateral, metrics);
     Ok(Identity::start(from, Some(batcher), Some(check), clock.clone(), Arc::clone(metrics)).await?)
 }
 
 /// The check that every peer would make of our certificate: genuine, bound, current. What else a peer wants of a guest,
 /// even that it cannot be debugged, is the peer's to say.
-fn self_check(provider: &config::Provider, metrics: &Arc<Metrics>) -> Arc<dyn Judge> {
+fn self_check(provider: &config::Provider, collateral: Option<&Collateral>, metrics: &Arc<Metrics>) -> Arc<dyn Judge> {
     let roots = if matches!(provider, config::Provider::Simulator(_)) { Roots::VendorAndSimulator } else { Roots::Vendor };
     let mut genuine = AppraisalPolicy { roots, ..AppraisalPolicy::genuine(&crate::platform::vocabularies()) };
     genuine.accept.iter_mut().for_each(|entry| entry.constraints.clear());
-    Arc::new(Appraisals::new(Arc::new(appraiser(&genuine)), Arc::new(Memo::new()), Arc::clone(metrics)))
+    let appraisals = Appraisals::new(Arc::new(appraiser(&genuine)), Arc::new(Memo::new()), Arc::clone(metrics));
+    Arc::new(with(appraisals, collateral))
 }
 
 fn own_evidence(identity: &Identity) -> Condition {
@@ -202,7 +230,7 @@ fn own_evidence(identity: &Identity) -> Condition {
 struct Builder<'a> {
     config: &'a Config,
     identity: Option<Identity>,
-    judges: &'a BTreeMap<String, Arc<Appraisals>>,
+    policies: Arc<BTreeMap<String, Arc<Appraisals>>>,
     clock: Clock,
 }
 
@@ -255,7 +283,7 @@ impl Builder<'_> {
     }
 
     fn peer(&self, peer: &config::Peer) -> anyhow::Result<Peer> {
-        let judge: Arc<dyn Judge> = self.judges.get(&peer.policy).cloned().with_context(|| format!("no policy {}", peer.policy))?;
+        let judge = self.policies.get(&peer.policy).cloned().with_context(|| format!("no policy {}", peer.policy))?;
         let config::PeerIdentity { pki_roots, pki_names, spki_pins, spiffe_ids } = peer.identity.clone();
         let pki = pki_roots.map(|roots| Pki { roots, names: pki_names });
         Ok(Peer { judge, identity: PeerIdentity { pki, spki_pins, spiffe_ids } })

@@ -4,6 +4,8 @@
 //! the parts from it.
 
 mod check;
+mod collateral;
+mod deny;
 mod files;
 mod identity;
 pub mod schema;
@@ -19,10 +21,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::diagnostic::{Diagnostic, Source, render, render_as};
-use crate::policy::AppraisalPolicy;
+use crate::policy::{AppraisalPolicy, DenyList};
 
 /// A configuration file is not read beyond this many octets.
 pub const MAX_CONFIG: usize = 1 << 20;
+
+/// A bundle of collateral is not read beyond this many octets.
+const MAX_BUNDLE: usize = 64 << 20;
 
 /// Everything one process does.
 #[derive(Debug)]
@@ -35,6 +40,10 @@ pub struct Config {
     pub upstreams: BTreeMap<String, Upstream>,
     /// The policies, by name.
     pub policies: BTreeMap<String, Policy>,
+    /// What is refused whatever the policies say. Every policy has it too.
+    pub deny: Option<Deny>,
+    /// Where endorsements come from beside what peers staple; `None` for nowhere.
+    pub collateral: Option<Collateral>,
     /// Where health and metrics are served.
     pub observe: Option<SocketAddr>,
     /// The log.
@@ -47,6 +56,64 @@ pub struct Config {
     pub warnings: Vec<Report>,
     /// SHA-256 of the text it was read from.
     pub digest: [u8; 32],
+}
+
+/// The operator's deny list with where it came from.
+#[derive(Clone, Debug)]
+pub struct Deny {
+    /// The file.
+    pub file: PathBuf,
+    /// What it says; its signature was checked.
+    pub list: Arc<DenyList>,
+}
+
+impl Deny {
+    /// The file with its signature.
+    #[must_use]
+    pub fn signature(&self) -> PathBuf {
+        deny::signature_of(&self.file)
+    }
+}
+
+/// Where endorsements come from, and how.
+#[derive(Clone, Debug)]
+pub struct Collateral {
+    /// Asked in this order.
+    pub sources: Vec<CollateralSource>,
+    /// The folder of the cache on disk.
+    pub cache: Option<PathBuf>,
+    /// Roots of servers beside the public ones.
+    pub roots: Vec<rustls::pki_types::TrustAnchor<'static>>,
+    /// An HTTP proxy, by its address.
+    pub proxy: Option<String>,
+    /// How long one question may take.
+    pub timeout: Duration,
+    /// How long a connection waits for what was never seen.
+    pub wait: Duration,
+    /// How often lists are asked for again.
+    pub refresh: Duration,
+}
+
+/// One source of endorsements.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CollateralSource {
+    /// The vendors' services it stands for; empty for all.
+    pub services: Vec<String>,
+    /// What it is.
+    pub place: CollateralPlace,
+}
+
+/// What a source of endorsements is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum CollateralPlace {
+    /// A bundle file.
+    Bundle(PathBuf),
+    /// A folder in the shape of the vendor's service.
+    Folder(PathBuf),
+    /// A server with the vendor's paths, by its address.
+    Mirror(String),
+    /// The vendor's own service.
+    Vendor,
 }
 
 /// How this side proves itself.
@@ -62,10 +129,10 @@ pub struct Identity {
     pub endorsements: Option<PathBuf>,
     /// An issued certificate in place of the self-made one.
     pub certificate: Option<CertificateFiles>,
-    /// How long sessions are collected for one quote; `None` for the attester's default.
-    pub batch_window: Option<Duration>,
-    /// How many sessions may wait for a quote; `None` for the attester's default.
-    pub batch_queue: Option<usize>,
+    /// How long sessions are collected for one quote.
+    pub batch_window: Duration,
+    /// How many sessions may wait for a quote.
+    pub batch_queue: usize,
 }
 
 /// Where evidence comes from.

@@ -6,16 +6,20 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::arithmetic_side_effects, clippy::as_conversions, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
+mod deny;
 mod entry;
 mod json;
 mod read;
 mod vocabulary;
 
+use std::sync::Arc;
+
 use crate::evidence::binding::{AgeRule, MAX_LIFETIME};
 use crate::evidence::{Claims, Timestamp};
 use crate::refusal::Reason;
 
-pub use vocabulary::{Always, Component, Field, Flag, Loosening, Meaning, Product, Rule, TcbClaims, Unset, Vocabulary, Written, Zero, both};
+pub use deny::DenyList;
+pub use vocabulary::{Always, Component, Field, Flag, Loosening, Meaning, Product, Rule, TcbClaims, Unset, Vocabulary, Written, Zero};
 
 /// A policy file is not read beyond this many octets.
 pub const MAX_POLICY: usize = 1 << 20;
@@ -47,6 +51,8 @@ pub struct AppraisalPolicy {
     pub roots: Roots,
     /// Trust anchors of the operator's own.
     pub keys: Vec<OperatorKey>,
+    /// The operator's deny list, which is not part of the file.
+    pub deny_list: Option<Arc<DenyList>>,
 }
 
 /// A trust anchor that the operator names: for platforms whose vendors have no public root.
@@ -134,8 +140,6 @@ pub enum Accept {
         /// Must be 0.
         clear: u64,
     },
-    /// These parts of the firmware.
-    Components(Vec<FirmwarePart>),
     /// At most this many seconds old.
     MaxAge(u64),
     /// At least this number.
@@ -152,17 +156,6 @@ pub enum Accept {
     Version(Vec<u64>),
     /// One of these words.
     Words(Vec<String>),
-}
-
-/// One part of the firmware that is accepted.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct FirmwarePart {
-    /// What it is; `None` for one without a type.
-    pub kind: Option<String>,
-    /// Its digest.
-    pub measurement: Vec<u8>,
-    /// The digest of the key that signed it.
-    pub signer: Vec<u8>,
 }
 
 /// Something that is refused.

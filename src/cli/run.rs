@@ -1,6 +1,7 @@
 //! `portcullis run`: the proxy in the foreground, until it is told to stop.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -8,11 +9,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Outcome, output};
 use crate::app::App;
 use crate::app::attester::NoAttester;
-use crate::app::watched::Watched;
+use crate::app::reload::{self, Watched};
 use crate::attester::batch::QuoteError;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, LogFormat};
 use crate::tls::IdentityError;
+
+/// How often it is looked whether a policy changed.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// What can be typed.
 #[derive(Debug, clap::Args)]
@@ -23,13 +27,12 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    serve(&|| Config::load(&args.config), Some(&args.config))
+    serve(&Config::load(&args.config)?, Some(args.config.clone()), || Config::load(&args.config))
 }
 
-/// Runs a configuration until SIGTERM or SIGINT, then drains; a second signal cuts the draining short. Policies are read
-/// again on SIGHUP and when a file has changed.
-pub(super) fn serve(load: &dyn Fn() -> Result<Config, ConfigError>, file: Option<&Path>) -> anyhow::Result<Outcome> {
-    let config = load()?;
+/// Runs a configuration until SIGTERM or SIGINT, then drains; a second signal cuts the draining short. On SIGHUP, or when
+/// `from` or a file it names changes, `read` gives the policies and the deny list that are taken over.
+pub(super) fn serve(config: &Config, from: Option<PathBuf>, read: impl Fn() -> Result<Config, ConfigError>) -> anyhow::Result<Outcome> {
     log(config.log)?;
     for warning in &config.warnings {
         output::note(&warning.warnings());
@@ -40,7 +43,8 @@ pub(super) fn serve(load: &dyn Fn() -> Result<Config, ConfigError>, file: Option
         let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("no signals")?;
         let mut hangup = signal(SignalKind::hangup()).context("no signals")?;
-        let app = match App::start(&config, Clock::system()).await {
+        let mut watched = Watched::of(config, from);
+        let app = match App::start(config, Clock::system()).await {
             Ok(app) => app,
             Err(error) => return refused(error),
         };
@@ -52,16 +56,16 @@ pub(super) fn serve(load: &dyn Fn() -> Result<Config, ConfigError>, file: Option
         }
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        let files: Vec<_> = file.into_iter().chain(config.policies.values().map(|policy| policy.file.as_path())).map(Path::to_owned).collect();
-        let mut watched = Watched::new(files);
         let outcome = loop {
-            tokio::select! {
+            let asked = tokio::select! {
                 _ = terminate.recv() => break Outcome::Done,
                 _ = interrupt.recv() => break Outcome::Interrupted,
-                _ = hangup.recv() => {}
-                () = watched.changed() => {}
+                _ = hangup.recv() => true,
+                () = tokio::time::sleep(LOOK) => false,
+            };
+            if watched.changed() || asked {
+                reload::take_over(&app, read());
             }
-            app.reload(tokio::task::block_in_place(load));
         };
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         tracing::info!(connections = app.connections(), "draining");

@@ -40,6 +40,8 @@ pub static FILE: Section = Section {
         key("listener", "list of tables", "required", "Where connections come in; at least one."),
         key("upstream", "list of tables", "required", "Where connections go; at least one."),
         key("policy", "tables by name", "none", "The appraisal policies that listeners and upstreams name."),
+        key("deny", "table", "none", "The operator's signed deny list: what is refused whatever the policies say."),
+        key("collateral", "table", "only what peers staple", "Where certificates and revocation lists of the TEEs' vendors come from."),
         key("observe", "table", "off", "The read-only HTTP address with health and metrics."),
         key("log", "table", "text, info", "The log on standard error."),
     ],
@@ -53,7 +55,7 @@ pub static IDENTITY: Section = Section {
         key(
             "provider",
             "`\"auto\"`, `\"configfs-tsm\"`, `\"sev-guest\"`, `\"simulator\"` or `\"none\"`",
-            "required",
+            "`\"none\"`",
             "Where evidence comes from. `auto` takes the first way that works on this machine and stops the start when there is none; it never takes the simulator. `simulator` makes evidence that anybody can forge, is refused by every policy that does not name it, and is reported as an insecure option.",
         ),
         key(
@@ -229,7 +231,7 @@ pub static PEER: Section = Section {
 /// `[policy.NAME]`.
 pub static POLICY: Section = Section {
     name: "[policy.NAME]",
-    doc: "An appraisal policy: see `docs/policy.md`. Its SHA-256 names it in every verdict. A running process reads policies again on SIGHUP and within two seconds of a change to a file; connections that the new policy would refuse are closed with the reason, others notice nothing, and a file with errors changes nothing.",
+    doc: "An appraisal policy: see `docs/policy.md`. Its SHA-256 names it in every verdict.",
     keys: &[
         key("file", "file", "required", "The policy, JSON."),
         key(
@@ -239,6 +241,52 @@ pub static POLICY: Section = Section {
             "With `observe`, mismatches of reference values (measurement and the like) are logged and let pass; everything else refuses as ever. For a first look at a fleet; needs `insecure_observe`.",
         ),
         key("insecure_observe", "boolean", "`false`", "Acknowledges that with `mode = \"observe\"` any code is let in."),
+    ],
+};
+
+/// `[deny]`.
+pub static DENY: Section = Section {
+    name: "[deny]",
+    doc: "A signed list of machines, code and TLS keys that are refused whatever the policies say; see `docs/collateral.md`. It takes effect on live connections when the file changes. After its `expires` nobody is accepted until there is a newer edition, and an edition with a lower `number` than the one in force is not taken.",
+    keys: &[
+        key("file", "file", "required", "The list, JSON. Its signature lies beside it as `FILE.sig`, DER, as `openssl dgst -sign` writes it."),
+        key("key", "file", "required", "The PEM public key that signs it: P-256 (over SHA-256) or P-384 (over SHA-384)."),
+    ],
+};
+
+/// `[collateral]`.
+pub static COLLATERAL: Section = Section {
+    name: "[collateral]",
+    doc: "Where endorsements come from: the certificates, revocation lists and TCB data of the TEEs' vendors, for judging peers and for stapling to this side's own evidence. Without this table nothing is fetched and peers must staple what a verdict needs. What is here goes before what peers staple; a peer can never name a source. See `docs/collateral.md`.",
+    keys: &[
+        key(
+            "sources",
+            "list of `\"vendor\"`, `\"https://…\"`, folders, and bundles (`….json`)",
+            "`[\"vendor\"]`",
+            "Asked in this order; the first that has an item that holds is believed. `vendor` is the vendor's own service, an address a mirror with the vendor's paths (a PCCS, a mirror of AMD's service), a folder has files at the vendor's paths, a bundle is made by `portcullis collateral pack`. `PLATFORM=` before one (`sev-snp=https://…`) limits it to that platform's vendor. `http://` only to this machine.",
+        ),
+        key("cache", "folder", "memory alone", "Where items are kept across starts. Made when it is not there; processes may share it."),
+        key("roots", "file", "none", "PEM certificates under which servers' certificates are accepted beside the public roots."),
+        key("proxy", "`\"http://HOST:PORT\"`", "none", "An HTTP proxy that is asked to CONNECT to servers beyond this machine."),
+        key("timeout", "duration, at most 2m", "`\"10s\"`", "How long one question to a server may take."),
+        key(
+            "wait",
+            "duration, at most 1m",
+            "`\"5s\"`",
+            "How long a connection waits for an item that was never seen, at most half of the exchange's time. For anything seen before, nothing waits.",
+        ),
+        key(
+            "refresh",
+            "duration, 1m to 30d",
+            "`\"1d\"`",
+            "How often revocation lists and TCB data are asked for again, long before they end: how soon a revocation is known.",
+        ),
+        key(
+            "insecure_plain_sources",
+            "boolean",
+            "`false`",
+            "Lets mirrors beyond this machine be asked without TLS. Items are signed by the vendor, but whoever is on the way can withhold new revocations until the old list ends.",
+        ),
     ],
 };
 
@@ -265,7 +313,8 @@ pub static LOG: Section = Section {
 };
 
 /// Every table in the order of the documentation.
-pub static SECTIONS: [&Section; 11] = [&FILE, &IDENTITY, &SIMULATOR, &LISTENER, &LIMITS, &UPSTREAM, &ATTESTED, &PEER, &POLICY, &OBSERVE, &LOG];
+pub static SECTIONS: [&Section; 13] =
+    [&FILE, &IDENTITY, &SIMULATOR, &LISTENER, &LIMITS, &UPSTREAM, &ATTESTED, &PEER, &POLICY, &DENY, &COLLATERAL, &OBSERVE, &LOG];
 
 /// The reference page, Markdown.
 #[must_use]

@@ -17,7 +17,6 @@ use super::snp::REPORT_SIZE;
 use crate::refusal::{Denied, Finding, Reason};
 
 pub mod claims;
-pub mod saved;
 
 pub use claims::RuntimeClaims;
 

@@ -1,13 +1,15 @@
 //! Reads a policy file: strict JSON, every error at once, each with its place.
 
 use jsonc_parser::ast::Value;
+use x509_parser::prelude::FromDer as _;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
-use super::json::{DIGESTS, Problems, Table, array, duration, hex, number, parse};
-use super::vocabulary::{Field, Rule, Vocabulary};
+use super::json::{Problems, Table, array, duration, hex, number, parse};
+use super::vocabulary::{Rule, Vocabulary};
 use super::{AppraisalPolicy, Denial, Entry, MAX_POLICY, Mode, OperatorKey, Revocation, Roots, entry};
 use crate::crypto::sha256;
 use crate::diagnostic::{Diagnostic, nearest};
-use crate::evidence::{Timestamp, spki};
+use crate::evidence::Timestamp;
 
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
@@ -59,6 +61,7 @@ impl AppraisalPolicy {
             revocation: Revocation::WhenPresent,
             insecure: Vec::new(),
             roots: Roots::Vendor,
+            deny_list: None,
             keys: Vec::new(),
         }
     }
@@ -88,6 +91,7 @@ fn read(root: &Value<'_>, digest: [u8; 32], vocabularies: &[&'static Vocabulary]
         revocation: revocation(&mut table, &mut insecure, problems),
         roots: roots(&mut table, &mut insecure, problems),
         keys: keys(&mut table, vocabularies, problems),
+        deny_list: None,
         insecure,
     };
     table.finish(problems);
@@ -105,7 +109,7 @@ fn version(table: &mut Table<'_, '_>, problems: &mut Problems) {
     }
 }
 
-fn moment(table: &mut Table<'_, '_>, key: &'static str, problems: &mut Problems) -> Option<Timestamp> {
+pub(super) fn moment(table: &mut Table<'_, '_>, key: &'static str, problems: &mut Problems) -> Option<Timestamp> {
     let (text, value) = table.text(key, problems)?;
     let moment = Timestamp::parse(text);
     if moment.is_none() {
@@ -183,7 +187,7 @@ fn tee(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problems
     };
     let meant = match near {
         Some(near) => vocabularies.iter().find(|vocabulary| vocabulary.tee == near),
-        None => vocabularies.iter().rev().filter(|vocabulary| written_keys(vocabulary) > 0).max_by_key(|vocabulary| written_keys(vocabulary)),
+        None => vocabularies.iter().filter(|vocabulary| written_keys(vocabulary) > 0).max_by_key(|vocabulary| written_keys(vocabulary)),
     };
     meant.map(|vocabulary| (*vocabulary, Said::Wrongly))
 }
@@ -198,7 +202,7 @@ fn valid_id(id: &str, value: &Value<'_>, problems: &mut Problems) -> bool {
     valid
 }
 
-fn deny(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problems: &mut Problems) -> Vec<Denial> {
+pub(super) fn deny(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problems: &mut Problems) -> Vec<Denial> {
     let Some(list) = table.take("deny").and_then(|value| array(value, "deny", problems)) else { return Vec::new() };
     let mut denials = Vec::new();
     for value in &list.elements {
@@ -208,19 +212,11 @@ fn deny(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problem
             problems.at(value, "no reason", "say why: it is shown with each refusal");
         }
         let before = denials.len();
-        let mut seen: Vec<&str> = Vec::new();
-        for field in vocabularies.iter().flat_map(|vocabulary| vocabulary.fields) {
-            let Some((claim, _)) = octets_of(field) else { continue };
-            // Platforms share keys (`measurement`), sometimes with values of another length.
-            if seen.contains(&field.key) {
-                continue;
-            }
-            seen.push(field.key);
+        let fields = vocabularies.iter().flat_map(|vocabulary| vocabulary.fields);
+        for field in fields {
+            let Rule::Bytes { claim, length, .. } = &field.rule else { continue };
             let Some(value) = table.take(field.key) else { continue };
-            let same_key = vocabularies.iter().flat_map(|vocabulary| vocabulary.fields).filter(|other| other.key == field.key);
-            let mut lengths: Vec<usize> = same_key.filter_map(octets_of).flat_map(|(_, lengths)| lengths).copied().collect();
-            lengths.dedup();
-            if let Some(octets) = hex(value, field.key, &lengths, problems) {
+            if let Some(octets) = hex(value, field.key, *length, problems) {
                 denials.push(Denial { claim, value: octets, why: why.clone().unwrap_or_default(), reason: field.reason });
             }
         }
@@ -230,15 +226,6 @@ fn deny(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problem
         table.finish(problems);
     }
     denials
-}
-
-/// The claim that a key with values in octets looks at, and how long they may be; `None` for another kind of key.
-fn octets_of(field: &'static Field) -> Option<(&'static str, &'static [usize])> {
-    match &field.rule {
-        Rule::Bytes { claim, length, .. } => Some((claim, std::slice::from_ref(length))),
-        Rule::Digest { claim, .. } => Some((claim, DIGESTS)),
-        _ => None,
-    }
 }
 
 /// The operator's own trust anchors.
@@ -262,7 +249,7 @@ fn keys(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problem
         let spki = table.text("key", problems).and_then(|(text, place)| {
             let spki = public_key(text);
             if spki.is_none() {
-                problems.at(place, "not a public key", "a SubjectPublicKeyInfo: PEM (-----BEGIN PUBLIC KEY-----) or the DER in hex, its point on its curve");
+                problems.at(place, "not a public key", "a SubjectPublicKeyInfo: PEM (-----BEGIN PUBLIC KEY-----) or the DER in hex");
             }
             spki
         });
@@ -283,13 +270,13 @@ fn keys(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problem
     keys
 }
 
-/// A DER SubjectPublicKeyInfo, from PEM or hex; an elliptic one only with its point on its curve.
+/// A DER SubjectPublicKeyInfo, from PEM or hex.
 fn public_key(text: &str) -> Option<Vec<u8>> {
     let der = match x509_parser::pem::Pem::read(std::io::Cursor::new(text.as_bytes())) {
         Ok((pem, _)) if pem.label == "PUBLIC KEY" => pem.contents,
         _ => data_encoding::HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).ok()?,
     };
-    spki::is_usable(&der).then_some(der)
+    matches!(SubjectPublicKeyInfo::from_der(&der), Ok((&[], _))).then_some(der)
 }
 
 fn revocation(table: &mut Table<'_, '_>, insecure: &mut Vec<String>, problems: &mut Problems) -> Revocation {

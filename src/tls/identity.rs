@@ -15,6 +15,7 @@ use zeroize::Zeroize as _;
 
 use super::certificate::{self, Leaf, NotIssued, Statement};
 use super::{Credential, Judge, config};
+use crate::admin::health::Condition;
 use crate::admin::metrics::Metrics;
 use crate::attester::batch::{Batcher, QuoteError};
 use crate::clock::Clock;
@@ -54,7 +55,7 @@ pub enum IdentitySettings {
     Minted {
         /// The subject alternative names: DNS names in lower case or `spiffe://` and `https://` URIs; at least one.
         names: Vec<String>,
-        /// How long a certificate lives, at most [`MAX_LIFETIME`].
+        /// How long a certificate lives; default 1 h, at most [`MAX_LIFETIME`].
         lifetime: Duration,
         /// Where the evidence comes from, for the metrics: [`crate::attester::Attester::provider`].
         provider: String,
@@ -189,6 +190,15 @@ impl Identity {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether there is something to present, as a readiness condition.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        match self.state() {
+            IdentityState { not_after: Some(until), .. } => Condition::Until(until.0),
+            IdentityState { failed, .. } => Condition::Unmet(failed.unwrap_or_else(|| "no certificate yet".to_owned())),
+        }
+    }
+
     /// Replaces the credential now. Open connections keep the old one.
     ///
     /// # Errors
@@ -298,16 +308,16 @@ impl Shared {
         let quote = attester.single(certificate_challenge(&bind)).await.map_err(IdentityError::Quote)?;
         let mut tee = quote.evidence;
         tee.auxiliary.extend_from_slice(&listed);
-        let evidence = Collection { tee, bind, endorsements: quote.endorsements };
+        let (evidence, left_out) = fitted(Collection { tee, bind, endorsements: quote.endorsements });
         let statement = Statement { names: &names, not_before: issued.minus(BACKDATED), not_after: expires, evidence: &evidence };
         let leaf = certificate::issue(&key, &statement).map_err(IdentityError::Issue)?;
-        self.pass(&leaf, lifetime).await?;
+        self.pass(&leaf, lifetime, left_out).await?;
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         credential(vec![leaf], der, issued)
     }
 
     /// The check a peer would make, before anything is published.
-    async fn pass(&self, leaf: &[u8], lifetime: Duration) -> Result<(), IdentityError> {
+    async fn pass(&self, leaf: &[u8], lifetime: Duration, left_out: Vec<String>) -> Result<(), IdentityError> {
         let now = self.clock.now().map_err(IdentityError::Clock)?;
         let (read, evidence) = certificate::read(leaf).map_err(IdentityError::Check)?;
         let rule = AgeRule { max_age: lifetime.as_secs(), max_lifetime: lifetime.as_secs(), skew: 120 };
@@ -316,7 +326,17 @@ impl Shared {
         if let Some(gathering) = judge.gather(super::Subject::Certificate(leaf), now) {
             gathering.await;
         }
-        let verdict = judge.certificate(leaf, now).map_err(IdentityError::Check)?;
+        let verdict = match judge.certificate(leaf, now) {
+            // Not to be decided without what had no room: session evidence carries it.
+            Err(denied) if denied.reason().undecided() && !left_out.is_empty() => {
+                tracing::warn!(
+                    target: "identity", left_out = left_out.join(", "),
+                    "the certificate has no room for these endorsements: peers that judge by it alone need collateral of their own",
+                );
+                return Ok(());
+            }
+            verdict => verdict.map_err(IdentityError::Check)?,
+        };
         if !verdict.appraisal().revocation_checked() {
             tracing::warn!(
                 target: "identity",
@@ -338,6 +358,19 @@ impl Shared {
         leaf.map_or(Ok(()), |leaf| leaf.current(now, 0)).map_err(IdentityError::Check)?;
         Ok(credential)
     }
+}
+
+/// The collection with as many endorsements as a certificate has room for, the largest left out first; with their names.
+fn fitted(mut evidence: Collection) -> (Collection, Vec<String>) {
+    let mut left_out = Vec::new();
+    while evidence.encode().len() > certificate::MAX_EVIDENCE {
+        let Some(largest) = evidence.endorsements.iter().max_by_key(|endorsement| endorsement.bytes.len()).map(|endorsement| endorsement.name.clone()) else {
+            break;
+        };
+        evidence.endorsements = evidence.endorsements.into_iter().filter(|endorsement| endorsement.name != largest).collect();
+        left_out.push(largest);
+    }
+    (evidence, left_out)
 }
 
 fn credential(chain: Vec<CertificateDer<'static>>, mut key: PrivateKeyDer<'static>, made: Timestamp) -> Result<Credential, IdentityError> {

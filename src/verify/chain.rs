@@ -4,11 +4,10 @@
 //! platform's business.
 
 use x509_parser::certificate::Validity;
-use x509_parser::der_parser::der::parse_der_sequence;
 use x509_parser::der_parser::{Oid, oid};
 use x509_parser::oid_registry::{
-    OID_NIST_HASH_SHA256, OID_NIST_HASH_SHA384, OID_PKCS1_RSAENCRYPTION, OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_SIG_ECDSA_WITH_SHA256,
-    OID_SIG_ECDSA_WITH_SHA384, OID_SIG_ECDSA_WITH_SHA512,
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_NIST_HASH_SHA256, OID_NIST_HASH_SHA384, OID_PKCS1_RSAENCRYPTION,
+    OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384, OID_SIG_ECDSA_WITH_SHA512,
 };
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
@@ -17,6 +16,7 @@ use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo, X509Name};
 
 use super::memo::{SignatureMemo, verifies_once};
 use crate::crypto::Scheme;
+pub(super) use crate::crypto::ecdsa_fixed;
 use crate::evidence::Timestamp;
 use crate::refusal::{Denied, Finding, Reason};
 
@@ -72,7 +72,13 @@ impl<'a> SigningKey<'a> {
 
     /// The scheme that an elliptic key alone implies; `None` for RSA and unknown curves.
     pub(super) fn ecdsa(&self) -> Option<Scheme> {
-        crate::evidence::spki::scheme(&self.0)
+        if self.0.algorithm.algorithm != OID_KEY_TYPE_EC_PUBLIC_KEY {
+            return None;
+        }
+        let curve = self.0.algorithm.parameters.as_ref()?.as_oid().ok()?;
+        [(OID_EC_P256, Scheme::EcdsaP256Sha256), (OID_NIST_EC_P384, Scheme::EcdsaP384Sha384), (OID_NIST_EC_P521, Scheme::EcdsaP521Sha512)]
+            .into_iter()
+            .find_map(|(known, scheme)| (curve == known).then_some(scheme))
     }
 
     /// The scheme that this key and a certificate's algorithm come to; `None` when they do not fit one another.
@@ -106,28 +112,6 @@ impl<'a> SigningKey<'a> {
         };
         fixed.is_some_and(|fixed| verifies_once(memo, scheme, self.raw(), message, &fixed))
     }
-}
-
-/// `r ‖ s` of a DER `Ecdsa-Sig-Value`, each `half` octets; `None` for another shape.
-pub(super) fn ecdsa_fixed(der: &[u8], half: usize) -> Option<Vec<u8>> {
-    let (rest, sequence) = parse_der_sequence(der).ok()?;
-    let [r, s] = sequence.as_sequence().ok()?.as_slice() else { return None };
-    if !rest.is_empty() {
-        return None;
-    }
-    let mut fixed = Vec::new();
-    for number in [r, s] {
-        let octets = number.as_slice().ok()?;
-        let significant: Vec<u8> = octets.iter().copied().skip_while(|octet| *octet == 0).collect();
-        // A negative number is no half of a signature.
-        if octets.first().is_none_or(|octet| octet & 0x80 != 0) {
-            return None;
-        }
-        let padding = half.checked_sub(significant.len())?;
-        fixed.extend(std::iter::repeat_n(0, padding));
-        fixed.extend(significant);
-    }
-    Some(fixed)
 }
 
 /// Proves that `certificate` is signed by `key` and is inside its validity.

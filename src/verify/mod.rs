@@ -8,12 +8,10 @@
 #![deny(clippy::arithmetic_side_effects, clippy::as_conversions, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 mod appraise;
-pub mod azure;
 mod chain;
 pub mod memo;
 pub mod roots;
 pub mod snp;
-mod tpm;
 
 use std::fmt::Debug;
 
@@ -268,6 +266,7 @@ impl Appraiser {
         memo: &dyn SignatureMemo,
         Presented { since, now }: Presented,
     ) -> Result<AttestationResult, Denied> {
+        appraise::permitted(&self.policy, binding.key())?;
         appraise::bound(verifier, presented, binding)?;
         let authentic = verifier.authenticate(&presented.tee, &presented.endorsements, &self.grounds(memo, now))?;
         appraise::answers(&authentic.bound, binding)?;
