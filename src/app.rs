@@ -2,7 +2,7 @@
 
 pub mod attester;
 pub mod collateral;
-pub mod reload;
+pub mod watched;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -39,8 +39,10 @@ pub struct App {
     proxy: Proxy,
     admin: Option<Admin>,
     metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    judges: Arc<BTreeMap<String, Arc<Appraisals>>>,
+    digest: [u8; 32],
     grace: Duration,
-    policies: Arc<BTreeMap<String, Arc<Appraisals>>>,
     collateral: Option<Collateral>,
     /// The highest edition of the deny list that was in force.
     edition: AtomicU64,
@@ -64,9 +66,9 @@ impl App {
         let (metrics, health) = (Arc::new(Metrics::new()), Arc::new(Health::new()));
         confess(config, &metrics, &health);
         let collateral = config.collateral.as_ref().map(|settings| collateral::start(settings, config, &clock, &metrics)).transpose()?;
-        let policies = Arc::new(judges(config, collateral.as_ref(), &metrics));
+        let judges = Arc::new(judges(config, collateral.as_ref(), &metrics));
         if let Some(collateral) = collateral.clone() {
-            collateral::reconsider(&collateral, &policies);
+            collateral::reconsider(&collateral, &judges);
             let clock = clock.clone();
             health.watch("collateral", move || collateral::condition(&collateral, &clock));
         }
@@ -77,24 +79,59 @@ impl App {
         if let Some(identity) = identity.clone() {
             health.watch("own evidence", move || own_evidence(&identity));
         }
-        let builder = Builder { config, identity, policies: Arc::clone(&policies), clock: clock.clone() };
+        let builder = Builder { config, identity, judges: &judges, clock: clock.clone() };
         let listeners = config.listeners.iter().map(|listener| builder.listener(listener)).collect::<anyhow::Result<Vec<_>>>()?;
         let parts = Parts { clock: clock.clone(), metrics: Arc::clone(&metrics), health: Arc::clone(&health) };
         let proxy = Proxy::start(listeners, parts)?;
-        let window = Window { health, metrics: Arc::clone(&metrics), clock };
+        let window = Window { health: Arc::clone(&health), metrics: Arc::clone(&metrics), clock };
         let admin = match config.observe {
             Some(address) => Some(Admin::start(address, window).await.with_context(|| format!("cannot observe at {address}"))?),
             None => None,
         };
-        Ok(Self {
-            proxy,
-            admin,
-            metrics,
-            grace: config.drain_grace,
-            policies,
-            collateral,
-            edition: AtomicU64::new(config.deny.as_ref().map_or(0, |deny| deny.list.number)),
-        })
+        let edition = AtomicU64::new(config.deny.as_ref().map_or(0, |deny| deny.list.number));
+        Ok(Self { proxy, admin, metrics, health, judges, digest: config.digest, grace: config.drain_grace, collateral, edition })
+    }
+
+    /// Puts changed policies and the deny list in force: new connections are judged by them, live ones are judged again.
+    /// Nothing else of the configuration is taken. A file with errors changes nothing.
+    pub fn reload(&self, read: Result<Config, config::ConfigError>) {
+        match read.map_err(anyhow::Error::from).and_then(|config| self.take_over(&config)) {
+            Ok(replaced) => {
+                tracing::info!(target: "reload", policies = replaced.join(","), "policies that changed are in force");
+                self.metrics.reloaded("ok");
+                self.health.set("reload", Condition::MetBut("the last one went well".to_owned()));
+            }
+            Err(error) => {
+                tracing::error!(target: "reload", error = error.to_string(), "the policies that were in force stay");
+                self.metrics.reloaded("failed");
+                self.health.set("reload", Condition::MetBut("the last one failed: the policies that were in force stay".to_owned()));
+            }
+        }
+    }
+
+    fn take_over(&self, config: &Config) -> anyhow::Result<Vec<String>> {
+        let edition = config.deny.as_ref().map_or(0, |deny| deny.list.number);
+        let in_force = self.edition.fetch_max(edition, Ordering::SeqCst);
+        anyhow::ensure!(edition >= in_force, "the deny list is edition {edition}, and edition {in_force} is in force");
+        let changed = |(name, policy): (&String, &config::Policy)| {
+            let another = |judge: &&Arc<Appraisals>| config.digest != self.digest || edition != in_force || judge.policy_digest() != policy.policy.digest;
+            let judge = self.judges.get(name).filter(another)?;
+            judge.replace(Arc::new(appraiser(&policy.policy)));
+            Some(name.clone())
+        };
+        let replaced: Vec<_> = config.policies.iter().filter_map(changed).collect();
+        if !replaced.is_empty() {
+            confess(config, &self.metrics, &self.health);
+        }
+        if config.digest != self.digest {
+            tracing::warn!(target: "reload", "the configuration file has changed: of it, only policies are taken while the process runs; restart for the rest");
+        }
+        if let Some(collateral) = &self.collateral {
+            let policies: Vec<_> = config.policies.values().map(|policy| &*policy.policy).collect();
+            collateral.want(&collateral::foreseen(&policies));
+            collateral.hurry();
+        }
+        Ok(replaced)
     }
 
     /// The listeners' names and where they really listen.
@@ -128,29 +165,6 @@ impl App {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.proxy.connections()
-    }
-
-    /// Takes over the policies and the deny list of a configuration that was read anew, and has live connections judged by
-    /// them; asks for collateral again. Everything else of it takes effect at the next start.
-    ///
-    /// # Errors
-    /// The deny list is older than the one in force: then nothing is taken over.
-    pub fn reload(&self, config: &Config) -> anyhow::Result<()> {
-        let edition = config.deny.as_ref().map_or(0, |deny| deny.list.number);
-        let in_force = self.edition.fetch_max(edition, Ordering::SeqCst);
-        anyhow::ensure!(edition >= in_force, "the deny list is edition {edition}, and edition {in_force} is in force");
-        for (name, policy) in &config.policies {
-            let Some(appraisals) = self.policies.get(name) else { continue };
-            let digest = data_encoding::HEXLOWER.encode(&policy.policy.digest);
-            tracing::info!(target: "audit", event = "policy.loaded", policy = name, policy_digest = digest, deny_list = edition);
-            appraisals.replace(Arc::new(appraiser(&policy.policy)));
-        }
-        if let Some(collateral) = &self.collateral {
-            let policies: Vec<_> = config.policies.values().map(|policy| &*policy.policy).collect();
-            collateral.want(&collateral::foreseen(&policies));
-            collateral.hurry();
-        }
-        Ok(())
     }
 
     /// Stops accepting, lets connections finish for the configured grace, cuts the rest.
@@ -199,7 +213,9 @@ async fn identity(
     };
     let provider = attester.provider().to_owned();
     tracing::info!(target: "identity", provider, platform = attester.platform(), "evidence is made here");
-    let batcher = Batcher::start(attester, BatchSettings { window: settings.batch_window, queue: settings.batch_queue });
+    let default = BatchSettings::default();
+    let batching = BatchSettings { window: settings.batch_window.unwrap_or(default.window), queue: settings.batch_queue.unwrap_or(default.queue) };
+    let batcher = Batcher::start_counted(attester, batching, metrics.quotes().clone());
     let from = match &settings.certificate {
         Some(files) => IdentitySettings::Files { chain: files.chain.clone(), key: files.key.clone() },
         None => IdentitySettings::Minted { names: settings.names.clone(), lifetime: settings.life, provider },
@@ -230,7 +246,7 @@ fn own_evidence(identity: &Identity) -> Condition {
 struct Builder<'a> {
     config: &'a Config,
     identity: Option<Identity>,
-    policies: Arc<BTreeMap<String, Arc<Appraisals>>>,
+    judges: &'a BTreeMap<String, Arc<Appraisals>>,
     clock: Clock,
 }
 
@@ -283,7 +299,7 @@ impl Builder<'_> {
     }
 
     fn peer(&self, peer: &config::Peer) -> anyhow::Result<Peer> {
-        let judge = self.policies.get(&peer.policy).cloned().with_context(|| format!("no policy {}", peer.policy))?;
+        let judge: Arc<dyn Judge> = self.judges.get(&peer.policy).cloned().with_context(|| format!("no policy {}", peer.policy))?;
         let config::PeerIdentity { pki_roots, pki_names, spki_pins, spiffe_ids } = peer.identity.clone();
         let pki = pki_roots.map(|roots| Pki { roots, names: pki_names });
         Ok(Peer { judge, identity: PeerIdentity { pki, spki_pins, spiffe_ids } })

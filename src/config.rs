@@ -129,10 +129,10 @@ pub struct Identity {
     pub endorsements: Option<PathBuf>,
     /// An issued certificate in place of the self-made one.
     pub certificate: Option<CertificateFiles>,
-    /// How long sessions are collected for one quote.
-    pub batch_window: Duration,
-    /// How many sessions may wait for a quote.
-    pub batch_queue: usize,
+    /// How long sessions are collected for one quote; `None` for the attester's default.
+    pub batch_window: Option<Duration>,
+    /// How many sessions may wait for a quote; `None` for the attester's default.
+    pub batch_queue: Option<usize>,
 }
 
 /// Where evidence comes from.

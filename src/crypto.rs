@@ -67,6 +67,13 @@ pub fn verifies(scheme: Scheme, key: &[u8], message: &[u8], signature: &[u8]) ->
     backend::verifies(scheme, key, message, signature)
 }
 
+/// Whether `key` is a public key of this elliptic scheme: an uncompressed point on its curve. Never for RSA.
+#[must_use]
+pub fn is_key(scheme: Scheme, key: &[u8]) -> bool {
+    let uncompressed = scheme.half().is_some_and(|half| key.len() == half.saturating_mul(2).saturating_add(1)) && key.first() == Some(&4);
+    uncompressed && backend::is_point(scheme, key)
+}
+
 /// `r ‖ s` of a DER `Ecdsa-Sig-Value`, each `half` octets; `None` for another shape.
 #[must_use]
 pub fn ecdsa_fixed(der: &[u8], half: usize) -> Option<Vec<u8>> {
@@ -93,7 +100,7 @@ pub fn ecdsa_fixed(der: &[u8], half: usize) -> Option<Vec<u8>> {
 #[cfg(not(feature = "pure-crypto"))]
 mod backend {
     use aws_lc_rs::signature::{
-        ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
+        ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
         RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, UnparsedPublicKey,
     };
     use aws_lc_rs::{constant_time, digest};
@@ -123,6 +130,15 @@ mod backend {
 
     pub(super) fn same(a: &[u8], b: &[u8]) -> bool {
         constant_time::verify_slices_are_equal(a, b).is_ok()
+    }
+
+    pub(super) fn is_point(scheme: Scheme, key: &[u8]) -> bool {
+        match scheme {
+            Scheme::EcdsaP256Sha256 => ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key).is_ok(),
+            Scheme::EcdsaP384Sha384 => ParsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, key).is_ok(),
+            Scheme::EcdsaP521Sha512 => ParsedPublicKey::new(&ECDSA_P521_SHA512_FIXED, key).is_ok(),
+            _ => false,
+        }
     }
 
     pub(super) fn verifies(scheme: Scheme, key: &[u8], message: &[u8], signature: &[u8]) -> bool {
@@ -189,6 +205,15 @@ mod backend {
 
     pub(super) fn same(a: &[u8], b: &[u8]) -> bool {
         a.ct_eq(b).into()
+    }
+
+    pub(super) fn is_point(scheme: Scheme, key: &[u8]) -> bool {
+        match scheme {
+            Scheme::EcdsaP256Sha256 => p256::ecdsa::VerifyingKey::from_sec1_bytes(key).is_ok(),
+            Scheme::EcdsaP384Sha384 => p384::ecdsa::VerifyingKey::from_sec1_bytes(key).is_ok(),
+            Scheme::EcdsaP521Sha512 => p521::ecdsa::VerifyingKey::from_sec1_bytes(key).is_ok(),
+            _ => false,
+        }
     }
 
     pub(super) fn verifies(scheme: Scheme, key: &[u8], message: &[u8], signature: &[u8]) -> bool {

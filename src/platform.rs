@@ -1,6 +1,6 @@
 //! The platforms: one row each. A new platform is one file in `evidence`, `verify` and `attester`, and a row here.
 
-use crate::evidence::{EndorsementId, Evidence, saved::Saved, snp};
+use crate::evidence::{EndorsementId, Evidence, hcl, saved::Saved, snp};
 use crate::policy::{AppraisalPolicy, Roots, Vocabulary};
 use crate::refusal::{Denied, Finding, Reason};
 use crate::verify::{self, Anchor, Origin, TrustAnchors, Verifier};
@@ -58,7 +58,9 @@ impl Platform {
 }
 
 /// Every platform of this build.
-pub const PLATFORMS: &[Platform] = &[Platform {
+pub const PLATFORMS: &[Platform] = &[SEV_SNP, AZURE_SNP];
+
+const SEV_SNP: Platform = Platform {
     name: "sev-snp",
     media_type: snp::MEDIA_TYPE,
     verifier: &verify::snp::Snp,
@@ -69,7 +71,20 @@ pub const PLATFORMS: &[Platform] = &[Platform {
     provider: &crate::attester::snp::Snp,
     #[cfg(feature = "simulator")]
     simulated: &crate::attester::simulator::SimulatedSnp,
-}];
+};
+
+const AZURE_SNP: Platform = Platform {
+    name: "azure-snp",
+    media_type: hcl::MEDIA_TYPE,
+    verifier: &verify::azure::SNP,
+    anchors: verify::azure::anchors,
+    vendor_service: "https://kdsintf.amd.com",
+    saved: hcl::saved::SNP,
+    #[cfg(feature = "proxy")]
+    provider: &crate::attester::azure::SNP,
+    #[cfg(feature = "simulator")]
+    simulated: &crate::attester::simulator::SimulatedAzureSnp,
+};
 
 /// The platform that this evidence is of: by its media type, and by its content where platforms share one.
 #[must_use]

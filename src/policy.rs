@@ -19,7 +19,7 @@ use crate::evidence::{Claims, Timestamp};
 use crate::refusal::Reason;
 
 pub use deny::DenyList;
-pub use vocabulary::{Always, Component, Field, Flag, Loosening, Meaning, Product, Rule, TcbClaims, Unset, Vocabulary, Written, Zero};
+pub use vocabulary::{Always, Component, Field, Flag, Loosening, Meaning, Product, Rule, TcbClaims, Unset, Vocabulary, Written, Zero, both};
 
 /// A policy file is not read beyond this many octets.
 pub const MAX_POLICY: usize = 1 << 20;
@@ -140,6 +140,8 @@ pub enum Accept {
         /// Must be 0.
         clear: u64,
     },
+    /// These parts of the firmware.
+    Components(Vec<FirmwarePart>),
     /// At most this many seconds old.
     MaxAge(u64),
     /// At least this number.
@@ -156,6 +158,17 @@ pub enum Accept {
     Version(Vec<u64>),
     /// One of these words.
     Words(Vec<String>),
+}
+
+/// One part of the firmware that is accepted.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FirmwarePart {
+    /// What it is; `None` for one without a type.
+    pub kind: Option<String>,
+    /// Its digest.
+    pub measurement: Vec<u8>,
+    /// The digest of the key that signed it.
+    pub signer: Vec<u8>,
 }
 
 /// Something that is refused.

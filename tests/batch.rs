@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use portcullis::admin::metrics::Metrics;
 use portcullis::attester::batch::{BatchSettings, BatchedQuote, Batcher, QuoteError};
 use portcullis::attester::simulator::{Fault, Forge, SimulatedAttester};
 use portcullis::attester::{Attester, Quote, Unavailable};
@@ -74,7 +75,8 @@ impl Attester for Gate {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixty_four_at_once_are_served_by_few_quotes() {
     let attester = simulated(Duration::from_millis(40));
-    let batcher = Batcher::start(Arc::clone(&attester) as Arc<dyn Attester>, BatchSettings::default());
+    let metrics = Metrics::new();
+    let batcher = Batcher::start_counted(Arc::clone(&attester) as Arc<dyn Attester>, BatchSettings::default(), metrics.quotes().clone());
     let asked: Vec<_> = (0..64)
         .map(|number| {
             let batcher = batcher.clone();
@@ -87,15 +89,21 @@ async fn sixty_four_at_once_are_served_by_few_quotes() {
     }
     served.iter().for_each(|(leaf, batched)| assert_speaks_for(batched, leaf));
     let counters = batcher.counters();
-    assert_eq!(counters.leaves(), 64);
-    assert_eq!(counters.quotes(), attester.quotes());
-    assert!(counters.quotes() <= 4, "{} quotes for 64 sessions", counters.quotes());
+    assert_eq!(counters.leaves.get(), 64);
+    assert_eq!(counters.quotes.get(), attester.quotes());
+    assert!(counters.quotes.get() <= 4, "{} quotes for 64 sessions", counters.quotes.get());
     // Every batch's size is counted once per member: the sum of 1/size over the members is the number of batches.
     let mut sizes: Vec<_> = served.iter().filter(|(_, batched)| batched.proof.index == 0).map(|(_, batched)| batched.proof.size).collect();
     sizes.sort_unstable();
     assert_eq!(sizes.iter().sum::<u64>(), 64);
-    assert_eq!(sizes.last().copied(), Some(counters.largest()));
-    assert_eq!(u64::try_from(sizes.len()), Ok(counters.quotes()));
+    assert_eq!(sizes.last().copied(), u64::try_from(counters.largest.get()).ok());
+    assert_eq!(u64::try_from(sizes.len()), Ok(counters.quotes.get()));
+    let shown = metrics.text();
+    for line in
+        [format!("portcullis_quotes_total {}", attester.quotes()), "portcullis_quote_sessions_total 64".to_owned(), "portcullis_quotes_busy_total 0".to_owned()]
+    {
+        assert!(shown.contains(&line), "{line} not in\n{shown}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -123,7 +131,7 @@ async fn a_full_queue_answers_busy_at_once() {
     for number in 4..20 {
         assert!(matches!(batcher.quote(leaf(number)).await, Err(QuoteError::Busy)));
     }
-    assert_eq!(batcher.counters().busy(), 16);
+    assert_eq!(batcher.counters().busy.get(), 16);
     gate.let_pass(2);
     assert!(first.await.expect("no panic").is_ok());
     for asked in waiting {
@@ -187,7 +195,7 @@ async fn certificates_and_sessions_share_the_one_quote_in_flight() {
         task.await.expect("no panic");
     }
     assert_eq!(gate.most_inside.load(Ordering::SeqCst), 1);
-    assert_eq!(batcher.counters().leaves(), 40);
+    assert_eq!(batcher.counters().leaves.get(), 40);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -202,5 +210,5 @@ async fn a_failure_or_panic_ends_one_batch_only() {
         let batched = batcher.quote(leaf(2)).await.expect("a quote");
         assert_speaks_for(&batched, &leaf(2));
     }
-    assert_eq!((batcher.counters().failures(), batcher.counters().quotes()), (3, 3));
+    assert_eq!((batcher.counters().failures.get(), batcher.counters().quotes.get()), (3, 3));
 }

@@ -313,10 +313,12 @@ fn every_code_is_explained_and_a_misspelled_one_finds_its_neighbour() {
 #[test]
 fn without_a_tee_evidence_ends_with_4_and_what_was_tried() {
     let desk = Desk::new();
-    let words = "evidence --tsm-root no-tsm --device no-device";
-    insta::assert_snapshot!("no-tee", desk.run(words).shown());
+    let words = "evidence --tsm-root no-tsm --device no-device --tpm no-tpm";
+    let shown = desk.run(words).shown();
+    let tried = shown.matches("\n    tried ").count();
+    insta::assert_snapshot!("no-tee", shown);
     let run = desk.run(&format!("{words} --json --out made"));
-    assert_eq!((run.code, run.json()["tried"].as_array().map(Vec::len)), (4, Some(2)), "{}", run.shown());
+    assert_eq!((run.code, run.json()["tried"].as_array().map(Vec::len)), (4, Some(tried)), "{}", run.shown());
     assert!(!desk.path("made").exists());
 }
 

@@ -1,6 +1,9 @@
 //! The pages say what the program does: generated ones are what the tables give, copied ones are the files, links lead
 //! somewhere, constants are those of the code. `PORTCULLIS_REGENERATE=1` writes the generated ones.
 
+#[path = "support/skipped.rs"]
+mod skipped;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -134,7 +137,7 @@ fn the_protocol_page_has_the_codes_constants() {
 fn nothing_committed_names_a_machine() {
     let listed = std::process::Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output();
     let Some(listed) = listed.ok().filter(|output| output.status.success()) else {
-        println!("SKIPPED: not a git checkout");
+        skipped::cases(1, "not a git checkout: what is committed is unknown");
         return;
     };
     let told = ["/ro", "/ho", "/wo"].map(|start| {

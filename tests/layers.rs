@@ -67,8 +67,10 @@ const PLATFORM_PLACES: &[(&str, &str)] = &[
     ("cli/demo.rs", "sets the simulated guests of the demo"),
     ("config/schema.rs", "examples in the documentation of the keys"),
     ("cli/simulate.rs", "what a forger of SEV-SNP reports may set"),
+    ("evidence/hcl", "the hardware report inside is its"),
     ("evidence/snp", "its formats"),
     ("platform.rs", "its row"),
+    ("verify/azure", "judges it behind a paravisor"),
     ("verify/snp", "its judgement"),
 ];
 

@@ -1,6 +1,9 @@
 //! The exchange without sockets: the protocol's vectors, and every frame that comes at the wrong time or in the wrong
 //! form (PROTOCOL 6.1, and 6.2 as far as it needs no signature).
 
+#[path = "support/skipped.rs"]
+mod skipped;
+
 use std::path::PathBuf;
 
 use data_encoding::HEXLOWER;
@@ -21,7 +24,7 @@ fn vectors() -> Option<Value> {
     let folder = std::env::var_os("PORTCULLIS_VECTORS").map_or_else(|| PathBuf::from("../shared/vectors"), PathBuf::from);
     let path = folder.join("../protocol-vectors.json");
     let Ok(text) = std::fs::read_to_string(&path) else {
-        println!("SKIPPED: no protocol vectors at {}", path.display());
+        skipped::cases(1, "no protocol vectors: they lie beside the folder that PORTCULLIS_VECTORS names");
         return None;
     };
     Some(serde_json::from_str(&text).expect("JSON"))

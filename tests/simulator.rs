@@ -2,6 +2,9 @@
 #![cfg(feature = "simulator")]
 #![allow(clippy::disallowed_methods, reason = "a test finds its vectors by the environment and reads them whole")]
 
+#[path = "support/skipped.rs"]
+mod skipped;
+
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -172,7 +175,7 @@ fn certificates_have_the_shape_of_captured_ones() {
     let folder = std::env::var_os("PORTCULLIS_VECTORS").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors"), PathBuf::from);
     let captured = |file: &str| std::fs::read(folder.join(file));
     if captured("roots/amd_ark_genoa.der").is_err() {
-        println!("no vectors at {}: comparison with captured certificates skipped", folder.display());
+        skipped::cases(1, "no captured evidence: name its folder in PORTCULLIS_VECTORS");
         return;
     }
     let captured = |file: &str| captured(file).unwrap_or_else(|error| panic!("{file}: {error}"));
@@ -200,7 +203,7 @@ fn certificates_have_the_shape_of_captured_ones() {
 #[test]
 fn openssl_takes_the_chain_and_the_revocation_list() {
     if Command::new("openssl").arg("version").output().is_err() {
-        println!("no openssl: its opinion skipped");
+        skipped::cases(1, "no openssl, whose opinion is asked");
         return;
     }
     let folder = tempfile::tempdir().expect("a temporary folder");

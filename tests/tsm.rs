@@ -32,7 +32,7 @@ fn working() -> Driver {
 }
 
 fn places(fake: &FakeTsm, privlevel: Option<u8>) -> Places {
-    Places { tsm_root: fake.root().to_owned(), sev_guest: fake.root().join("no-device"), privlevel }
+    Places { tsm_root: fake.root().to_owned(), sev_guest: fake.root().join("no-device"), privlevel, ..Places::default() }
 }
 
 fn detect(fake: &FakeTsm, privlevel: Option<u8>) -> Result<Box<dyn Attester>, Unavailable> {

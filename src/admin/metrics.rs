@@ -25,7 +25,6 @@ pub struct Metrics {
     collateral_fetches: Counters,
     collateral_fetch_duration: Durations,
     collateral_not_after: Gauges,
-    config_reloads: Counters,
     confirmed: Counters,
     connections_active: Gauges,
     connections_closed: Counters,
@@ -36,6 +35,8 @@ pub struct Metrics {
     limits_rejected: Counters,
     refused: Counters,
     mints: Counters,
+    reloads: Counters,
+    quotes: QuoteMetrics,
     received: Counters,
     sent: Counters,
     upstream_connects: Counters,
@@ -77,6 +78,33 @@ pub struct ListenerMetrics {
     pub sent: Counter<u64, AtomicU64>,
 }
 
+/// What is counted of the evidence that this machine makes.
+#[derive(Clone, Debug, Default)]
+pub struct QuoteMetrics {
+    /// Quotes that were made, for batches and for certificates.
+    pub quotes: Counter,
+    /// Sessions that quotes were made for.
+    pub leaves: Counter,
+    /// The size of the largest batch.
+    pub largest: Gauge,
+    /// Quotes that the attester did not make.
+    pub failures: Counter,
+    /// Requests that were answered busy.
+    pub busy: Counter,
+}
+
+impl QuoteMetrics {
+    fn registered(registry: &mut Registry) -> Self {
+        let made = Self::default();
+        registry.register("quotes", "Quotes that this machine's TEE made", made.quotes.clone());
+        registry.register("quote_sessions", "Sessions that quotes were made for", made.leaves.clone());
+        registry.register("quote_largest_batch", "The most sessions that one quote spoke for", made.largest.clone());
+        registry.register("quote_failures", "Quotes that the TEE did not make", made.failures.clone());
+        registry.register("quotes_busy", "Requests for a quote that were answered busy", made.busy.clone());
+        made
+    }
+}
+
 impl Metrics {
     /// Nothing counted yet.
     #[must_use]
@@ -97,7 +125,6 @@ impl Metrics {
                 family
             },
             collateral_not_after: gauges(&mut registry, "collateral_not_after_timestamp_seconds", "The earliest end of an item at hand"),
-            config_reloads: counters(&mut registry, "config_reloads", "Times that policies and the deny list were read anew"),
             confirmed: counters(&mut registry, "connections_confirmed", "Connections that were let through, by tier"),
             connections_active: gauges(&mut registry, "connections_active", "Connections now"),
             connections_closed: counters(&mut registry, "connections_closed", "Connections ended"),
@@ -110,8 +137,10 @@ impl Metrics {
             handshakes: counters(&mut registry, "handshakes", "TLS handshakes"),
             insecure_option: gauges(&mut registry, "insecure_option", "Options in force that weaken safety"),
             limits_rejected: counters(&mut registry, "limits_rejected", "Connections turned away by a limit"),
+            reloads: counters(&mut registry, "reloads", "Reloads of the policies, by result"),
             refused: counters(&mut registry, "connections_refused", "Connections refused, by listener, side and reason"),
             mints: counters(&mut registry, "evidence_mints", "Certificates with evidence made"),
+            quotes: QuoteMetrics::registered(&mut registry),
             received: counters(&mut registry, "bytes_received", "Octets from the peers of a listener"),
             sent: counters(&mut registry, "bytes_sent", "Octets to the peers of a listener"),
             upstream_connects: counters(&mut registry, "upstream_connects", "Connections to upstreams"),
@@ -142,6 +171,12 @@ impl Metrics {
         }
     }
 
+    /// The counters of the evidence that is made here.
+    #[must_use]
+    pub const fn quotes(&self) -> &QuoteMetrics {
+        &self.quotes
+    }
+
     /// Counts a verdict: `reason` is `None` when the peer was accepted.
     pub fn appraised(&self, direction: Direction, policy: &str, tee: &str, reason: Option<&'static str>) {
         let result = if reason.is_none() { "accepted" } else { "refused" };
@@ -152,11 +187,6 @@ impl Metrics {
     /// Counts a look into the appraisal cache.
     pub fn cache_looked_up(&self, result: &'static str) {
         self.cache_lookups.get_or_create(&owned(&[("result", result)])).inc();
-    }
-
-    /// Counts a reload.
-    pub fn reloaded(&self, result: &'static str) {
-        self.config_reloads.get_or_create(&owned(&[("result", result)])).inc();
     }
 
     /// Counts a question to a source of collateral: its kind, the item's short name, `ok` or why not.
@@ -193,6 +223,11 @@ impl Metrics {
     /// Counts a live connection that ended because this side of it would now be refused.
     pub fn withdrawn(&self, listener: &str, side: &'static str, reason: &'static str) {
         self.withdrawn.get_or_create(&owned(&[("listener", listener), ("side", side), ("reason", reason)])).inc();
+    }
+
+    /// Counts a reload of the policies: `ok` or `failed`.
+    pub fn reloaded(&self, result: &'static str) {
+        self.reloads.get_or_create(&owned(&[("result", result)])).inc();
     }
 
     /// Counts a certificate with evidence made, or failed, and notes the end of the one in use.

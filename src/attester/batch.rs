@@ -5,7 +5,7 @@
 //! for offering signatures over report data of a peer's choice (the callers are `tls` and `session` alone).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{Attester, Quote, Unavailable};
+use crate::admin::metrics::QuoteMetrics;
 use crate::evidence::batch::{self, MAX_SIZE, Node, Proof};
 use crate::evidence::{Auxiliary, Challenge};
 
@@ -23,7 +24,7 @@ pub struct BatchSettings {
     /// How long a leaf that found the hardware busy waits for company, counted from when it came. A leaf that finds it
     /// idle does not wait.
     pub window: Duration,
-    /// How many leaves may wait, 1 to [`MAX_SIZE`]; one more is answered busy.
+    /// How many leaves may wait, at least 1; one more is answered busy.
     pub queue: usize,
 }
 
@@ -65,48 +66,6 @@ impl std::fmt::Display for QuoteError {
 
 impl std::error::Error for QuoteError {}
 
-/// What has been quoted since the start.
-#[derive(Debug, Default)]
-pub struct BatchCounters {
-    quotes: AtomicU64,
-    leaves: AtomicU64,
-    largest: AtomicU64,
-    failures: AtomicU64,
-    busy: AtomicU64,
-}
-
-impl BatchCounters {
-    /// Quotes that were made, for batches and for certificates.
-    #[must_use]
-    pub fn quotes(&self) -> u64 {
-        self.quotes.load(Ordering::Relaxed)
-    }
-
-    /// Leaves that quotes were made for.
-    #[must_use]
-    pub fn leaves(&self) -> u64 {
-        self.leaves.load(Ordering::Relaxed)
-    }
-
-    /// The size of the largest batch.
-    #[must_use]
-    pub fn largest(&self) -> u64 {
-        self.largest.load(Ordering::Relaxed)
-    }
-
-    /// Quotes that the attester did not make.
-    #[must_use]
-    pub fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
-    }
-
-    /// Requests that were answered busy.
-    #[must_use]
-    pub fn busy(&self) -> u64 {
-        self.busy.load(Ordering::Relaxed)
-    }
-}
-
 /// Access to the one attester of this process. Cheap to clone; the work ends when the last clone is gone.
 #[derive(Clone)]
 pub struct Batcher {
@@ -114,22 +73,29 @@ pub struct Batcher {
     listed: Listed,
     leaves: mpsc::Sender<Leaf>,
     singles: mpsc::Sender<Single>,
-    counters: Arc<BatchCounters>,
+    counters: QuoteMetrics,
 }
 
 impl Batcher {
-    /// Begins to work for `attester`.
+    /// Begins to work for `attester`, counting for itself.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     #[must_use]
     pub fn start(attester: Arc<dyn Attester>, settings: BatchSettings) -> Self {
-        let longest = usize::try_from(MAX_SIZE - 1).unwrap_or(usize::MAX);
-        let (leaves, waiting_leaves) = mpsc::channel(settings.queue.clamp(1, longest));
+        Self::start_counted(attester, settings, QuoteMetrics::default())
+    }
+
+    /// Begins to work for `attester`, counting in `counters`.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn start_counted(attester: Arc<dyn Attester>, settings: BatchSettings, counters: QuoteMetrics) -> Self {
+        let (leaves, waiting_leaves) = mpsc::channel(settings.queue.max(1));
         let (singles, waiting_singles) = mpsc::channel(MAX_SINGLES);
-        let counters = Arc::<BatchCounters>::default();
         let listed = Listed::default();
-        let hardware = Hardware { attester: Arc::clone(&attester), listed: Arc::clone(&listed), counters: Arc::clone(&counters), idle_since: Instant::now() };
+        let hardware = Hardware { attester: Arc::clone(&attester), listed: Arc::clone(&listed), counters: counters.clone(), idle_since: Instant::now() };
         tokio::spawn(hardware.work(waiting_leaves, waiting_singles, settings.window));
         Self { attester, listed, leaves, singles, counters }
     }
@@ -172,14 +138,14 @@ impl Batcher {
 
     /// What has been quoted.
     #[must_use]
-    pub fn counters(&self) -> Arc<BatchCounters> {
-        Arc::clone(&self.counters)
+    pub const fn counters(&self) -> &QuoteMetrics {
+        &self.counters
     }
 
     fn ask<T>(&self, queue: &mpsc::Sender<T>, request: T) -> Result<(), QuoteError> {
         queue.try_send(request).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => {
-                self.counters.busy.fetch_add(1, Ordering::Relaxed);
+                self.counters.busy.inc();
                 QuoteError::Busy
             }
             mpsc::error::TrySendError::Closed(_) => stopped(),
@@ -212,7 +178,7 @@ struct Single {
 struct Hardware {
     attester: Arc<dyn Attester>,
     listed: Listed,
-    counters: Arc<BatchCounters>,
+    counters: QuoteMetrics,
     idle_since: Instant,
 }
 
@@ -271,9 +237,9 @@ impl Hardware {
         self.listed.store(listed.map(|listed| Arc::new(listed.into())));
         match outcome {
             Ok(quote) => {
-                self.counters.quotes.fetch_add(1, Ordering::Relaxed);
-                self.counters.leaves.fetch_add(leaves, Ordering::Relaxed);
-                self.counters.largest.fetch_max(leaves, Ordering::Relaxed);
+                self.counters.quotes.inc();
+                self.counters.leaves.inc_by(leaves);
+                self.counters.largest.inner().fetch_max(i64::try_from(leaves).unwrap_or(i64::MAX), Ordering::Relaxed);
                 match leaves {
                     0 => info!(quote_ms, "quote for a certificate"),
                     batch_size => info!(batch_size, quote_ms, "quote for a batch of sessions"),
@@ -281,7 +247,7 @@ impl Hardware {
                 Ok(quote)
             }
             Err(unavailable) => {
-                self.counters.failures.fetch_add(1, Ordering::Relaxed);
+                self.counters.failures.inc();
                 warn!(quote_ms, what = %unavailable.what, why = %unavailable.why, fix = %unavailable.fix, transient = unavailable.transient, "no quote");
                 Err(QuoteError::Unavailable(unavailable))
             }

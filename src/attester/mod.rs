@@ -2,16 +2,20 @@
 //!
 //! Detection reports what it found and never falls back: no TEE is an error. Nothing here judges evidence.
 
+pub mod azure;
 pub mod batch;
 mod document;
+mod imds;
 mod sev_guest;
 #[cfg(feature = "simulator")]
 pub mod simulator;
 pub mod snp;
 pub mod stapled;
+pub mod tpm;
 pub mod tsm;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::evidence::{Auxiliary, Challenge, Endorsements, Evidence};
@@ -100,6 +104,10 @@ pub struct Places {
     pub tsm_root: PathBuf,
     /// The sev-guest device.
     pub sev_guest: PathBuf,
+    /// The TPM: a resource-managed device, or the socket of a software TPM.
+    pub tpm: PathBuf,
+    /// Azure's instance metadata service.
+    pub imds: SocketAddr,
     /// The privilege level (VMPL) to ask from: the least that the kernel allows when not set. A verifier's policy must
     /// allow it too.
     pub privlevel: Option<u8>,
@@ -107,7 +115,13 @@ pub struct Places {
 
 impl Default for Places {
     fn default() -> Self {
-        Self { tsm_root: PathBuf::from("/sys/kernel/config/tsm/report"), sev_guest: PathBuf::from("/dev/sev-guest"), privlevel: None }
+        Self {
+            tsm_root: PathBuf::from("/sys/kernel/config/tsm/report"),
+            sev_guest: PathBuf::from("/dev/sev-guest"),
+            tpm: PathBuf::from("/dev/tpmrm0"),
+            imds: imds::ADDRESS,
+            privlevel: None,
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! Not for: judging anything. No clock is read: the present is an argument.
 
 mod authority;
+mod azure;
 mod certificate;
 mod der;
 mod forge;
@@ -15,6 +16,7 @@ mod keys;
 mod machine;
 mod revocation;
 mod service;
+mod vtpm;
 
 use std::time::Duration;
 
@@ -23,12 +25,14 @@ use crate::evidence::Timestamp;
 use crate::evidence::snp::Product;
 
 pub use authority::{Role, SimulatedVendor};
+pub use azure::{AzureForge, SimulatedAzureSnp};
 pub use certificate::{Trailer, VekCertificate, VekExtension};
 pub use forge::{Forge, Patch};
 pub use kds::Kds;
 pub use machine::{Fault, SimulatedAttester};
 pub use revocation::RevocationList;
 pub use service::{Flaw, Page, Service, ServiceFault, Shelf};
+pub use vtpm::{AttestationKey, VtpmAuthority, VtpmForge, ordinary_log};
 
 /// The launch measurement of a simulated guest when none is set: ASCII text, so that it is known when it is seen.
 pub const MEASUREMENT: [u8; 48] = *b"portcullis simulator: this measures nothing real";

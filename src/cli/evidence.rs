@@ -26,6 +26,9 @@ pub(super) struct Args {
     /// The TEE's guest device, when not in the usual place.
     #[arg(long, value_name = "FILE")]
     device: Option<PathBuf>,
+    /// Where the TPM is, a device or a socket, when not in the usual place.
+    #[arg(long, value_name = "FILE")]
+    tpm: Option<PathBuf>,
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
@@ -41,6 +44,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     }
     if let Some(device) = &args.device {
         places.sev_guest.clone_from(device);
+    }
+    if let Some(tpm) = &args.tpm {
+        places.tpm.clone_from(tpm);
     }
     let (attester, tried) = first(PLATFORMS.iter().flat_map(|platform| platform.provider.detect(&places)));
     let Some(attester) = attester else {

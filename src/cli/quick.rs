@@ -75,13 +75,13 @@ pub(super) fn client(args: &ClientArgs) -> anyhow::Result<Outcome> {
 }
 
 fn start(text: &str, print: bool) -> anyhow::Result<Outcome> {
-    let read = || Config::parse("the command line", text, std::path::Path::new("."));
-    let config = read()?;
+    let load = || Config::parse("the command line", text, std::path::Path::new("."));
     if print {
+        load()?;
         output::show(text)?;
         return Ok(Outcome::Done);
     }
-    run::serve(&config, None, read)
+    run::serve(&load, None)
 }
 
 /// The target as a configuration file writes it.

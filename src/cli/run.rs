@@ -1,7 +1,6 @@
 //! `portcullis run`: the proxy in the foreground, until it is told to stop.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -9,14 +8,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Outcome, output};
 use crate::app::App;
 use crate::app::attester::NoAttester;
-use crate::app::reload::{self, Watched};
+use crate::app::watched::Watched;
 use crate::attester::batch::QuoteError;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, LogFormat};
 use crate::tls::IdentityError;
-
-/// How often it is looked whether a policy changed.
-const LOOK: Duration = Duration::from_secs(2);
 
 /// What can be typed.
 #[derive(Debug, clap::Args)]
@@ -27,12 +23,13 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    serve(&Config::load(&args.config)?, Some(args.config.clone()), || Config::load(&args.config))
+    serve(&|| Config::load(&args.config), Some(&args.config))
 }
 
-/// Runs a configuration until SIGTERM or SIGINT, then drains; a second signal cuts the draining short. On SIGHUP, or when
-/// `from` or a file it names changes, `read` gives the policies and the deny list that are taken over.
-pub(super) fn serve(config: &Config, from: Option<PathBuf>, read: impl Fn() -> Result<Config, ConfigError>) -> anyhow::Result<Outcome> {
+/// Runs a configuration until SIGTERM or SIGINT, then drains; a second signal cuts the draining short. Policies are read
+/// again on SIGHUP and when a file has changed.
+pub(super) fn serve(load: &dyn Fn() -> Result<Config, ConfigError>, file: Option<&Path>) -> anyhow::Result<Outcome> {
+    let config = load()?;
     log(config.log)?;
     for warning in &config.warnings {
         output::note(&warning.warnings());
@@ -43,8 +40,7 @@ pub(super) fn serve(config: &Config, from: Option<PathBuf>, read: impl Fn() -> R
         let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("no signals")?;
         let mut hangup = signal(SignalKind::hangup()).context("no signals")?;
-        let mut watched = Watched::of(config, from);
-        let app = match App::start(config, Clock::system()).await {
+        let app = match App::start(&config, Clock::system()).await {
             Ok(app) => app,
             Err(error) => return refused(error),
         };
@@ -56,16 +52,18 @@ pub(super) fn serve(config: &Config, from: Option<PathBuf>, read: impl Fn() -> R
         }
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let files = file.into_iter().chain(config.policies.values().map(|policy| policy.file.as_path())).map(Path::to_owned);
+        let deny = config.deny.iter().flat_map(|deny| [deny.file.clone(), deny.signature()]);
+        let files: Vec<_> = files.chain(deny).collect();
+        let mut watched = Watched::new(files);
         let outcome = loop {
-            let asked = tokio::select! {
+            tokio::select! {
                 _ = terminate.recv() => break Outcome::Done,
                 _ = interrupt.recv() => break Outcome::Interrupted,
-                _ = hangup.recv() => true,
-                () = tokio::time::sleep(LOOK) => false,
-            };
-            if watched.changed() || asked {
-                reload::take_over(&app, read());
+                _ = hangup.recv() => {}
+                () = watched.changed() => {}
             }
+            app.reload(tokio::task::block_in_place(load));
         };
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         tracing::info!(connections = app.connections(), "draining");

@@ -181,7 +181,12 @@ pub(super) fn telling(platform: &Platform, claims: &Claims, marks: Marks) -> Str
     let mut shown = Claims::default();
     for field in platform.verifier.vocabulary().fields {
         let names: Vec<&'static str> = match &field.rule {
-            Rule::Bytes { claim, .. } | Rule::Registers { claim, .. } | Rule::Numbers { claim, .. } | Rule::Words { claim, .. } => vec![claim],
+            Rule::Bytes { claim, .. }
+            | Rule::Components { claim }
+            | Rule::Digest { claim, .. }
+            | Rule::Registers { claim, .. }
+            | Rule::Numbers { claim, .. }
+            | Rule::Words { claim, .. } => vec![claim],
             Rule::Tcb { claims, .. } => claims.iter().take(1).map(|tcb| tcb.claim).collect(),
             _ => Vec::new(),
         };

@@ -15,6 +15,9 @@ use super::{Bind, Config, ConfigError, Deny, Log, LogFormat, Policy, Report, Ups
 use crate::diagnostic::Diagnostic;
 use crate::policy::{MAX_POLICY, Mode};
 
+/// How long open connections may finish when nothing else is said.
+const DRAIN_GRACE: Duration = Duration::from_secs(30);
+
 pub(super) fn read(name: &str, text: &str, folder: &Path) -> Result<Config, ConfigError> {
     let faults = Faults::default();
     let mut notes = Notes::default();
@@ -66,7 +69,7 @@ fn file(file: &Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Config> 
     });
     clashes(file, &listeners, observe.as_ref());
     unused(file, &policies, &collected, notes);
-    let drain_grace = identity::within(file, "drain_grace", Duration::ZERO, Duration::from_secs(3600)).unwrap_or(Duration::from_secs(30));
+    let drain_grace = identity::within(file, "drain_grace", Duration::ZERO, Duration::from_secs(3600)).unwrap_or(DRAIN_GRACE);
     let log = log(file);
     Some(Config {
         identity,

@@ -7,6 +7,9 @@ use super::tree::{Section, Wrong};
 use super::{CertificateFiles, Identity, Provider, Simulator, schema, values};
 use crate::platform::PLATFORMS;
 
+/// The life of a certificate when nothing else is said.
+const LIFE: Duration = Duration::from_secs(3600);
+
 /// Reads `[identity]`; `None` without one, or with provider `none`.
 pub(super) fn read(file: &Section<'_>, folder: &Path, insecure: &mut Vec<String>) -> Option<Identity> {
     let section = file.table("identity", &schema::IDENTITY)?;
@@ -35,12 +38,12 @@ pub(super) fn read(file: &Section<'_>, folder: &Path, insecure: &mut Vec<String>
     }
     let identity = Identity {
         provider: provider.clone().unwrap_or(Provider::Auto),
-        life: within(&section, "life", Duration::from_secs(60), Duration::from_secs(86_400)).unwrap_or(Duration::from_secs(3600)),
+        life: within(&section, "life", Duration::from_secs(60), Duration::from_secs(86_400)).unwrap_or(LIFE),
         names: names(&section),
         endorsements: section.parsed("endorsements", |path| super::files::folder(&folder.join(path)).map(|()| folder.join(path))).map(|path| path.value),
         certificate: certificate(&section, folder),
-        batch_window: within(&section, "batch_window", Duration::ZERO, Duration::from_secs(1)).unwrap_or(Duration::from_millis(20)),
-        batch_queue: section.number("batch_queue", 1..=65_536).and_then(|queue| usize::try_from(queue).ok()).unwrap_or(1024),
+        batch_window: within(&section, "batch_window", Duration::ZERO, Duration::from_secs(1)),
+        batch_queue: section.number("batch_queue", 1..=65_536).and_then(|queue| usize::try_from(queue).ok()),
     };
     if provider.is_some() && section.has("names").is_none() && section.has("certificate").is_none() {
         section.missing("names");

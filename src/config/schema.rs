@@ -55,7 +55,7 @@ pub static IDENTITY: Section = Section {
         key(
             "provider",
             "`\"auto\"`, `\"configfs-tsm\"`, `\"sev-guest\"`, `\"simulator\"` or `\"none\"`",
-            "`\"none\"`",
+            "required",
             "Where evidence comes from. `auto` takes the first way that works on this machine and stops the start when there is none; it never takes the simulator. `simulator` makes evidence that anybody can forge, is refused by every policy that does not name it, and is reported as an insecure option.",
         ),
         key(
@@ -231,7 +231,7 @@ pub static PEER: Section = Section {
 /// `[policy.NAME]`.
 pub static POLICY: Section = Section {
     name: "[policy.NAME]",
-    doc: "An appraisal policy: see `docs/policy.md`. Its SHA-256 names it in every verdict.",
+    doc: "An appraisal policy: see `docs/policy.md`. Its SHA-256 names it in every verdict. A running process reads policies again on SIGHUP and within two seconds of a change to a file; connections that the new policy would refuse are closed with the reason, others notice nothing, and a file with errors changes nothing.",
     keys: &[
         key("file", "file", "required", "The policy, JSON."),
         key(

@@ -14,6 +14,8 @@ use super::{Bind, Dial, Freshness, Limits, Listener, Peer, PeerIdentity, Place, 
 use crate::diagnostic::nearest;
 use crate::policy::AppraisalPolicy;
 
+/// How long connecting to one target may take when nothing else is said.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANY_PLATFORM: &str = "insecure_allow_any_genuine_platform";
 const REPLAY: &str = "insecure_accept_replay_risk";
 
@@ -53,7 +55,7 @@ pub(super) fn upstream(section: &Section<'_>, known: &Known<'_>, collected: &mut
             needs(section, key, "`attested`");
         }
     }
-    let connect_timeout = within(section, "connect_timeout", Duration::from_millis(10), Duration::from_secs(300)).unwrap_or(Duration::from_secs(5));
+    let connect_timeout = within(section, "connect_timeout", Duration::from_millis(10), Duration::from_secs(300)).unwrap_or(CONNECT_TIMEOUT);
     let targets: Vec<_> = targets.into_iter().map(|target| target.value).collect();
     (!targets.is_empty()).then_some(Upstream { name: name?.value, targets, attested: dial, connect_timeout })
 }

@@ -87,8 +87,15 @@ impl<'a> Section<'a> {
 
     /// Notes that a required key is absent.
     pub(super) fn missing(&self, key: &str) {
-        let example = self.schema.keys.iter().find(|known| known.key == key).map_or("", |known| known.value);
-        self.wrong(&self.span, format!("`{key}` is missing in {}", self.schema.name), format!("write {key} = {}", example.replace('`', "")));
+        let value = self.value_of(key);
+        // A value in code is written as it stands; what is only described is not.
+        let help = if value.starts_with('`') { format!("write {key} = {}", value.replace('`', "")) } else { format!("write {key}: it takes a {value}") };
+        self.wrong(&self.span, format!("`{key}` is missing in {}", self.schema.name), help);
+    }
+
+    /// What is written behind a key, as the reference describes it.
+    fn value_of(&self, key: &str) -> &'static str {
+        self.schema.keys.iter().find(|known| known.key == key).map_or("", |known| known.value)
     }
 
     /// Whether the key is written at all.
@@ -199,7 +206,8 @@ impl<'a> Section<'a> {
     }
 
     fn mistyped<T>(&self, key: &str, wanted: &str, value: &Spanned<DeValue<'_>>) -> Option<T> {
-        self.wrong(&value.span(), format!("`{key}` is {}, not {wanted}", kind(value.get_ref())), format!("write {wanted}"));
+        let unit = if self.value_of(key).starts_with("duration") { ", with its unit: \"30s\"" } else { "" };
+        self.wrong(&value.span(), format!("`{key}` is {}, not {wanted}", kind(value.get_ref())), format!("`{key}` takes: {}{unit}", self.value_of(key)));
         None
     }
 }

@@ -1,7 +1,10 @@
 //! Deterministic CBOR (RFC 8949 section 4.2.1), the part of it that the protocol uses.
 //!
 //! Definite lengths, minimal integers, no tags, no floats, no negative numbers; map keys in bytewise order of their
-//! encoding, each once. The reader refuses everything else, so that every value has exactly one encoding.
+//! encoding, each once. The reader refuses everything else, so that every value has exactly one encoding. What others
+//! write is read by [`foreign`].
+
+pub mod foreign;
 
 use std::fmt;
 
@@ -122,6 +125,16 @@ impl<'a> Reader<'a> {
     #[must_use]
     pub fn at_text(&self) -> bool {
         self.all.get(self.at).is_some_and(|byte| byte >> 5 == TSTR)
+    }
+
+    /// The next octet, left where it is.
+    fn peek(&self) -> Option<u8> {
+        self.all.get(self.at).copied()
+    }
+
+    /// Passes over one octet.
+    fn skip(&mut self) {
+        self.take(1);
     }
 
     /// Where the next item begins, in octets.

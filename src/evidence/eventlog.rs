@@ -157,8 +157,10 @@ fn begin(bank: Hash, register: u32, locality: u8) -> Vec<u8> {
     value
 }
 
+type Head = (Vec<(u16, u16)>, Vec<u8>);
+
 /// The first event: TCG_PCR_EVENT of the old form, with the list of algorithms.
-fn head(cursor: &mut Cursor<'_>) -> Option<(Vec<(u16, u16)>, Vec<u8>)> {
+fn head(cursor: &mut Cursor<'_>) -> Option<Head> {
     let (_register, kind) = (cursor.u32_le()?, cursor.u32_le()?);
     let _digest: [u8; 20] = cursor.take()?;
     let length = usize::try_from(cursor.u32_le()?).ok()?;

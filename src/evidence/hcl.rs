@@ -17,6 +17,7 @@ use super::snp::REPORT_SIZE;
 use crate::refusal::{Denied, Finding, Reason};
 
 pub mod claims;
+pub mod saved;
 
 pub use claims::RuntimeClaims;
 

@@ -9,6 +9,7 @@ pub mod batch;
 pub mod binding;
 pub mod cbor;
 pub mod cmw;
+pub mod cose;
 mod cursor;
 pub mod endorsement;
 pub mod eventlog;
@@ -16,6 +17,7 @@ pub mod hcl;
 pub mod leaf;
 pub mod saved;
 pub mod snp;
+pub mod spki;
 pub mod tpm;
 
 use std::fmt;
@@ -175,12 +177,16 @@ pub enum ClaimValue {
     Bytes(Vec<u8>),
     /// A number.
     Integer(u64),
+    /// Several claims of one shape (the parts of the firmware).
+    List(Vec<Claims>),
     /// Claims that belong together (the components of a TCB version).
     Map(Claims),
     /// A word.
     Text(String),
     /// Several words, in order.
     Texts(Vec<String>),
+    /// Whether something is so.
+    Truth(bool),
 }
 
 impl fmt::Display for ClaimValue {
@@ -189,12 +195,17 @@ impl fmt::Display for ClaimValue {
             Self::Bits(bits) => write!(f, "{bits:#x}"),
             Self::Bytes(bytes) => f.write_str(&data_encoding::HEXLOWER.encode(bytes)),
             Self::Integer(number) => write!(f, "{number}"),
+            Self::List(items) => {
+                let items: Vec<_> = items.iter().map(|item| Self::Map(item.clone()).to_string()).collect();
+                f.write_str(&items.join("; "))
+            }
             Self::Map(claims) => {
                 let parts: Vec<_> = claims.iter().map(|(name, value)| format!("{name}={value}")).collect();
                 f.write_str(&parts.join(" "))
             }
             Self::Text(text) => f.write_str(text),
             Self::Texts(texts) => f.write_str(&texts.join(", ")),
+            Self::Truth(so) => write!(f, "{so}"),
         }
     }
 }
@@ -251,6 +262,15 @@ impl Claims {
         }
     }
 
+    /// The items under `name`.
+    #[must_use]
+    pub fn list(&self, name: &str) -> Option<&[Self]> {
+        match self.find(name)? {
+            ClaimValue::List(items) => Some(items),
+            _ => None,
+        }
+    }
+
     /// All claims in order.
     pub fn iter(&self) -> impl Iterator<Item = &(&'static str, ClaimValue)> {
         self.0.iter()
@@ -261,8 +281,10 @@ impl Serialize for ClaimValue {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Integer(number) => serializer.serialize_u64(*number),
+            Self::List(items) => items.serialize(serializer),
             Self::Map(claims) => claims.serialize(serializer),
             Self::Texts(texts) => texts.serialize(serializer),
+            Self::Truth(so) => serializer.serialize_bool(*so),
             Self::Bits(_) | Self::Bytes(_) | Self::Text(_) => serializer.collect_str(self),
         }
     }

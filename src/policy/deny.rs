@@ -93,7 +93,7 @@ fn keys(table: &mut Table<'_, '_>, problems: &mut Problems) -> Vec<(KeyDigest, S
     for value in &list.elements {
         let Some(mut table) = Table::of(value, "an entry of keys", problems) else { continue };
         let why = table.text("reason", problems).map(|(why, _)| why.to_owned());
-        let digest = table.take("spki_sha384").and_then(|value| hex(value, "spki_sha384", 48, problems)).and_then(|digest| digest.try_into().ok());
+        let digest = table.take("spki_sha384").and_then(|value| hex(value, "spki_sha384", &[48], problems)).and_then(|digest| digest.try_into().ok());
         match (digest, why) {
             (Some(digest), Some(why)) => keys.push((KeyDigest(digest), why)),
             _ => problems.at(value, "no denied key", "{ \"spki_sha384\": \"<96 hex digits>\", \"reason\": \"…\" }"),

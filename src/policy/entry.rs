@@ -2,9 +2,9 @@
 
 use jsonc_parser::ast::Value;
 
-use super::json::{Problems, Table, array, duration, hex, number};
+use super::json::{DIGESTS, Problems, Table, array, duration, hex, number};
 use super::vocabulary::{Always, Field, Flag, Meaning, Product, Rule, Unset, Vocabulary, Written, Zero};
-use super::{Accept, Constraint};
+use super::{Accept, Constraint, FirmwarePart};
 
 /// The constraints and the loosening keys of one entry.
 pub(super) fn constraints(table: &mut Table<'_, '_>, vocabulary: &'static Vocabulary, problems: &mut Problems) -> (Vec<Constraint>, Vec<&'static str>) {
@@ -26,6 +26,7 @@ pub(super) fn genuine(vocabulary: &'static Vocabulary) -> Vec<Constraint> {
                 let (set, clear) = bits(flags.iter().filter(|flag| flag.always == Always::Genuine).map(|flag| (flag, strict(flag.meaning))));
                 Some(Constraint { field, accept: Accept::Bits { set, clear } })
             }
+            Rule::Words { default, .. } => Some(Constraint { field, accept: Accept::Words(default.iter().map(|word| (*word).to_owned()).collect()) }),
             _ => None,
         })
         .collect()
@@ -72,8 +73,10 @@ impl EntryReader<'_> {
         match &field.rule {
             Rule::Bytes { length, zero, beside, .. } => {
                 self.beside(value?, field, *beside);
-                self.bytes(value?, field, *length, *zero)
+                self.bytes(value?, field, std::slice::from_ref(length), *zero)
             }
+            Rule::Components { .. } => self.components(value?, field),
+            Rule::Digest { zero, .. } => self.bytes(value?, field, DIGESTS, *zero),
             Rule::Flags { flags, .. } => Some(self.flags(value, field, flags)),
             Rule::MaxAge { default, most, .. } => Some(Accept::MaxAge(duration(table, field.key, *default, *most, self.problems))),
             Rule::Mask { .. } => self.mask(value?, field),
@@ -97,7 +100,7 @@ impl EntryReader<'_> {
         }
     }
 
-    fn bytes(&mut self, value: &Value<'_>, field: &Field, length: usize, zero: Zero) -> Option<Accept> {
+    fn bytes(&mut self, value: &Value<'_>, field: &Field, lengths: &[usize], zero: Zero) -> Option<Accept> {
         let values: Vec<&Value<'_>> = match value {
             Value::Object(_) => {
                 let mut table = Table::of(value, field.key, self.problems)?;
@@ -117,7 +120,7 @@ impl EntryReader<'_> {
         }
         let mut accepted = Vec::new();
         for value in values {
-            let Some(octets) = hex(value, field.key, length, self.problems) else { continue };
+            let Some(octets) = hex(value, field.key, lengths, self.problems) else { continue };
             if zero == Zero::Refused && octets.iter().all(|octet| *octet == 0) {
                 self.problems.at(value, format!("{} is all zero", field.key), "zero is what the hardware reports when nothing was set; pin a real value");
                 continue;
@@ -125,6 +128,29 @@ impl EntryReader<'_> {
             accepted.push(octets);
         }
         Some(Accept::Bytes(accepted))
+    }
+
+    fn components(&mut self, value: &Value<'_>, field: &Field) -> Option<Accept> {
+        let list = array(value, field.key, self.problems)?;
+        if list.elements.is_empty() {
+            self.problems.at(value, format!("{} is an empty list", field.key), "an empty list accepts nothing; list what you trust");
+        }
+        let mut parts = Vec::new();
+        for value in &list.elements {
+            let Some(mut table) = Table::of(value, "a part of the firmware", self.problems) else { continue };
+            let kind = table.text("type", self.problems).map(|(kind, _)| kind.to_owned());
+            let (measurement, signer) = (table.take("measurement"), table.take("signer"));
+            table.finish(self.problems);
+            let (Some(measurement), Some(signer)) = (measurement, signer) else {
+                self.problems.at(value, "measurement and signer say which part it is", "{ \"type\": …, \"measurement\": \"<hex>\", \"signer\": \"<hex>\" }");
+                continue;
+            };
+            let measurement = hex(measurement, "measurement", DIGESTS, self.problems);
+            if let (Some(measurement), Some(signer)) = (measurement, hex(signer, "signer", DIGESTS, self.problems)) {
+                parts.push(FirmwarePart { kind, measurement, signer });
+            }
+        }
+        Some(Accept::Components(parts))
     }
 
     fn registers(&mut self, value: &Value<'_>, field: &Field, length: usize, names: &'static [&'static str]) -> Option<Accept> {
@@ -137,7 +163,7 @@ impl EntryReader<'_> {
         }
         let mut registers = Vec::new();
         for (name, value) in written {
-            if let Some(Accept::Bytes(values)) = self.bytes(value, field, length, Zero::Allowed) {
+            if let Some(Accept::Bytes(values)) = self.bytes(value, field, &[length], Zero::Allowed) {
                 registers.push((name, values));
             }
         }

@@ -133,20 +133,26 @@ pub(super) fn number(value: &Value<'_>, what: &str, problems: &mut Problems) -> 
     number
 }
 
-/// Octets in hex, or a message.
-pub(super) fn hex(value: &Value<'_>, what: &str, length: usize, problems: &mut Problems) -> Option<Vec<u8>> {
+/// The lengths of digests.
+pub(super) const DIGESTS: &[usize] = &[32, 48, 64];
+
+/// Octets in hex, as many as one of `lengths`, or a message.
+pub(super) fn hex(value: &Value<'_>, what: &str, lengths: &[usize], problems: &mut Problems) -> Option<Vec<u8>> {
+    let alternatives = |scale: usize| lengths.iter().map(|length| length.saturating_mul(scale).to_string()).collect::<Vec<_>>().join(" or ");
+    let wanted = || format!("{} octets, {} digits", alternatives(1), alternatives(2));
     let Value::StringLit(text) = value else {
-        problems.at(value, format!("{what} must be a hex string"), format!("{length} octets, {} digits", length.saturating_mul(2)));
+        problems.at(value, format!("{what} must be a hex string"), wanted());
         return None;
     };
     match data_encoding::HEXLOWER_PERMISSIVE.decode(text.value.as_bytes()) {
-        Ok(octets) if octets.len() == length => Some(octets),
+        Ok(octets) if lengths.contains(&octets.len()) => Some(octets),
         Ok(octets) => {
-            problems.at(value, format!("{what} has {} octets", octets.len()), format!("it must have {length}: values are compared, never padded or cut"));
+            let help = format!("it must have {}: values are compared, never padded or cut", alternatives(1));
+            problems.at(value, format!("{what} has {} octets", octets.len()), help);
             None
         }
         Err(_) => {
-            problems.at(value, format!("{what} is not hex"), format!("{length} octets, {} digits", length.saturating_mul(2)));
+            problems.at(value, format!("{what} is not hex"), wanted());
             None
         }
     }

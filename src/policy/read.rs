@@ -1,15 +1,13 @@
 //! Reads a policy file: strict JSON, every error at once, each with its place.
 
 use jsonc_parser::ast::Value;
-use x509_parser::prelude::FromDer as _;
-use x509_parser::x509::SubjectPublicKeyInfo;
 
-use super::json::{Problems, Table, array, duration, hex, number, parse};
-use super::vocabulary::{Rule, Vocabulary};
+use super::json::{DIGESTS, Problems, Table, array, duration, hex, number, parse};
+use super::vocabulary::{Field, Rule, Vocabulary};
 use super::{AppraisalPolicy, Denial, Entry, MAX_POLICY, Mode, OperatorKey, Revocation, Roots, entry};
 use crate::crypto::sha256;
 use crate::diagnostic::{Diagnostic, nearest};
-use crate::evidence::Timestamp;
+use crate::evidence::{Timestamp, spki};
 
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
@@ -187,7 +185,7 @@ fn tee(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problems
     };
     let meant = match near {
         Some(near) => vocabularies.iter().find(|vocabulary| vocabulary.tee == near),
-        None => vocabularies.iter().filter(|vocabulary| written_keys(vocabulary) > 0).max_by_key(|vocabulary| written_keys(vocabulary)),
+        None => vocabularies.iter().rev().filter(|vocabulary| written_keys(vocabulary) > 0).max_by_key(|vocabulary| written_keys(vocabulary)),
     };
     meant.map(|vocabulary| (*vocabulary, Said::Wrongly))
 }
@@ -212,11 +210,19 @@ pub(super) fn deny(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabular
             problems.at(value, "no reason", "say why: it is shown with each refusal");
         }
         let before = denials.len();
-        let fields = vocabularies.iter().flat_map(|vocabulary| vocabulary.fields);
-        for field in fields {
-            let Rule::Bytes { claim, length, .. } = &field.rule else { continue };
+        let mut seen: Vec<&str> = Vec::new();
+        for field in vocabularies.iter().flat_map(|vocabulary| vocabulary.fields) {
+            let Some((claim, _)) = octets_of(field) else { continue };
+            // Platforms share keys (`measurement`), sometimes with values of another length.
+            if seen.contains(&field.key) {
+                continue;
+            }
+            seen.push(field.key);
             let Some(value) = table.take(field.key) else { continue };
-            if let Some(octets) = hex(value, field.key, *length, problems) {
+            let same_key = vocabularies.iter().flat_map(|vocabulary| vocabulary.fields).filter(|other| other.key == field.key);
+            let mut lengths: Vec<usize> = same_key.filter_map(octets_of).flat_map(|(_, lengths)| lengths).copied().collect();
+            lengths.dedup();
+            if let Some(octets) = hex(value, field.key, &lengths, problems) {
                 denials.push(Denial { claim, value: octets, why: why.clone().unwrap_or_default(), reason: field.reason });
             }
         }
@@ -226,6 +232,15 @@ pub(super) fn deny(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabular
         table.finish(problems);
     }
     denials
+}
+
+/// The claim that a key with values in octets looks at, and how long they may be; `None` for another kind of key.
+fn octets_of(field: &'static Field) -> Option<(&'static str, &'static [usize])> {
+    match &field.rule {
+        Rule::Bytes { claim, length, .. } => Some((claim, std::slice::from_ref(length))),
+        Rule::Digest { claim, .. } => Some((claim, DIGESTS)),
+        _ => None,
+    }
 }
 
 /// The operator's own trust anchors.
@@ -249,7 +264,7 @@ fn keys(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problem
         let spki = table.text("key", problems).and_then(|(text, place)| {
             let spki = public_key(text);
             if spki.is_none() {
-                problems.at(place, "not a public key", "a SubjectPublicKeyInfo: PEM (-----BEGIN PUBLIC KEY-----) or the DER in hex");
+                problems.at(place, "not a public key", "a SubjectPublicKeyInfo: PEM (-----BEGIN PUBLIC KEY-----) or the DER in hex, its point on its curve");
             }
             spki
         });
@@ -270,13 +285,13 @@ fn keys(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problem
     keys
 }
 
-/// A DER SubjectPublicKeyInfo, from PEM or hex.
+/// A DER SubjectPublicKeyInfo, from PEM or hex; an elliptic one only with its point on its curve.
 fn public_key(text: &str) -> Option<Vec<u8>> {
     let der = match x509_parser::pem::Pem::read(std::io::Cursor::new(text.as_bytes())) {
         Ok((pem, _)) if pem.label == "PUBLIC KEY" => pem.contents,
         _ => data_encoding::HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).ok()?,
     };
-    matches!(SubjectPublicKeyInfo::from_der(&der), Ok((&[], _))).then_some(der)
+    spki::is_usable(&der).then_some(der)
 }
 
 fn revocation(table: &mut Table<'_, '_>, insecure: &mut Vec<String>, problems: &mut Problems) -> Revocation {

@@ -17,8 +17,24 @@ pub struct Vocabulary {
     pub loosening: &'static [Loosening],
 }
 
+/// Two tables as one, for a platform whose evidence contains another's. `N` is the sum of their lengths.
+///
+/// # Panics
+/// While compiling, when `N` is another number or `first` is empty.
+#[must_use]
+#[allow(clippy::panic, reason = "a table that is wrong does not compile")]
+pub const fn both<T: Copy, const N: usize>(first: &[T], second: &[T]) -> [T; N] {
+    assert!(first.len().saturating_add(second.len()) == N, "N is the sum of the lengths");
+    let [fill, ..] = first else { panic!("the first table is empty") };
+    let mut all = [*fill; N];
+    let (head, tail) = all.split_at_mut(first.len());
+    head.copy_from_slice(first);
+    tail.copy_from_slice(second);
+    all
+}
+
 /// A key that loosens an entry.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Loosening {
     /// The key; starts with `insecure_`.
     pub key: &'static str,
@@ -38,7 +54,7 @@ pub enum Written {
 }
 
 /// One policy key.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Field {
     /// The key in the file: the vendor's field name.
     pub key: &'static str,
@@ -80,7 +96,7 @@ pub enum Unset {
 }
 
 /// How a field's value is written and compared.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Rule {
     /// Octets: a hex string or `{ "any_of": [hex, …] }`; the claim equals one of them.
     Bytes {
@@ -94,6 +110,19 @@ pub enum Rule {
         guarded_by: Option<&'static str>,
         /// Another key of the entry without which this one means nothing.
         beside: Option<&'static str>,
+    },
+    /// Parts of the firmware: a list of `{ "type": text, "measurement": hex, "signer": hex }`, `type` left out where the
+    /// evidence has none. Every part of the claim is one of them, and every type of them is in the claim.
+    Components {
+        /// The claim: a list whose items have `type`, `measurement` and `signer`.
+        claim: &'static str,
+    },
+    /// A digest whose length its algorithm decides, 32, 48 or 64 octets; written and compared as `Bytes`.
+    Digest {
+        /// The claim.
+        claim: &'static str,
+        /// Whether an all-zero value may be pinned.
+        zero: Zero,
     },
     /// Bits by name: `{ "name": true | false, … }`.
     Flags {
@@ -193,7 +222,7 @@ pub enum Zero {
 }
 
 /// A named bit.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Flag {
     /// Its name in the file.
     pub key: &'static str,
@@ -231,7 +260,7 @@ pub enum Meaning {
 }
 
 /// A TCB claim and its name in findings.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct TcbClaims {
     /// The claim: a map of component name to number.
     pub claim: &'static str,
@@ -240,7 +269,7 @@ pub struct TcbClaims {
 }
 
 /// A product with its TCB components.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Product {
     /// Its name in policy files.
     pub name: &'static str,
@@ -249,7 +278,7 @@ pub struct Product {
 }
 
 /// One component of a product's TCB.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Component {
     /// Its name in policy files.
     pub key: &'static str,

@@ -133,28 +133,40 @@ async fn conclude<S: AsyncRead + AsyncWrite + Unpin>(
     direction: Direction,
     around: Surroundings<'_>,
 ) -> Result<Opened<S>, Refused<S>> {
-    if let (Some(peer), Ok(Verdict::Attested(..)) | Err(_)) = (peer, &verdict) {
-        record(peer, &verdict, direction, around.metrics);
+    let opened = open(pending, verdict, tier, around.clock);
+    if let Some(peer) = peer {
+        let outcome = opened.as_ref().map(|(admitted, _)| &admitted.ground).map_err(|(_, denied)| denied);
+        record(peer, outcome, direction, around.metrics);
     }
-    let denied = match verdict.and_then(|verdict| around.clock.now().map(|now| (verdict, now))) {
+    match opened {
+        Ok(opened) => {
+            around.metrics.confirmed(tier.name(), direction);
+            Ok(opened)
+        }
+        Err((pending, denied)) => Err(refuse(*pending, tier, denied).await),
+    }
+}
+
+/// Opens the stream for a verdict that holds, or gives the locked stream back.
+fn open<S: AsyncRead + AsyncWrite + Unpin>(
+    pending: Pending<S>,
+    verdict: Result<Verdict, Denied>,
+    tier: Tier,
+    clock: &Clock,
+) -> Result<Opened<S>, (Box<Pending<S>>, Denied)> {
+    let (result, standing, now) = match verdict.and_then(|verdict| clock.now().map(|now| (verdict, now))) {
         Ok((Verdict::AnyClient, _)) => {
             let admitted = Admitted { ground: Ground::AnyClient(tier), standing: None };
-            around.metrics.confirmed(tier.name(), direction);
             return Ok((admitted, Box::new(pending.open_unattested(Unattested::AnyClient))));
         }
-        Ok((Verdict::Attested(result, standing), now)) => match current(&pending, &result, now) {
-            Ok(()) => match pending.open(&result, now) {
-                Ok(stream) => {
-                    around.metrics.confirmed(tier.name(), direction);
-                    return Ok((Admitted { ground: Ground::Attested(tier, result), standing: Some(standing) }, Box::new(stream)));
-                }
-                Err((pending, denied)) => return Err(refuse(*pending, tier, denied).await),
-            },
-            Err(denied) => denied,
-        },
-        Err(denied) => denied,
+        Ok((Verdict::Attested(result, standing), now)) => (result, standing, now),
+        Err(denied) => return Err((Box::new(pending), denied)),
     };
-    Err(refuse(pending, tier, denied).await)
+    if let Err(denied) = current(&pending, &result, now) {
+        return Err((Box::new(pending), denied));
+    }
+    let stream = pending.open(&result, now)?;
+    Ok((Admitted { ground: Ground::Attested(tier, result), standing: Some(standing) }, Box::new(stream)))
 }
 
 async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(pending: Pending<S>, tier: Tier, denied: Denied) -> Refused<S> {
@@ -333,11 +345,11 @@ fn authority(name: &ServerName<'static>) -> String {
     name.to_str().into_owned()
 }
 
-/// Counts and logs a verdict. Detail goes here and not to the peer.
-fn record(peer: &Peer, verdict: &Result<Verdict, Denied>, direction: Direction, metrics: &Metrics) {
+/// Counts and logs what became of a peer: let through is said when it was. Detail goes here and not to the peer.
+fn record(peer: &Peer, outcome: Result<&Ground, &Denied>, direction: Direction, metrics: &Metrics) {
     let (policy, digest) = (peer.judge.policy(), data_encoding::HEXLOWER.encode(&peer.judge.policy_digest()));
-    match verdict {
-        Ok(Verdict::Attested(result, _)) => {
+    match outcome {
+        Ok(Ground::Attested(_, result)) => {
             let appraisal = result.appraisal();
             metrics.appraised(direction, &policy, appraisal.platform(), None);
             tracing::info!(
@@ -349,7 +361,7 @@ fn record(peer: &Peer, verdict: &Result<Verdict, Denied>, direction: Direction, 
                 tracing::warn!(target: "audit", event = "peer.observed", policy, policy_digest = %digest, %finding);
             }
         }
-        Ok(Verdict::AnyClient) => {}
+        Ok(Ground::AnyClient(_) | Ground::Local) => {}
         Err(denied) => {
             metrics.appraised(direction, &policy, "", Some(denied.reason().code()));
             let reasons = denied.findings().map(|finding| finding.reason.code()).collect::<Vec<_>>().join(",");

@@ -112,9 +112,6 @@ pub struct Limits {
     pub connections: usize,
 }
 
-/// How long open connections may go on once the proxy drains, by default.
-pub const DRAIN_GRACE: Duration = Duration::from_secs(30);
-
 impl Default for Limits {
     fn default() -> Self {
         Self {

@@ -15,7 +15,6 @@ use zeroize::Zeroize as _;
 
 use super::certificate::{self, Leaf, NotIssued, Statement};
 use super::{Credential, Judge, config};
-use crate::admin::health::Condition;
 use crate::admin::metrics::Metrics;
 use crate::attester::batch::{Batcher, QuoteError};
 use crate::clock::Clock;
@@ -55,7 +54,7 @@ pub enum IdentitySettings {
     Minted {
         /// The subject alternative names: DNS names in lower case or `spiffe://` and `https://` URIs; at least one.
         names: Vec<String>,
-        /// How long a certificate lives; default 1 h, at most [`MAX_LIFETIME`].
+        /// How long a certificate lives, at most [`MAX_LIFETIME`].
         lifetime: Duration,
         /// Where the evidence comes from, for the metrics: [`crate::attester::Attester::provider`].
         provider: String,
@@ -188,15 +187,6 @@ impl Identity {
     #[must_use]
     pub fn state(&self) -> IdentityState {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Whether there is something to present, as a readiness condition.
-    #[must_use]
-    pub fn condition(&self) -> Condition {
-        match self.state() {
-            IdentityState { not_after: Some(until), .. } => Condition::Until(until.0),
-            IdentityState { failed, .. } => Condition::Unmet(failed.unwrap_or_else(|| "no certificate yet".to_owned())),
-        }
     }
 
     /// Replaces the credential now. Open connections keep the old one.

@@ -6,7 +6,7 @@ use super::{Appraisal, AuthenticClaims, Tie, Verifier};
 use crate::evidence::binding::Binding;
 use crate::evidence::cmw::Collection;
 use crate::evidence::{Auxiliary, Bound, Claims, Evidence, KeyDigest, Timestamp};
-use crate::policy::{Accept, Always, AppraisalPolicy, Constraint, Entry, Flag, Mode, Product, Rule};
+use crate::policy::{Accept, Always, AppraisalPolicy, Constraint, Entry, FirmwarePart, Flag, Mode, Product, Rule};
 use crate::refusal::{Denied, Finding, Reason};
 
 /// Refuses evidence that is not tied to the key, before anything dear is computed: the claims that were bound are those
@@ -137,7 +137,7 @@ fn refusal(policy: &AppraisalPolicy, judged: &[(&Entry, Vec<Missed>)], authentic
     let findings = missed.iter().map(|missed| {
         let mut finding = missed.finding.clone();
         match (&missed.field.rule, several) {
-            (Rule::Bytes { claim, .. }, true) => finding.expected = any_entry(policy, judged, claim),
+            (Rule::Bytes { claim, .. } | Rule::Digest { claim, .. }, true) => finding.expected = any_entry(policy, judged, claim),
             (_, true) => finding.field = format!("{} (entry {})", finding.field, nearest.id).into(),
             _ => {}
         }
@@ -152,7 +152,7 @@ fn any_entry(policy: &AppraisalPolicy, judged: &[(&Entry, Vec<Missed>)], claim: 
     let mut values = Vec::new();
     for (entry, _) in judged {
         for constraint in &entry.constraints {
-            if let (Rule::Bytes { claim: of, .. }, Accept::Bytes(accepted)) = (&constraint.field.rule, &constraint.accept)
+            if let (Rule::Bytes { claim: of, .. } | Rule::Digest { claim: of, .. }, Accept::Bytes(accepted)) = (&constraint.field.rule, &constraint.accept)
                 && *of == claim
             {
                 values.extend(accepted.iter().map(|value| format!("{} {}", entry.id, data_encoding::HEXLOWER.encode(value))));
@@ -187,13 +187,17 @@ fn check(constraint: &Constraint, claims: &Claims, now: Timestamp) -> Vec<Findin
         (Rule::Bytes { guarded_by: Some(guard), claim, .. }, _) if claims.number(guard) != Some(1) => {
             one(guard, format!("1: {claim} has a meaning"), claims.number(guard).map(|found| found.to_string()))
         }
-        (Rule::Bytes { claim, .. }, Accept::Bytes(accepted)) => match claims.bytes(claim) {
+        (Rule::Bytes { claim, .. } | Rule::Digest { claim, .. }, Accept::Bytes(accepted)) => match claims.bytes(claim) {
             Some(found) if accepted.iter().any(|value| value == found) => Vec::new(),
             found => one(
                 claim,
                 any_of(accepted.iter().map(|value| data_encoding::HEXLOWER.encode(value))),
                 found.map(|octets| data_encoding::HEXLOWER.encode(octets)),
             ),
+        },
+        (Rule::Components { claim }, Accept::Components(wanted)) => match claims.list(claim) {
+            Some(found) => wrong_parts(field.reason, claim, wanted, found),
+            None => one(claim, "a list".to_owned(), None),
         },
         (Rule::Flags { claim, flags }, Accept::Bits { set, clear }) => match claims.number(claim) {
             Some(found) => flags.iter().filter_map(|flag| wrong_bit(claim, flag, found, *set, *clear)).collect(),
@@ -254,6 +258,31 @@ fn wrong_register(reason: Reason, claim: &str, name: &str, values: &[Vec<u8>], r
     let hex = |octets: &[u8]| data_encoding::HEXLOWER.encode(octets);
     let shown = found.map_or_else(|| "none".to_owned(), hex);
     Some(Finding::new(reason, format!("report.{claim}.{name}"), any_of(values.iter().map(|value| hex(value))), shown))
+}
+
+/// The parts of the firmware that are none of `wanted`, and the types of `wanted` that are not there.
+fn wrong_parts(reason: Reason, claim: &str, wanted: &[FirmwarePart], found: &[Claims]) -> Vec<Finding> {
+    let hex = |octets: Option<&[u8]>| octets.map_or_else(|| "none".to_owned(), |octets| data_encoding::HEXLOWER.encode(octets));
+    let shown = |measurement, signer| format!("measurement {} signer {}", hex(measurement), hex(signer));
+    let fits = |part: &Claims, wanted: &FirmwarePart| {
+        part.bytes("measurement") == Some(wanted.measurement.as_slice()) && part.bytes("signer") == Some(wanted.signer.as_slice())
+    };
+    let of_kind = |kind: Option<&str>| wanted.iter().filter(move |wanted| wanted.kind.as_deref() == kind).collect::<Vec<_>>();
+    let name = |kind: Option<&str>| format!("report.{claim}.{}", kind.unwrap_or("(no type)"));
+    let mut findings = Vec::new();
+    for part in found {
+        let kind = part.text("type");
+        let known = of_kind(kind);
+        if !known.iter().any(|known| fits(part, known)) {
+            let expected = any_of(known.iter().map(|known| shown(Some(&known.measurement), Some(&known.signer))));
+            findings.push(Finding::new(reason, name(kind), expected, shown(part.bytes("measurement"), part.bytes("signer"))));
+        }
+    }
+    let mut missing: Vec<Option<&str>> = wanted.iter().map(|wanted| wanted.kind.as_deref()).collect();
+    missing.retain(|kind| !found.iter().any(|part| part.text("type") == *kind));
+    missing.dedup();
+    findings.extend(missing.into_iter().map(|kind| Finding::new(reason, name(kind), "a part of this type", "none")));
+    findings
 }
 
 fn wrong_bit(claim: &str, flag: &Flag, found: u64, set: u64, clear: u64) -> Option<Finding> {

@@ -6,8 +6,8 @@
 use x509_parser::certificate::Validity;
 use x509_parser::der_parser::{Oid, oid};
 use x509_parser::oid_registry::{
-    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_NIST_HASH_SHA256, OID_NIST_HASH_SHA384, OID_PKCS1_RSAENCRYPTION,
-    OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384, OID_SIG_ECDSA_WITH_SHA512,
+    OID_NIST_HASH_SHA256, OID_NIST_HASH_SHA384, OID_PKCS1_RSAENCRYPTION, OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_SIG_ECDSA_WITH_SHA256,
+    OID_SIG_ECDSA_WITH_SHA384, OID_SIG_ECDSA_WITH_SHA512,
 };
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
@@ -72,13 +72,7 @@ impl<'a> SigningKey<'a> {
 
     /// The scheme that an elliptic key alone implies; `None` for RSA and unknown curves.
     pub(super) fn ecdsa(&self) -> Option<Scheme> {
-        if self.0.algorithm.algorithm != OID_KEY_TYPE_EC_PUBLIC_KEY {
-            return None;
-        }
-        let curve = self.0.algorithm.parameters.as_ref()?.as_oid().ok()?;
-        [(OID_EC_P256, Scheme::EcdsaP256Sha256), (OID_NIST_EC_P384, Scheme::EcdsaP384Sha384), (OID_NIST_EC_P521, Scheme::EcdsaP521Sha512)]
-            .into_iter()
-            .find_map(|(known, scheme)| (curve == known).then_some(scheme))
+        crate::evidence::spki::scheme(&self.0)
     }
 
     /// The scheme that this key and a certificate's algorithm come to; `None` when they do not fit one another.

@@ -8,10 +8,12 @@
 #![deny(clippy::arithmetic_side_effects, clippy::as_conversions, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 mod appraise;
+pub mod azure;
 mod chain;
 pub mod memo;
 pub mod roots;
 pub mod snp;
+mod tpm;
 
 use std::fmt::Debug;
 

@@ -16,6 +16,8 @@ mod claims;
 mod collateral;
 mod vocabulary;
 
+pub(super) use vocabulary::{FIELDS, LOOSENING};
+
 use x509_parser::prelude::X509Certificate;
 
 use super::chain::{self, Revocations, SigningKey, untrusted};

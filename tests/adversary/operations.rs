@@ -127,6 +127,26 @@ async fn verifier_panic() {
     assert_eq!(server.end().await, (1, 0));
 }
 
+/// A verdict that has run out when the stream should open lets nobody in, and is not on record as if it had.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verdict_that_opens_nothing_is_recorded_as_a_refusal() {
+    let adversary = Adversary::new();
+    let mut target = Listening::attested(Tier::SessionMutual).await;
+    let clock = target.house.parts.clock.clone();
+    let before = move || clock.set(NOW.plus(30 * 86_400));
+    target.plan.clients = Some(anybody(Arc::new(Hooked { inner: target.house.judge(policy("")), before: Box::new(before) })));
+    let server = Server::start(&target.house, target.plan).await;
+    let mut wire = adversary.tls().connect(server.dial().await).await.expect("a handshake");
+    script::open(&mut wire, &adversary.machine, &Twist::default()).await;
+    wire.heard().await;
+    let record = server.outcome().await;
+    assert_eq!((record.field("event"), record.field("reason")), ("refused", "evidence_stale"), "{record:?}");
+    let shown = target.house.parts.metrics.text();
+    assert!(shown.contains(r#"result="refused",reason="evidence_stale"} 1"#) && !shown.contains(r#"result="accepted""#), "{shown}");
+    assert!(!shown.contains("portcullis_connections_confirmed_total{"), "{shown}");
+    assert_eq!(server.end().await, (0, 0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clock_before_build() {
     let (adversary, mut failures) = (Adversary::new(), Failures::default());

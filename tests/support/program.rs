@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
+#[path = "skipped.rs"]
+pub(crate) mod skipped;
+
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -88,6 +91,6 @@ pub(crate) fn vectors() -> Option<PathBuf> {
     if folder.join("MANIFEST.json").is_file() {
         return Some(folder);
     }
-    println!("no vectors at {}: skipped", folder.display());
+    skipped::cases(1, "no captured evidence: name its folder in PORTCULLIS_VECTORS");
     None
 }

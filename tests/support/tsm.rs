@@ -6,6 +6,9 @@
 //! - reading `outblob` or `auxblob` makes a report when something was written since the last one
 //! - `rmdir` takes a folder with its attributes
 
+#[path = "skipped.rs"]
+mod skipped;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::Path;
@@ -102,7 +105,7 @@ impl FakeTsm {
         match fuser::spawn_mount(Kernel(Arc::clone(&state)), folder.path(), &config) {
             Ok(session) => Some(Self { state, folder, _session: session }),
             Err(error) => {
-                println!("no FUSE here ({error}): this test of configfs-tsm is SKIPPED");
+                skipped::cases(1, &format!("configfs-tsm needs FUSE to be faked: {error}"));
                 None
             }
         }

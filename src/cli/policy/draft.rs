@@ -68,8 +68,8 @@ impl Draft<'_> {
 /// The value without which the entry would accept more, or other, than what was seen; `None` where the default does.
 fn narrowed(field: &Field, claims: &Claims) -> Option<Value> {
     match (&field.rule, field.unset) {
-        (Rule::Bytes { claim, .. }, Unset::Refused { .. }) => claims.bytes(claim).map(|octets| hex(octets).into()),
-        (Rule::Registers { .. }, Unset::Refused { .. }) => pinned(field, claims).ok(),
+        (Rule::Bytes { claim, .. } | Rule::Digest { claim, .. }, Unset::Refused { .. }) => claims.bytes(claim).map(|octets| hex(octets).into()),
+        (Rule::Components { .. } | Rule::Registers { .. }, Unset::Refused { .. }) => pinned(field, claims).ok(),
         (Rule::Numbers { claim, default }, _) => claims.number(claim).filter(|found| *default != [*found]).map(|found| json!([found])),
         (Rule::Words { claim, default, .. }, Unset::Default) => claims.text(claim).filter(|found| *default != [*found]).map(|found| json!([found])),
         _ => None,
@@ -79,7 +79,8 @@ fn narrowed(field: &Field, claims: &Claims) -> Option<Value> {
 /// The value that was seen, for a key that is asked for.
 fn pinned(field: &Field, claims: &Claims) -> anyhow::Result<Value> {
     let value = match &field.rule {
-        Rule::Bytes { claim, .. } => claims.bytes(claim).map(|octets| hex(octets).into()),
+        Rule::Bytes { claim, .. } | Rule::Digest { claim, .. } => claims.bytes(claim).map(|octets| hex(octets).into()),
+        Rule::Components { claim } => claims.list(claim).map(|parts| parts.iter().map(part).collect()),
         Rule::Minimum { claim } => claims.number(claim).map(Value::from),
         Rule::Numbers { claim, .. } => claims.number(claim).map(|found| json!([found])),
         Rule::Words { claim, .. } => claims.text(claim).map(|found| json!([found])),
@@ -104,6 +105,14 @@ fn pinned(field: &Field, claims: &Claims) -> anyhow::Result<Value> {
         }
     };
     value.with_context(|| format!("--pin {}: the evidence does not say", field.key))
+}
+
+fn part(part: &Claims) -> Value {
+    let mut object = Map::new();
+    object.extend(part.text("type").map(|kind| ("type".to_owned(), kind.into())));
+    let digest = |name: &str| Some((name.to_owned(), hex(part.bytes(name)?).into()));
+    object.extend(["measurement", "signer"].into_iter().filter_map(digest));
+    Value::Object(object)
 }
 
 fn hex(octets: &[u8]) -> String {

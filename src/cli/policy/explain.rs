@@ -8,7 +8,7 @@ use super::{Loaded, load};
 use crate::cli::Outcome;
 use crate::cli::output::{DIM, Detail, Marks, WARN, show, value, wrapped};
 use crate::platform;
-use crate::policy::{Accept, Constraint, Entry, Field, Mode, Product, Revocation, Roots, Rule};
+use crate::policy::{Accept, Constraint, Entry, Field, FirmwarePart, Mode, Product, Revocation, Roots, Rule};
 
 /// Say in words what each entry checks, and what it does not.
 #[derive(Debug, clap::Args)]
@@ -114,6 +114,13 @@ fn said(constraint: &Constraint, entry: &Entry) -> String {
             wanted.collect::<Vec<_>>().join("\n")
         }
         (Accept::Bits { set, .. }, _) => format!("has the bits {set:#x}"),
+        (Accept::Components(parts), _) => {
+            let hex = |octets: &[u8]| data_encoding::HEXLOWER.encode(octets);
+            let one = |part: &FirmwarePart| {
+                format!("{}: measurement {}, signed by {}", part.kind.as_deref().unwrap_or("(no type)"), hex(&part.measurement), hex(&part.signer))
+            };
+            format!("each part is one of these, and each type is there\n{}", parts.iter().map(one).collect::<Vec<_>>().join("\n"))
+        }
         (Accept::MaxAge(most), _) => format!("is at most {most} s old"),
         (Accept::Minimum(least), _) => format!("is at least {least}"),
         (Accept::Numbers(values), _) => is_one_of(values.iter().map(u64::to_string)),

@@ -69,6 +69,14 @@ fn written(field: &Field) -> String {
             let beside = beside.map(|key| format!("; with `{key}`")).unwrap_or_default();
             format!("hex of {length} octets{zero}, or `{{ \"any_of\": [hex, …] }}`{beside}")
         }
+        Rule::Components { .. } => {
+            "a list of `{ \"type\": text, \"measurement\": hex, \"signer\": hex }`; each part of the evidence is one of them, each type of them is there"
+                .to_owned()
+        }
+        Rule::Digest { zero, .. } => {
+            let zero = if *zero == Zero::Refused { ", not all zero" } else { "" };
+            format!("hex of 32, 48 or 64 octets{zero}, or `{{ \"any_of\": [hex, …] }}`")
+        }
         Rule::Flags { .. } => "an object of names with `true` or `false`".to_owned(),
         Rule::MaxAge { most, .. } => format!("a duration, at most `{most}s`"),
         Rule::Mask { .. } => "`\"0x…\"`".to_owned(),

@@ -6,7 +6,7 @@ use crate::refusal::Reason;
 /// The platform's words. The order is that of findings: the most telling first.
 pub(super) static VOCABULARY: Vocabulary = Vocabulary { tee: "sev-snp", fields: FIELDS, machine: &["chip_id"], operator_key: None, loosening: LOOSENING };
 
-const LOOSENING: &[Loosening] = &[
+pub(in crate::verify) const LOOSENING: &[Loosening] = &[
     loosens("insecure_allow_debug", "accepts guests that the host can debug: for laboratories", Written::True),
     loosens("insecure_allow_migrate_ma", "accepts guests that a migration agent may move", Written::True),
     loosens("insecure_allow_milan", "accepts EPYC 7003, on which software on the host can forge reports of any TCB (MilanLaunchy, BadFuse)", Written::Why),
@@ -21,7 +21,7 @@ const fn loosens(key: &'static str, doc: &'static str, written: Written) -> Loos
     Loosening { key, doc, written }
 }
 
-const FIELDS: &[Field] = &[
+pub(in crate::verify) const FIELDS: &[Field] = &[
     Field {
         key: "guest_policy",
         doc: "The launch policy of the guest, bit by bit. A weakening bit is refused unless `true` lets it be set; a strengthening bit is required when `true`.",

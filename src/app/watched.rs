@@ -1,0 +1,51 @@
+//! Files that are watched for changes: by looking, which works on every file system and follows links that are swapped,
+//! as Kubernetes does with mounted ConfigMaps.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How often files are looked at.
+pub const EVERY: Duration = Duration::from_secs(2);
+
+/// What tells one version of a file from another without reading it: device, inode, length and time of change.
+type Version = Option<(u64, u64, u64, i64, i64)>;
+
+/// Some files, as they were when last looked at.
+#[derive(Debug)]
+pub struct Watched {
+    files: Vec<(PathBuf, Version)>,
+}
+
+impl Watched {
+    /// These files as they are now; one that is not there may come.
+    #[must_use]
+    pub fn new(files: Vec<PathBuf>) -> Self {
+        let files = files.into_iter().map(|path| {
+            let version = version(&path);
+            (path, version)
+        });
+        Self { files: files.collect() }
+    }
+
+    /// Waits until one is another than it was. What is half written is likely to be seen once more when it is whole.
+    pub async fn changed(&mut self) {
+        loop {
+            tokio::time::sleep(EVERY).await;
+            let mut changed = false;
+            for (path, known) in &mut self.files {
+                let now = version(path);
+                changed |= now != *known;
+                *known = now;
+            }
+            if changed {
+                return;
+            }
+        }
+    }
+}
+
+fn version(path: &std::path::Path) -> Version {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+}

@@ -1,0 +1,125 @@
+//! Azure confidential VMs: the HCL report from the vTPM's memory, a quote of the vTPM over our challenge, and what the
+//! host's metadata service adds.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use super::imds::Imds;
+use super::tpm::Tpm;
+use super::{Attester, Detected, Places, Provider, Quote, Unavailable};
+use crate::evidence::hcl::{HclReport, Kind, MEDIA_TYPE};
+use crate::evidence::tpm::{Extras, Hash, Member};
+use crate::evidence::{Auxiliary, Challenge, Endorsements, Evidence, tpm};
+
+/// The name under which configuration knows this way.
+const PROVIDER: &str = "azure-vtpm";
+
+/// The NV index with the HCL report.
+pub const REPORT_INDEX: u32 = 0x0140_0001;
+/// The persistent handle of the attestation key that the HCL report names.
+pub const KEY_HANDLE: u32 = 0x8100_0003;
+
+/// How long what the metadata service said is used, and how long a failure of it is not asked about again.
+const KEPT: Duration = Duration::from_secs(3600);
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// The provider of one kind of hardware behind the paravisor.
+#[derive(Debug)]
+pub struct Azure {
+    /// The platform's name.
+    pub platform: &'static str,
+    /// What the HCL report must hold.
+    pub kind: Kind,
+}
+
+/// SEV-SNP behind the paravisor.
+pub static SNP: Azure = Azure { platform: "azure-snp", kind: Kind::Snp };
+
+impl Provider for Azure {
+    fn names(&self) -> &'static [&'static str] {
+        &[PROVIDER]
+    }
+
+    fn detect(&self, places: &Places) -> Vec<Detected> {
+        let outcome = AzureAttester::open(self.platform, self.kind, places).map(|attester| Box::new(attester) as Box<dyn Attester>);
+        vec![Detected { provider: PROVIDER, outcome }]
+    }
+}
+
+#[derive(Debug)]
+struct AzureAttester {
+    platform: &'static str,
+    kind: Kind,
+    tpm: Tpm,
+    imds: Imds,
+    certification: Mutex<Option<(Instant, Endorsements)>>,
+}
+
+impl AzureAttester {
+    fn open(platform: &'static str, kind: Kind, places: &Places) -> Result<Self, Unavailable> {
+        let tpm = Tpm::open(&places.tpm)?;
+        let attester = Self { platform, kind, tpm, imds: Imds(places.imds), certification: Mutex::default() };
+        attester.report()?;
+        attester.tpm.public(KEY_HANDLE)?;
+        Ok(attester)
+    }
+
+    /// The HCL report as it is now, without the zeros behind it.
+    fn report(&self) -> Result<Vec<u8>, Unavailable> {
+        let content = self.tpm.nv(REPORT_INDEX)?;
+        let unfit = |why: String| Unavailable {
+            what: format!("{PROVIDER}, NV index {REPORT_INDEX:#x}"),
+            why,
+            fix: "this is no Azure confidential VM of this kind, or its paravisor is newer than this program".to_owned(),
+            transient: false,
+        };
+        let report = HclReport::parse(&content).map_err(|denied| unfit(denied.to_string()))?;
+        if report.kind != self.kind {
+            return Err(unfit(format!("a report of {} hardware, not {}", report.kind.name(), self.kind.name())));
+        }
+        Ok(HclReport { padding: 0, ..report }.encode())
+    }
+
+    /// What the metadata service says of this machine's chip; nothing when it does not answer, for verifiers may know it.
+    fn certification(&self) -> Endorsements {
+        let mut kept = self.certification.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((until, endorsements)) = &*kept
+            && Instant::now() < *until
+        {
+            return endorsements.clone();
+        }
+        let (endorsements, time) = match self.imds.certification() {
+            Ok(endorsements) => (endorsements, KEPT),
+            Err(unavailable) => {
+                warn!(%unavailable, "no certificate of this machine's chip is stapled");
+                (Endorsements::default(), PAUSE)
+            }
+        };
+        *kept = Some((Instant::now() + time, endorsements.clone()));
+        endorsements
+    }
+}
+
+impl Attester for AzureAttester {
+    fn platform(&self) -> &'static str {
+        self.platform
+    }
+
+    fn provider(&self) -> &'static str {
+        PROVIDER
+    }
+
+    fn attest(&self, challenge: &Challenge) -> Result<Quote, Unavailable> {
+        let mut evidence = Evidence::new(MEDIA_TYPE, self.report()?);
+        let quoted = self.tpm.quote(KEY_HANDLE, &challenge.short, Hash::Sha256)?;
+        let bytes = Member::encode(&quoted.attest, &quoted.signature, &quoted.pcrs, &Extras::default());
+        evidence.auxiliary.push(Auxiliary { label: "vtpm".to_owned(), media_type: tpm::MEDIA_TYPE.to_owned(), bytes });
+        let endorsements = match self.kind {
+            Kind::Snp => self.certification(),
+            Kind::Tdx => Endorsements::default(),
+        };
+        Ok(Quote { evidence, endorsements })
+    }
+}

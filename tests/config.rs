@@ -1,0 +1,250 @@
+//! The configuration file as an operator meets it: the defaults that the page prints are those that hold, and every
+//! error has its words, its place and its advice.
+#![cfg(feature = "cli")]
+
+use std::time::Duration;
+
+use portcullis::attester::batch::BatchSettings;
+use portcullis::config::{Config, Freshness, Log, LogFormat, Simulator, schema};
+use portcullis::policy::Mode;
+use portcullis::proxy::plan;
+
+const POLICY: &str = r#"{ "version": 1, "name": "p", "accept": [] }"#;
+
+/// The least that says anything: a server, and a client with a policy.
+const LEAST: &str = r#"version = 1
+[identity]
+provider = "auto"
+names = ["app.example"]
+[[listener]]
+name = "in"
+bind = "unix:in.sock"
+certificate = "attested"
+upstream = "app"
+[[upstream]]
+name = "app"
+targets = ["tcp://127.0.0.1:8080"]
+[[listener]]
+name = "out"
+bind = "127.0.0.1:0"
+upstream = "far"
+[[upstream]]
+name = "far"
+targets = ["tls://far.example:8443"]
+attested = { policy = "p" }
+[policy.p]
+file = "p.json"
+"#;
+
+fn parse(text: &str) -> Result<Config, String> {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("p.json"), POLICY).expect("a policy");
+    std::fs::write(folder.path().join("broken.json"), "{").expect("a file");
+    std::fs::write(folder.path().join("text.pem"), "hello").expect("a file");
+    let config = Config::parse("c.toml", text, folder.path());
+    config.map_err(|error| error.to_string().replace(&folder.path().display().to_string(), "FOLDER"))
+}
+
+/// A duration as the page writes it.
+fn span(duration: Duration) -> String {
+    match (duration.as_secs(), duration.subsec_millis()) {
+        (0, milliseconds) => format!("\"{milliseconds}ms\""),
+        (seconds, 0) if seconds % 3600 == 0 => format!("\"{}h\"", seconds / 3600),
+        (seconds, 0) => format!("\"{seconds}s\""),
+        other => panic!("{other:?} has no short form"),
+    }
+}
+
+/// What holds where the file says nothing, out of the types that are used.
+fn defaults() -> Vec<(&'static str, &'static str, String)> {
+    let config = parse(LEAST).expect("a good file");
+    let (identity, quoting, limits) = (config.identity.expect("one"), BatchSettings::default(), plan::Limits::default());
+    assert_eq!((identity.batch_window, identity.batch_queue), (None, None), "the attester's own default holds");
+    let (simulator, log) = (Simulator::default(), Log::default());
+    let quoted = |text: &str| format!("\"{text}\"");
+    let far = &config.upstreams["far"];
+    let served = config.listeners[0].attested.as_ref().expect("attested");
+    vec![
+        ("the file", "drain_grace", span(config.drain_grace)),
+        ("[identity]", "life", span(identity.life)),
+        ("[identity]", "batch_window", span(quoting.window)),
+        ("[identity]", "batch_queue", quoting.queue.to_string()),
+        ("[identity.simulator]", "seed", simulator.seed.to_string()),
+        ("[identity.simulator]", "platform", quoted(&simulator.platform)),
+        ("[identity.simulator]", "quote_delay", span(simulator.quote_delay)),
+        // There is no other yet.
+        ("[[listener]]", "protocol", quoted("tcp")),
+        ("[[listener]]", "clients", quoted(if served.clients.is_none() { "any" } else { "attested" })),
+        ("[[listener]]", "freshness", quoted(served.freshness.name())),
+        ("[[listener]]", "mode", format!("\"{:04o}\"", config.listeners[0].mode)),
+        ("[listener.limits]", "handshake", span(limits.handshake)),
+        ("[listener.limits]", "exchange", span(limits.exchange)),
+        ("[listener.limits]", "idle", span(limits.idle)),
+        ("[listener.limits]", "max_connection", span(limits.max_connection)),
+        ("[listener.limits]", "connections", limits.connections.to_string()),
+        ("[listener.limits]", "handshakes", limits.handshakes.to_string()),
+        ("[listener.limits]", "handshakes_per_source", limits.handshakes_per_source.to_string()),
+        ("[[upstream]]", "connect_timeout", span(far.connect_timeout)),
+        ("[upstream.attested]", "freshness", quoted(far.attested.as_ref().expect("attested").freshness.name())),
+        ("[policy.NAME]", "mode", quoted(config.policies["p"].policy.mode.name())),
+        ("[log]", "format", quoted(if log.format == LogFormat::Text { "text" } else { "json" })),
+        ("[log]", "level", quoted(log.level)),
+    ]
+}
+
+/// A literal default on the page that no line above speaks for is a failure, and so is one that differs.
+#[test]
+fn the_defaults_on_the_page_are_those_that_hold() {
+    let held = defaults();
+    let mut wrong = Vec::new();
+    for section in schema::SECTIONS {
+        for key in section.keys {
+            // `false` is what every flag is that nobody wrote.
+            let Some(printed) = key.default.strip_prefix('`').and_then(|rest| rest.split('`').next()).filter(|printed| *printed != "false") else { continue };
+            match held.iter().find(|(name, known, _)| (*name, *known) == (section.name, key.key)) {
+                Some((_, _, value)) if value == printed => {}
+                other => wrong.push(format!("{} {}: the page says {printed}, in force is {:?}", section.name, key.key, other.map(|(_, _, value)| value))),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let config = parse(LEAST).expect("a good file");
+    assert!(config.insecure.is_empty() && config.listeners[0].attested.as_ref().expect("attested").freshness == Freshness::Session);
+    assert_eq!(config.policies["p"].policy.mode, Mode::Enforce);
+}
+
+/// One change of a good file, and the words it is refused with.
+struct Wrong(&'static str, &'static str, &'static str);
+
+const FILE: &[Wrong] = &[
+    Wrong("not TOML", "bind = \"unix:in.sock\"", "bind = unix:in.sock"),
+    Wrong("a key twice", "provider = \"auto\"", "provider = \"auto\"\nprovider = \"auto\""),
+    Wrong("no version", "version = 1\n", ""),
+    Wrong("another version", "version = 1\n", "version = 2\n"),
+    Wrong("an unknown key", "version = 1\n", "version = 1\ndrain_grase = \"1s\"\n"),
+    Wrong("a number for a duration", "version = 1\n", "version = 1\ndrain_grace = 30\n"),
+    Wrong("a duration without a unit", "version = 1\n", "version = 1\ndrain_grace = \"30\"\n"),
+    Wrong("a duration out of bounds", "version = 1\n", "version = 1\ndrain_grace = \"2h\"\n"),
+    Wrong("a table for a list", "[[upstream]]\nname = \"app\"", "[upstream]\nname = \"app\""),
+    Wrong("a string for a table", "version = 1\n", "version = 1\nlog = \"json\"\n"),
+    Wrong("an unknown log format", "[policy.p]", "[log]\nformat = \"xml\"\n[policy.p]"),
+    Wrong("an unknown log level", "[policy.p]", "[log]\nlevel = \"loud\"\n[policy.p]"),
+    Wrong("a name to observe at", "[policy.p]", "[observe]\nbind = \"localhost:9464\"\n[policy.p]"),
+    Wrong("nothing to observe at", "[policy.p]", "[observe]\n[policy.p]"),
+    Wrong("an address taken", "[policy.p]", "[observe]\nbind = \"127.0.0.1:15432\"\n[policy.p]"),
+];
+
+const IDENTITY: &[Wrong] = &[
+    Wrong("no names", "names = [\"app.example\"]\n", ""),
+    Wrong("an empty list", "[\"app.example\"]", "[]"),
+    Wrong("a name in capitals", "app.example", "App.Example"),
+    Wrong("a name twice", "[\"app.example\"]", "[\"app.example\", \"app.example\"]"),
+    Wrong("a number among names", "[\"app.example\"]", "[1]"),
+    Wrong("too long a life", "provider = \"auto\"", "provider = \"auto\"\nlife = \"2d\""),
+    Wrong("an absent folder", "provider = \"auto\"", "provider = \"auto\"\nendorsements = \"absent\""),
+    Wrong("a certificate without its key", "provider = \"auto\"", "provider = \"auto\"\ncertificate = \"text.pem\""),
+    Wrong("a key without its certificate", "provider = \"auto\"", "provider = \"auto\"\nkey = \"text.pem\""),
+    Wrong("an absent key", "provider = \"auto\"", "provider = \"auto\"\ncertificate = \"text.pem\"\nkey = \"absent.pem\""),
+    Wrong("a queue for nobody", "provider = \"auto\"", "provider = \"auto\"\nbatch_queue = 0"),
+    Wrong("a simulator that is not asked for", "names =", "simulator = { seed = 1 }\nnames ="),
+    Wrong("a short measurement", "\"auto\"", "\"simulator\"\nsimulator = { measurement = \"00\" }"),
+    Wrong("a negative seed", "\"auto\"", "\"simulator\"\nsimulator = { seed = -1 }"),
+];
+
+const LISTENER: &[Wrong] = &[
+    Wrong("none", "[[listener]]", "[[lisstener]]"),
+    Wrong("no name", "name = \"in\"\n", ""),
+    Wrong("a name with a space", "name = \"in\"", "name = \"i n\""),
+    Wrong("two of a name", "name = \"out\"", "name = \"in\""),
+    Wrong("no place", "bind = \"unix:in.sock\"\n", ""),
+    Wrong("a place taken", "127.0.0.1:0", "unix:in.sock"),
+    Wrong("an address without a port", "127.0.0.1:0", "127.0.0.1"),
+    Wrong("a socket without a path", "unix:in.sock", "unix:"),
+    Wrong("a mode for TCP", "127.0.0.1:0\"", "127.0.0.1:0\"\nmode = \"0600\""),
+    Wrong("a mode that is none", "unix:in.sock\"", "unix:in.sock\"\nmode = \"rw\""),
+    Wrong("an unknown certificate", "certificate = \"attested\"", "certificate = \"none\""),
+    Wrong("no upstream of the name", "upstream = \"app\"", "upstream = \"ap\""),
+    Wrong("nothing attested on the way", "upstream = \"far\"", "upstream = \"app\""),
+    Wrong("a plain listener for the world", "127.0.0.1:0", "0.0.0.0:15432"),
+    Wrong("attested without an identity", "[identity]\nprovider = \"auto\"\nnames = [\"app.example\"]\n", ""),
+    Wrong("unknown clients", "certificate = \"attested\"", "certificate = \"attested\"\nclients = \"some\""),
+    Wrong("an unknown freshness", "certificate = \"attested\"", "certificate = \"attested\"\nfreshness = \"today\""),
+    Wrong("mutual with anybody", "certificate = \"attested\"", "certificate = \"attested\"\nfreshness = \"session-mutual\""),
+    Wrong(
+        "attested clients without evidence",
+        "certificate = \"attested\"",
+        "certificate = \"attested\"\nclients = \"attested\"\npolicy = \"p\"\nfreshness = \"session\"",
+    ),
+    Wrong("attested clients without a policy", "certificate = \"attested\"", "certificate = \"attested\"\nclients = \"attested\""),
+    Wrong("a policy for anybody", "certificate = \"attested\"", "certificate = \"attested\"\npolicy = \"p\""),
+    Wrong("the certificate tier in silence", "certificate = \"attested\"", "certificate = \"attested\"\nfreshness = \"certificate\""),
+    Wrong("clients of a plain listener", "127.0.0.1:0\"", "127.0.0.1:0\"\nclients = \"any\""),
+    Wrong("a limit out of bounds", "unix:in.sock\"", "unix:in.sock\"\nlimits = { handshake = \"1ms\", connections = 0 }"),
+];
+
+const UPSTREAM: &[Wrong] = &[
+    Wrong("none", "[[upstream]]", "[[upstreem]]"),
+    Wrong("two of a name", "name = \"far\"", "name = \"app\""),
+    Wrong("no targets", "targets = [\"tcp://127.0.0.1:8080\"]\n", ""),
+    Wrong("a target without a scheme", "tcp://127.0.0.1:8080", "127.0.0.1:8080"),
+    Wrong("another scheme", "tcp://127.0.0.1:8080", "ftp://127.0.0.1:8080"),
+    Wrong("a target without a port", "tcp://127.0.0.1:8080", "tcp://127.0.0.1"),
+    Wrong("plain bytes for another machine", "tcp://127.0.0.1:8080", "tcp://10.0.0.1:8080"),
+    Wrong("a plain target that is attested", "tls://far.example:8443", "tcp://127.0.0.1:8443"),
+    Wrong("an attested target without a policy", "attested = { policy = \"p\" }\n", ""),
+    Wrong("no policy of the name", "policy = \"p\" }", "policy = \"q\" }"),
+    Wrong("a key that does nothing", "tcp://127.0.0.1:8080\"]", "tcp://127.0.0.1:8080\"]\nserver_name = \"x\""),
+    Wrong("no server name", "policy = \"p\" }", "policy = \"p\" }\nserver_name = \"a b\""),
+    Wrong("the certificate tier in silence", "policy = \"p\" }", "policy = \"p\", freshness = \"certificate\" }"),
+    Wrong("an empty peer", "policy = \"p\" }", "policy = \"p\" }\npeer = {}"),
+    Wrong("roots without names", "policy = \"p\" }", "policy = \"p\" }\npeer = { pki_roots = \"text.pem\" }"),
+    Wrong("names without roots", "policy = \"p\" }", "policy = \"p\" }\npeer = { pki_names = [\"far.example\"] }"),
+    Wrong("ids without roots", "policy = \"p\" }", "policy = \"p\" }\npeer = { spiffe_ids = [\"spiffe://td/far\"] }"),
+    Wrong("an id without a path", "policy = \"p\" }", "policy = \"p\" }\npeer = { pki_roots = \"absent.pem\", spiffe_ids = [\"spiffe://td\"] }"),
+    Wrong("a pin that is none", "policy = \"p\" }", "policy = \"p\" }\npeer = { spki_pins = [\"sha256:00\"] }"),
+    Wrong("impatience", "policy = \"p\" }", "policy = \"p\" }\nconnect_timeout = \"1ms\""),
+];
+
+const POLICIES: &[Wrong] = &[
+    Wrong("no file", "file = \"p.json\"\n", ""),
+    Wrong("an absent file", "p.json", "absent.json"),
+    Wrong("a file that is no policy", "p.json", "broken.json"),
+    Wrong("an unknown mode", "file = \"p.json\"", "file = \"p.json\"\nmode = \"report\""),
+    Wrong("observing in silence", "file = \"p.json\"", "file = \"p.json\"\nmode = \"observe\""),
+    Wrong("a name with a space", "[policy.p]", "[policy.\"p q\"]"),
+    Wrong("no table", "[policy.p]\nfile", "[policy]\np"),
+];
+
+/// Every error with its words, its place and its advice.
+#[test]
+fn a_wrong_file_is_refused_with_the_place_and_what_to_write() {
+    for (group, cases) in [("file", FILE), ("identity", IDENTITY), ("listener", LISTENER), ("upstream", UPSTREAM), ("policies", POLICIES)] {
+        let mut told = String::new();
+        for Wrong(name, from, to) in cases {
+            assert!(LEAST.contains(from), "{name}: {from} is not in the file");
+            let text = LEAST.replace("127.0.0.1:0", if *name == "an address taken" { "127.0.0.1:15432" } else { "127.0.0.1:0" }).replace(from, to);
+            let error = parse(&text).err().unwrap_or_else(|| panic!("{group}, {name}: was taken"));
+            told += &format!("## {name}\n\n{}\n\n", error.trim_end());
+        }
+        insta::assert_snapshot!(group, told);
+    }
+}
+
+/// What is known grows with the platforms: the lists are not written down twice.
+#[test]
+fn a_wrong_word_is_told_those_that_are_known() {
+    let providers = [&["auto"][..], &portcullis::platform::providers(), &["simulator", "none"]].concat();
+    let error = parse(&LEAST.replace("\"auto\"", "\"tdx\"")).expect_err("unknown");
+    assert!(error.contains("unknown provider \"tdx\"") && providers.iter().all(|name| error.contains(&format!("\"{name}\""))), "{error}");
+    for (from, to, told) in [
+        ("provider = \"auto\"\n", "", "`provider` is missing in [identity]"),
+        ("certificate = ", "clients = \"attested\"\npolicy = \"p\"\ncertificate = ", "session-mutual without knowing who the peer is"),
+        ("policy = \"p\" }", "policy = \"p\", freshness = \"session-mutual\" }", "session-mutual without knowing who the peer is"),
+        ("\"auto\"", "\"simulator\"\nsimulator = { platform = \"vax\" }", "unknown platform \"vax\""),
+        ("\"auto\"", "\"simulator\"\nsimulator = { product = \"rome\" }", "unknown product \"rome\""),
+        ("certificate = ", "protocol = \"udp\"\ncertificate = ", "unknown protocol \"udp\""),
+    ] {
+        let error = parse(&LEAST.replace(from, to)).expect_err(told);
+        assert!(error.contains(told) && error.contains("= help: "), "{error}");
+    }
+}
