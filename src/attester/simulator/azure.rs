@@ -58,7 +58,7 @@ impl AzureForge {
         report_data[..32].copy_from_slice(&sha256(&[vouched]));
         let mut hardware = [0; REPORT_SIZE];
         hardware.copy_from_slice(&self.hardware.report_over(&ReportData(report_data)));
-        HclReport { version: 2, request_type: 2, status: 0, hardware, runtime_version: 1, kind: Kind::Snp, claims, padding: 0 }
+        HclReport { version: 2, hardware, kind: Kind::Snp, claims, padding: 0 }
     }
 
     /// Evidence whose quote carries `extra_data`.
