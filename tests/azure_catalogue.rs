@@ -146,7 +146,7 @@ fn catalogue() -> Vec<Case> {
             });
         }),
         forged("hcl-ak-other", TpmQuoteInvalid, |forge| {
-            forge.claimed_key = Some(other_key(forge));
+            forge.claimed_key = Some(other_key(forge).modulus());
             forge.vtpm.extras.certificates.clear();
         }),
         forged("tpm-pcrselect, one register not selected", TpmQuoteInvalid, |forge| {
