@@ -13,7 +13,7 @@ mod chain;
 pub mod memo;
 pub mod roots;
 pub mod snp;
-mod tpm;
+pub mod tpm;
 
 use std::fmt::Debug;
 

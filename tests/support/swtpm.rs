@@ -1,6 +1,9 @@
 //! A software TPM of this test's own, with what a cloud's vTPM has from its paravisor: an attestation key at a persistent
 //! handle and content in its memory.
 
+#[path = "skipped.rs"]
+mod skipped;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -30,7 +33,7 @@ impl SoftwareTpm {
             .stderr(Stdio::null())
             .spawn();
         let Ok(child) = child else {
-            println!("SKIPPED: swtpm is not installed (apt-get install swtpm): the tests against a software TPM");
+            skipped::cases(1, "swtpm is not installed (apt-get install swtpm): what is tested against a software TPM");
             return None;
         };
         let tpm = Self { child, folder };
