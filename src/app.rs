@@ -2,6 +2,7 @@
 
 pub mod attester;
 pub mod collateral;
+mod http;
 pub mod watched;
 
 use std::collections::BTreeMap;
@@ -22,9 +23,10 @@ use crate::collateral::Collateral;
 use crate::config::{self, Config, Freshness, Transport};
 use crate::policy::{AppraisalPolicy, Roots};
 use crate::proxy::appraisal::{Appraisals, Memo};
-use crate::proxy::plan::{self, Originate, Terminate};
+use crate::proxy::http::plan::Backend;
+use crate::proxy::plan::{self, Forward, Originate, Terminate};
 use crate::proxy::{Address, Drained, Parts, Proxy};
-use crate::tls::{ClientSettings, ClientSide, Clients, Identity, IdentitySettings, Judge, Peer, PeerIdentity, Pki, ServerSettings, ServerSide, Tier};
+use crate::tls::{self, ClientSettings, ClientSide, Clients, Identity, IdentitySettings, Judge, Peer, PeerIdentity, Pki, ServerSettings, ServerSide, Tier};
 use crate::verify::Appraiser;
 
 /// What judges by a policy: the policy with the roots it names.
@@ -252,6 +254,10 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn listener(&self, listener: &config::Listener) -> anyhow::Result<plan::Listener> {
+        let speaks = match &listener.forward {
+            config::Forward::Http(_) => Inner::Http,
+            config::Forward::Tcp(_) => Inner::Raw,
+        };
         let terminate = match &listener.attested {
             None => Terminate::Plain,
             Some(serve) => {
@@ -260,19 +266,38 @@ impl Builder<'_> {
                     Some(peer) => Clients::Attested(self.peer(peer)?),
                     None => Clients::Any,
                 };
-                let settings = ServerSettings { identity, tier: tier(serve.freshness), clients, alpn: None, max_evidence: None };
+                let settings = ServerSettings { identity, tier: tier(serve.freshness), clients, alpn: alpn(serve.freshness, speaks), max_evidence: None };
                 Terminate::Attested(Arc::new(ServerSide::new(settings, self.clock.clone())?))
             }
         };
-        let upstream = self.config.upstreams.get(&listener.upstream).with_context(|| format!("no upstream {}", listener.upstream))?;
+        let forward = match &listener.forward {
+            config::Forward::Tcp(name) => Forward::Tcp(Arc::new(self.upstream(self.written(name)?, Inner::Raw)?)),
+            config::Forward::Http(site) => {
+                let mut made: BTreeMap<String, Arc<Backend>> = BTreeMap::new();
+                let backend = |name: &str| {
+                    if let Some(known) = made.get(name) {
+                        return Ok(Arc::clone(known));
+                    }
+                    let written = self.written(name)?;
+                    let backend = Arc::new(http::backend(written, self.upstream(written, Inner::Http)?));
+                    made.insert(name.to_owned(), Arc::clone(&backend));
+                    Ok(backend)
+                };
+                Forward::Http(Arc::new(http::site(site, backend)?))
+            }
+        };
         let bind = match &listener.bind {
             config::Bind::Tcp(address) => plan::Bind::Tcp(*address),
             config::Bind::Unix(path) => plan::Bind::Unix { path: path.clone(), mode: listener.mode },
         };
-        Ok(plan::Listener { name: listener.name.clone(), bind, terminate, upstream: Arc::new(self.upstream(upstream)?), limits: limits(listener.limits) })
+        Ok(plan::Listener { name: listener.name.clone(), bind, terminate, forward, limits: limits(listener.limits) })
     }
 
-    fn upstream(&self, upstream: &config::Upstream) -> anyhow::Result<plan::Upstream> {
+    fn written(&self, name: &str) -> anyhow::Result<&config::Upstream> {
+        self.config.upstreams.get(name).with_context(|| format!("no upstream {name}"))
+    }
+
+    fn upstream(&self, upstream: &config::Upstream, speaks: Inner) -> anyhow::Result<plan::Upstream> {
         let originate = match &upstream.attested {
             None => Originate::Plain,
             Some(dial) => {
@@ -281,7 +306,7 @@ impl Builder<'_> {
                     tier: tier(dial.freshness),
                     server_name: dial.server_name.clone(),
                     peer: self.peer(&dial.peer)?,
-                    alpn: None,
+                    alpn: alpn(dial.freshness, speaks),
                     max_evidence: None,
                 };
                 Originate::Attested(Arc::new(ClientSide::new(settings, self.clock.clone())?))
@@ -292,8 +317,8 @@ impl Builder<'_> {
             config::Place::Unix(path) => plan::Target::Unix(path.clone()),
         };
         // The loader holds this already; bytes meant for an attested peer never go out plain.
-        let wanted = if upstream.attested.is_some() { Transport::Attested } else { Transport::Plain };
-        anyhow::ensure!(upstream.targets.iter().all(|target| target.transport == wanted), "upstream {} mixes transports", upstream.name);
+        let attested = |target: &config::Target| target.transport == Transport::Attested;
+        anyhow::ensure!(upstream.targets.iter().all(|target| attested(target) == upstream.attested.is_some()), "upstream {} mixes transports", upstream.name);
         let targets = upstream.targets.iter().map(target).collect();
         Ok(plan::Upstream { name: upstream.name.clone(), targets, originate, connect_timeout: upstream.connect_timeout })
     }
@@ -304,6 +329,23 @@ impl Builder<'_> {
         let pki = pki_roots.map(|roots| Pki { roots, names: pki_names });
         Ok(Peer { judge, identity: PeerIdentity { pki, spki_pins, spiffe_ids } })
     }
+}
+
+/// What is spoken inside TLS.
+#[derive(Clone, Copy)]
+enum Inner {
+    Http,
+    Raw,
+}
+
+/// The protocol ids to offer, best first. Beside the session tiers the peer may be no Portcullis: it knows the usual ids.
+fn alpn(freshness: Freshness, speaks: Inner) -> Option<Vec<Vec<u8>>> {
+    let ids: &[&[u8]] = match (speaks, freshness) {
+        (Inner::Raw, _) => return None,
+        (Inner::Http, Freshness::Certificate) => &[b"h2", b"http/1.1"],
+        (Inner::Http, Freshness::Session | Freshness::SessionMutual) => &[tls::ALPN_H2, tls::ALPN_HTTP1],
+    };
+    Some(ids.iter().map(|id| id.to_vec()).collect())
 }
 
 const fn tier(freshness: Freshness) -> Tier {

@@ -7,6 +7,7 @@ mod check;
 mod collateral;
 mod deny;
 mod files;
+pub mod http;
 mod identity;
 pub mod schema;
 mod sides;
@@ -187,10 +188,19 @@ pub struct Listener {
     pub mode: u32,
     /// Attested TLS, or `None` for the plain bytes of a local application.
     pub attested: Option<Serve>,
-    /// The upstream's name; it exists.
-    pub upstream: String,
+    /// What is done with its connections.
+    pub forward: Forward,
     /// Deadlines and caps.
     pub limits: Limits,
+}
+
+/// What is done with connections.
+#[derive(Clone, Debug)]
+pub enum Forward {
+    /// Requests are routed.
+    Http(Box<http::Site>),
+    /// Bytes go to the upstream of this name; it exists.
+    Tcp(String),
 }
 
 /// Where a listener binds.
@@ -276,6 +286,8 @@ pub struct Upstream {
     pub attested: Option<Dial>,
     /// How long connecting to one target may take.
     pub connect_timeout: Duration,
+    /// What matters for HTTP alone.
+    pub http: http::Upstream,
 }
 
 /// How an attested upstream is dialled.
@@ -303,6 +315,10 @@ pub struct Target {
 pub enum Transport {
     /// Attested TLS.
     Attested,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
     /// Bytes as they are.
     Plain,
 }

@@ -6,6 +6,8 @@
 mod admit;
 pub mod appraisal;
 mod connection;
+mod handshake;
+pub mod http;
 mod limits;
 mod listen;
 pub mod plan;
@@ -30,7 +32,7 @@ use crate::tls;
 use crate::verify::AttestationResult;
 use limits::Places;
 use listen::Listening;
-use plan::{Listener, Terminate};
+use plan::{Forward, Listener, Terminate, Upstream};
 
 pub use listen::Address;
 
@@ -123,8 +125,8 @@ impl Proxy {
         let mut bound = Vec::with_capacity(listeners.len());
         let mut addresses = Vec::with_capacity(listeners.len());
         for listener in listeners {
-            if listener.upstream.targets.is_empty() {
-                return Err(StartError::NoTarget { upstream: listener.upstream.name.clone() });
+            if let Some(empty) = listener.upstreams().find(|upstream| upstream.targets.is_empty()) {
+                return Err(StartError::NoTarget { upstream: empty.name.clone() });
             }
             let bind = Listening::bind(&listener.bind).and_then(|listening| Ok((listening.address()?, listening)));
             let (address, listening) = bind.map_err(|error| StartError::Bind { listener: listener.name.clone(), place: listener.bind.clone(), error })?;
@@ -141,8 +143,22 @@ impl Proxy {
             };
             let counters = parts.metrics.listener(&listener.name, direction);
             let places = Places::new(listener.limits);
-            let accepting =
-                Accepting { listener, parts: parts.clone(), counters, places, active: Arc::clone(&active), phase: watched.clone(), _alive: alive.clone() };
+            let carries = match &listener.forward {
+                Forward::Tcp(upstream) => Carries::Tcp(Arc::clone(upstream)),
+                Forward::Http(site) => {
+                    let around = http::Around {
+                        listener: listener.name.clone(),
+                        limits: listener.limits,
+                        parts: parts.clone(),
+                        phase: watched.clone(),
+                        alive: alive.clone(),
+                        secure: matches!(listener.terminate, Terminate::Attested(_)),
+                    };
+                    Carries::Http(http::Running::start(Arc::clone(site), around))
+                }
+            };
+            let (active, phase, alive) = (Arc::clone(&active), watched.clone(), alive.clone());
+            let accepting = Accepting { listener, parts: parts.clone(), counters, carries, places, active, phase, _alive: alive };
             tokio::spawn(accept(Arc::new(accepting), listening));
         }
         parts.health.set("listeners", Condition::Met);
@@ -210,11 +226,18 @@ struct Accepting {
     listener: Listener,
     parts: Parts,
     counters: ListenerMetrics,
+    carries: Carries,
     places: Arc<Places>,
     active: Arc<AtomicUsize>,
     phase: watch::Receiver<Phase>,
     /// Held, never used: see [`Proxy::ended`].
     _alive: mpsc::Sender<()>,
+}
+
+/// What runs behind a listener.
+enum Carries {
+    Http(Arc<http::Running>),
+    Tcp(Arc<Upstream>),
 }
 
 /// Counts a connection from accept to end, whatever ends it.
@@ -261,8 +284,7 @@ async fn accept(accepting: Arc<Accepting>, listening: Listening) {
                 let counted = Counted::new(&accepting);
                 let accepting = Arc::clone(&accepting);
                 tokio::spawn(async move {
-                    let Accepting { listener, parts, counters, phase, .. } = &*counted.0;
-                    connection::serve(listener, parts, counters, (socket, from), handshake, phase.clone()).await;
+                    connection::serve(&counted.0, (socket, from), handshake).await;
                     drop((place, accepting));
                 });
             }
