@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::health::{Condition, Health};
@@ -202,23 +203,40 @@ impl Proxy {
     }
 }
 
+/// What a server answered when it was asked.
+#[derive(Debug)]
+pub struct Answer {
+    /// The certificates it presented, the leaf first; none where the handshake failed.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The verdict about it, or its refusal, as the admission of a server: every code there is.
+    pub verdict: Result<Arc<AttestationResult>, Denied>,
+}
+
 /// Connects as a client sidecar would and gives the verdict about the server, in the time a default listener allows.
 /// No application byte goes either way; the connection is closed.
-///
-/// # Errors
-/// As the admission of a server: every code there is.
-pub async fn ask(side: &tls::ClientSide, socket: tokio::net::TcpStream, clock: &Clock, metrics: &Metrics) -> Result<Arc<AttestationResult>, Denied> {
+pub async fn ask(side: &tls::ClientSide, socket: tokio::net::TcpStream, clock: &Clock, metrics: &Metrics) -> Answer {
     let limits = plan::Limits::default();
     let late = || Finding::new(Reason::Timeout, "handshake", format!("an end within {} s", limits.handshake.as_secs()), "none").refuse();
-    let pending = tokio::time::timeout(limits.handshake, tls::connect(side, socket)).await.unwrap_or_else(|_| late())?;
+    let pending = match tokio::time::timeout(limits.handshake, tls::connect(side, socket)).await.unwrap_or_else(|_| late()) {
+        Ok(pending) => pending,
+        Err(denied) => return Answer { chain: Vec::new(), verdict: Err(denied) },
+    };
+    let chain = pending.chain().to_vec();
     let around = admit::Surroundings { clock, metrics, limit: limits.exchange };
-    let (admitted, mut stream) = admit::server(side, pending, around).await.map_err(|refused| refused.denied)?;
-    // The verdict is made; a peer that is gone before the goodbye changes nothing.
-    let _ = tokio::time::timeout(limits.handshake, tokio::io::AsyncWriteExt::shutdown(&mut *stream)).await;
-    match admitted.ground {
-        admit::Ground::Attested(_, result) => Ok(result),
-        admit::Ground::AnyClient(_) | admit::Ground::Local => Finding::new(Reason::EvidenceUnsupported, "peer", "a verdict about evidence", "none").refuse(),
-    }
+    let verdict = match admit::server(side, pending, around).await {
+        Ok((admitted, mut stream)) => {
+            // The verdict is made; a peer that is gone before the goodbye changes nothing.
+            let _ = tokio::time::timeout(limits.handshake, tokio::io::AsyncWriteExt::shutdown(&mut *stream)).await;
+            match admitted.ground {
+                admit::Ground::Attested(_, result) => Ok(result),
+                admit::Ground::AnyClient(_) | admit::Ground::Local => {
+                    Finding::new(Reason::EvidenceUnsupported, "peer", "a verdict about evidence", "none").refuse()
+                }
+            }
+        }
+        Err(refused) => Err(refused.denied),
+    };
+    Answer { chain, verdict }
 }
 
 /// What a listener's accept loop and its connections share.
