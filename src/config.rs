@@ -87,12 +87,12 @@ pub struct Collateral {
     pub roots: Vec<rustls::pki_types::TrustAnchor<'static>>,
     /// An HTTP proxy, by its address.
     pub proxy: Option<String>,
-    /// How long one question may take.
-    pub timeout: Duration,
+    /// How long one question may take; what is `None` here has the collateral's own default.
+    pub timeout: Option<Duration>,
     /// How long a connection waits for what was never seen.
-    pub wait: Duration,
+    pub wait: Option<Duration>,
     /// How often lists are asked for again.
-    pub refresh: Duration,
+    pub refresh: Option<Duration>,
 }
 
 /// One source of endorsements.

@@ -54,12 +54,13 @@ pub fn settings_of(settings: &config::Collateral) -> anyhow::Result<Settings> {
         };
         anyhow::Ok(Source { services: source.services.clone(), place })
     };
+    let pace = Pace::default();
     let proxy = settings.proxy.as_deref().map(address).transpose()?;
     Ok(Settings {
         sources: settings.sources.iter().map(source).collect::<anyhow::Result<_>>()?,
         cache: settings.cache.clone(),
-        reach: Reach { roots: settings.roots.clone(), proxy, timeout: settings.timeout },
-        pace: Pace { wait: settings.wait, refresh: settings.refresh, ..Pace::default() },
+        reach: Reach { roots: settings.roots.clone(), proxy, timeout: settings.timeout.unwrap_or(Reach::default().timeout) },
+        pace: Pace { wait: settings.wait.unwrap_or(pace.wait), refresh: settings.refresh.unwrap_or(pace.refresh), ..pace },
     })
 }
 

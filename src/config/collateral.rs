@@ -26,9 +26,9 @@ pub(super) fn read(file: &Section<'_>, folder: &Path, insecure: &mut Vec<String>
         cache: section.string("cache").map(|path| folder.join(path.value)),
         roots: section.parsed("roots", |path| files::roots(&folder.join(path))).map(|roots| roots.value).unwrap_or_default(),
         proxy: section.parsed("proxy", proxy).map(|proxy| proxy.value),
-        timeout: within(&section, "timeout", least, Duration::from_secs(120)).unwrap_or(Duration::from_secs(10)),
-        wait: within(&section, "wait", Duration::ZERO, Duration::from_secs(60)).unwrap_or(Duration::from_secs(5)),
-        refresh: within(&section, "refresh", Duration::from_secs(60), Duration::from_secs(30 * 86_400)).unwrap_or(Duration::from_secs(86_400)),
+        timeout: within(&section, "timeout", least, Duration::from_secs(120)),
+        wait: within(&section, "wait", Duration::ZERO, Duration::from_secs(60)),
+        refresh: within(&section, "refresh", Duration::from_secs(60), Duration::from_secs(30 * 86_400)),
     })
 }
 
