@@ -6,20 +6,16 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::arithmetic_side_effects, clippy::as_conversions, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
-mod deny;
 mod entry;
 mod json;
 mod read;
 mod vocabulary;
 
-use std::sync::Arc;
-
 use crate::evidence::binding::{AgeRule, MAX_LIFETIME};
 use crate::evidence::{Claims, Timestamp};
 use crate::refusal::Reason;
 
-pub use deny::DenyList;
-pub use vocabulary::{Always, Component, Field, Flag, Loosening, Meaning, Product, Rule, TcbClaims, Unset, Vocabulary, Written, Zero, both};
+pub use vocabulary::{Always, Component, Field, Flag, Loosening, Meaning, Product, RisingFloor, Rule, TcbClaims, Unset, Vocabulary, Written, Zero, both};
 
 /// A policy file is not read beyond this many octets.
 pub const MAX_POLICY: usize = 1 << 20;
@@ -51,8 +47,6 @@ pub struct AppraisalPolicy {
     pub roots: Roots,
     /// Trust anchors of the operator's own.
     pub keys: Vec<OperatorKey>,
-    /// The operator's deny list, which is not part of the file.
-    pub deny_list: Option<Arc<DenyList>>,
 }
 
 /// A trust anchor that the operator names: for platforms whose vendors have no public root.
@@ -152,8 +146,17 @@ pub enum Accept {
     Tcb(Vec<(&'static Product, Vec<u8>)>),
     /// Each of these registers holds one of its values.
     Registers(Vec<(&'static str, Vec<Vec<u8>>)>),
+    /// At least the shipped number of the moment and this one; or at least this one alone.
+    Rising {
+        /// The written number.
+        least: u64,
+        /// Whether the shipped numbers hold too.
+        shipped: bool,
+    },
     /// The rule's two claims are equal.
     Same,
+    /// The rule's good word, or one of these.
+    TcbStatus(Vec<Tolerated>),
     /// At least this version, component by component from the left.
     Version(Vec<u64>),
     /// One of these words.
@@ -169,6 +172,17 @@ pub struct FirmwarePart {
     pub measurement: Vec<u8>,
     /// The digest of the key that signed it.
     pub signer: Vec<u8>,
+}
+
+/// A status that is not good and is tolerated for a while.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Tolerated {
+    /// The vendor's word.
+    pub status: String,
+    /// The advisories that are tolerated with it. Any other refuses.
+    pub advisories: Vec<String>,
+    /// Until when.
+    pub until: Timestamp,
 }
 
 /// Something that is refused.

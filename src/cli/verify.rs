@@ -186,6 +186,7 @@ pub(super) fn telling(platform: &Platform, claims: &Claims, marks: Marks) -> Str
             | Rule::Digest { claim, .. }
             | Rule::Registers { claim, .. }
             | Rule::Numbers { claim, .. }
+            | Rule::TcbStatus { claim, .. }
             | Rule::Words { claim, .. } => vec![claim],
             Rule::Tcb { claims, .. } => claims.iter().take(1).map(|tcb| tcb.claim).collect(),
             _ => Vec::new(),

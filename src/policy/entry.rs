@@ -4,12 +4,14 @@ use jsonc_parser::ast::Value;
 
 use super::json::{DIGESTS, Problems, Table, array, duration, hex, number};
 use super::vocabulary::{Always, Field, Flag, Meaning, Product, Rule, Unset, Vocabulary, Written, Zero};
-use super::{Accept, Constraint, FirmwarePart};
+use super::{Accept, Constraint, FirmwarePart, Tolerated};
+use crate::evidence::Timestamp;
 
 /// The constraints and the loosening keys of one entry.
 pub(super) fn constraints(table: &mut Table<'_, '_>, vocabulary: &'static Vocabulary, problems: &mut Problems) -> (Vec<Constraint>, Vec<&'static str>) {
-    let loosened = loosening(table, vocabulary, problems);
+    let mut loosened = loosening(table, vocabulary, problems);
     let present: Vec<&'static str> = vocabulary.fields.iter().map(|field| field.key).filter(|key| table.take(key).is_some()).collect();
+    loosened.extend(present.iter().filter(|key| key.starts_with("insecure_")));
     let mut reader = EntryReader { loosened: &loosened, present: &present, problems };
     let constraints = vocabulary.fields.iter().filter_map(|field| Some(Constraint { field, accept: reader.field(table, field)? })).collect();
     (constraints, loosened)
@@ -27,6 +29,8 @@ pub(super) fn genuine(vocabulary: &'static Vocabulary) -> Vec<Constraint> {
                 Some(Constraint { field, accept: Accept::Bits { set, clear } })
             }
             Rule::Words { default, .. } => Some(Constraint { field, accept: Accept::Words(default.iter().map(|word| (*word).to_owned()).collect()) }),
+            Rule::Rising { .. } => Some(Constraint { field, accept: Accept::Rising { least: 0, shipped: true } }),
+            Rule::TcbStatus { .. } => Some(Constraint { field, accept: Accept::TcbStatus(Vec::new()) }),
             _ => None,
         })
         .collect()
@@ -59,8 +63,14 @@ impl EntryReader<'_> {
             match field.unset {
                 Unset::Default => {}
                 Unset::Unjudged => return None,
+                Unset::Beside { key } if !self.present.contains(&key) => return None,
+                Unset::Beside { key } => {
+                    self.problems.at(table.place(), format!("{key} without {}", field.key), format!("{key} alone accepts too much: {}", field.doc));
+                    return None;
+                }
+                Unset::Instead { of, unless } if self.present.contains(&of) || self.loosened.contains(&unless) => return None,
                 Unset::Refused { unless } if self.loosened.contains(&unless) => return None,
-                Unset::Refused { unless } => {
+                Unset::Instead { unless, .. } | Unset::Refused { unless } => {
                     self.problems.at(
                         table.place(),
                         format!("no {}: this entry would accept anything", field.key),
@@ -83,8 +93,13 @@ impl EntryReader<'_> {
             Rule::Minimum { .. } => number(value?, field.key, self.problems).map(Accept::Minimum),
             Rule::Numbers { default, .. } => self.numbers(value, field, default),
             Rule::Registers { length, names, .. } => self.registers(value?, field, *length, names),
+            Rule::Rising { lowered_by, .. } => {
+                let least = value.and_then(|value| number(value, field.key, self.problems));
+                Some(Accept::Rising { least: least.unwrap_or_default(), shipped: least.is_none() || !self.loosened.contains(lowered_by) })
+            }
             Rule::Same { loosened_by, .. } => self.same(value, field, loosened_by),
             Rule::Tcb { products, lowered_by, .. } => Some(self.tcb(value, field, products, lowered_by)),
+            Rule::TcbStatus { tolerable, .. } => Some(Accept::TcbStatus(self.tolerated(value, field, tolerable))),
             Rule::Version { default, lowered_by, .. } => Some(self.version(value, field, default, lowered_by)),
             Rule::Words { .. } => self.words(value, field),
         }
@@ -272,6 +287,43 @@ impl EntryReader<'_> {
             return shipped;
         }
         written
+    }
+
+    fn tolerated(&mut self, value: Option<&Value<'_>>, field: &Field, tolerable: &[&str]) -> Vec<Tolerated> {
+        let Some(list) = value.and_then(|value| array(value, field.key, self.problems)) else { return Vec::new() };
+        if list.elements.is_empty() {
+            self.problems.at(list, format!("{} is an empty list", field.key), "leave it out to stay safe");
+        }
+        list.elements.iter().filter_map(|value| self.one_tolerated(value, field, tolerable)).collect()
+    }
+
+    fn one_tolerated(&mut self, value: &Value<'_>, field: &Field, tolerable: &[&str]) -> Option<Tolerated> {
+        let mut table = Table::of(value, field.key, self.problems)?;
+        let status = table.text("status", self.problems);
+        let until = table.text("until", self.problems);
+        let advisories = table.take("advisories");
+        table.finish(self.problems);
+        let (Some((status, place)), Some((until, moment)), Some(advisories)) = (status, until, advisories) else {
+            let shape = "{ \"status\": WORD, \"advisories\": [ID, …], \"until\": TIME }";
+            self.problems.at(value, format!("{} needs status, advisories and until", field.key), shape);
+            return None;
+        };
+        if !tolerable.contains(&status) {
+            self.problems.at(place, format!("{status} cannot be tolerated"), format!("one of {}", tolerable.join(", ")));
+            return None;
+        }
+        let parsed = Timestamp::parse(until);
+        if parsed.is_none() {
+            self.problems.at(moment, "until must be an RFC 3339 time".to_owned(), "such as \"2027-01-31T00:00:00Z\"");
+        }
+        let mut tolerated = Vec::new();
+        for advisory in &array(advisories, "advisories", self.problems)?.elements {
+            match advisory.as_string_lit() {
+                Some(text) => tolerated.push(text.value.to_string()),
+                None => self.problems.at(advisory, "advisories takes strings".to_owned(), "such as \"INTEL-SA-00615\""),
+            }
+        }
+        Some(Tolerated { status: status.to_owned(), advisories: tolerated, until: parsed? })
     }
 
     fn version(&mut self, value: Option<&Value<'_>>, field: &Field, default: &[u64], lowered_by: &str) -> Accept {

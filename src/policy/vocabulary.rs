@@ -84,8 +84,20 @@ pub enum Always {
 /// What holds when a key is absent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Unset {
+    /// The file is refused when this other key is there, and the claim is not judged when it is not.
+    Beside {
+        /// The other key.
+        key: &'static str,
+    },
     /// The rule's own default value.
     Default,
+    /// The file is refused, unless this other key is there, or this loosening key is written.
+    Instead {
+        /// The key that says it in another way.
+        of: &'static str,
+        /// The loosening key.
+        unless: &'static str,
+    },
     /// The file is refused, unless this loosening key is written.
     Refused {
         /// The loosening key.
@@ -166,6 +178,15 @@ pub enum Rule {
         /// The registers there are.
         names: &'static [&'static str],
     },
+    /// A number that grows with time; the claim is at least the shipped one of the moment, and at least what is written.
+    Rising {
+        /// The claim.
+        claim: &'static str,
+        /// The shipped numbers, oldest first.
+        floors: &'static [RisingFloor],
+        /// The key by which a written number stands for the shipped one, even where it is lower.
+        lowered_by: &'static str,
+    },
     /// Two claims are equal. Only `true` may be written; the key loosens it.
     Same {
         /// The claim.
@@ -185,6 +206,18 @@ pub enum Rule {
         products: &'static [Product],
         /// The key by which floors below the shipped ones are written.
         lowered_by: &'static str,
+    },
+    /// The vendor's word on a machine's firmware: `UpToDate`, or one that is tolerated until a day, with the advisories that
+    /// are: `[{ "status": WORD, "advisories": [ID, …], "until": TIME }, …]`.
+    TcbStatus {
+        /// The claim with the word.
+        claim: &'static str,
+        /// The claim with the advisories.
+        advisories: &'static str,
+        /// The word that is always accepted.
+        good: &'static str,
+        /// The words that may be tolerated.
+        tolerable: &'static [&'static str],
     },
     /// A dotted version; the claims are at least that.
     Version {
@@ -210,6 +243,24 @@ pub enum Rule {
         /// Whether evidence without the claim passes.
         optional: bool,
     },
+}
+
+/// From when on a number is the least.
+#[derive(Clone, Copy, Debug)]
+pub struct RisingFloor {
+    /// The moment, in seconds since 1970.
+    pub from: u64,
+    /// The number.
+    pub number: u64,
+}
+
+impl RisingFloor {
+    /// The number of `floors` that holds at a moment; the first before any.
+    #[must_use]
+    pub fn at(floors: &[Self], now: u64) -> u64 {
+        let begun = floors.iter().filter(|floor| floor.from <= now).max_by_key(|floor| floor.from);
+        begun.or(floors.first()).map_or(0, |floor| floor.number)
+    }
 }
 
 /// Whether zeros may be pinned.

@@ -5,8 +5,8 @@
 use super::{Appraisal, AuthenticClaims, Tie, Verifier};
 use crate::evidence::binding::Binding;
 use crate::evidence::cmw::Collection;
-use crate::evidence::{Auxiliary, Bound, Claims, Evidence, KeyDigest, Timestamp};
-use crate::policy::{Accept, Always, AppraisalPolicy, Constraint, Entry, FirmwarePart, Flag, Mode, Product, Rule};
+use crate::evidence::{Auxiliary, Bound, Claims, Evidence, Timestamp};
+use crate::policy::{Accept, Always, AppraisalPolicy, Constraint, Entry, FirmwarePart, Flag, Mode, Product, RisingFloor, Rule, Tolerated};
 use crate::refusal::{Denied, Finding, Reason};
 
 /// Refuses evidence that is not tied to the key, before anything dear is computed: the claims that were bound are those
@@ -50,16 +50,6 @@ fn tied(verifier: &dyn Verifier, tee: &Evidence, member: &Auxiliary, binding: &B
     }
 }
 
-/// Refuses a TLS key that the operator denied.
-pub(super) fn permitted(policy: &AppraisalPolicy, key: &KeyDigest) -> Result<(), Denied> {
-    match policy.deny_list.as_deref().and_then(|list| list.denies_key(key)) {
-        None => Ok(()),
-        Some(why) => Finding::new(Reason::IdentityMismatch, "peer.key", "a key that is not on the deny list", data_encoding::HEXLOWER.encode(&key.0))
-            .fix(format!("the operator denied it: {why}"))
-            .refuse(),
-    }
-}
-
 /// Compares the full length in constant time.
 pub(super) fn answers(found: &Bound, binding: &Binding) -> Result<(), Denied> {
     if found.answers(binding.expected()) {
@@ -79,20 +69,14 @@ pub(super) fn appraise(authentic: AuthenticClaims, policy: &AppraisalPolicy, sin
         return Finding::new(Reason::PolicyInvalid, "policy.expires", format!("a policy that holds at {now}"), found).fix("renew the policy file").refuse();
     }
     let claims = &authentic.claims;
-    let everywhere = policy.deny_list.as_deref();
-    if let Some(list) = everywhere.filter(|list| now > list.expires) {
-        let fix = "publish a newer edition: until then it is not known what it would deny";
-        return Finding::new(Reason::PolicyInvalid, "deny.expires", format!("a deny list that holds at {now}"), list.expires.to_string()).fix(fix).refuse();
-    }
-    let denials = policy.deny.iter().chain(everywhere.into_iter().flat_map(|list| &list.claims));
-    if let Some(denial) = denials.into_iter().find(|denial| denial.hits(claims)) {
+    if let Some(denial) = policy.deny.iter().find(|denial| denial.hits(claims)) {
         let found = claims.find(denial.claim).map(ToString::to_string).unwrap_or_default();
         return Finding::new(denial.reason, format!("report.{}", denial.claim), format!("not on the deny list of \"{}\"", policy.name), found)
             .fix(format!("the operator denied it: {}", denial.why))
             .refuse();
     }
     let (entry, observed) = fitting(policy, &authentic, since, now)?;
-    let until = [Some(authentic.until), policy.expires, everywhere.map(|list| list.expires), entry.not_after].into_iter().flatten().min().unwrap_or(now);
+    let until = [Some(authentic.until), policy.expires, entry.not_after, tolerated_until(entry, claims)].into_iter().flatten().min().unwrap_or(now);
     Ok(Appraisal {
         platform: authentic.platform,
         policy: policy.name.clone(),
@@ -199,7 +183,7 @@ fn check(constraint: &Constraint, claims: &Claims, now: Timestamp) -> Vec<Findin
             Some(found) => wrong_parts(field.reason, claim, wanted, found),
             None => one(claim, "a list".to_owned(), None),
         },
-        (Rule::Flags { claim, flags }, Accept::Bits { set, clear }) => match claims.number(claim) {
+        (Rule::Flags { claim, flags }, Accept::Bits { set, clear }) => match claims.number(claim).or_else(|| little_endian(claims.bytes(claim))) {
             Some(found) => flags.iter().filter_map(|flag| wrong_bit(claim, flag, found, *set, *clear)).collect(),
             None => one(claim, "a bit field".to_owned(), None),
         },
@@ -223,6 +207,13 @@ fn check(constraint: &Constraint, claims: &Claims, now: Timestamp) -> Vec<Findin
             let registers = claims.map(claim);
             wanted.iter().filter_map(|(name, values)| wrong_register(field.reason, claim, name, values, registers)).collect()
         }
+        (Rule::Rising { claim, floors, .. }, Accept::Rising { least, shipped }) => {
+            let least = if *shipped { RisingFloor::at(floors, now.0).max(*least) } else { *least };
+            match claims.number(claim) {
+                Some(found) if found >= least => Vec::new(),
+                found => one(claim, format!(">= {least}"), found.map(|found| found.to_string())),
+            }
+        }
         (Rule::Same { claim, other, .. }, Accept::Same) => match (claims.find(claim), claims.find(other)) {
             (Some(found), Some(wanted)) if found == wanted => Vec::new(),
             (found, wanted) => {
@@ -239,6 +230,11 @@ fn check(constraint: &Constraint, claims: &Claims, now: Timestamp) -> Vec<Findin
                 None => one(product, any_of(floors.iter().map(|(product, _)| product.name.to_owned())), name.map(str::to_owned)),
             }
         }
+        (Rule::TcbStatus { claim, good, .. }, Accept::TcbStatus(tolerated)) => match claims.text(claim) {
+            Some(found) if found == *good => Vec::new(),
+            _ if tolerated.iter().any(|tolerated| now <= tolerated.until && tolerates(tolerated, &field.rule, claims)) => Vec::new(),
+            found => one(claim, tolerable(good, tolerated), Some(status(found, &field.rule, claims))),
+        },
         (Rule::Version { claims: wanted, .. }, Accept::Version(least)) => wanted.iter().flat_map(|claim| older(field.reason, claim, claims, least)).collect(),
         (Rule::Words { claim, optional, .. }, Accept::Words(accepted)) => match claims.text(claim) {
             None if *optional => Vec::new(),
@@ -248,6 +244,39 @@ fn check(constraint: &Constraint, claims: &Claims, now: Timestamp) -> Vec<Findin
         // The loader makes no other pair; should it ever, nothing passes.
         _ => one(field.key, "a value of the field's kind".to_owned(), None),
     }
+}
+
+/// Whether the claims have this status, and no advisory beyond those that are tolerated with it.
+fn tolerates(tolerated: &Tolerated, rule: &Rule, claims: &Claims) -> bool {
+    let Rule::TcbStatus { claim, advisories, .. } = rule else { return false };
+    let open = claims.texts(advisories);
+    claims.text(claim) == Some(&tolerated.status) && open.is_some_and(|open| open.iter().all(|advisory| tolerated.advisories.contains(advisory)))
+}
+
+/// Until when what an entry tolerates of these claims is tolerated; `None` where nothing needs to be.
+fn tolerated_until(entry: &Entry, claims: &Claims) -> Option<Timestamp> {
+    let of = |constraint: &Constraint| match &constraint.accept {
+        Accept::TcbStatus(tolerated) => {
+            tolerated.iter().filter(|tolerated| tolerates(tolerated, &constraint.field.rule, claims)).map(|tolerated| tolerated.until).max()
+        }
+        _ => None,
+    };
+    entry.constraints.iter().filter_map(of).min()
+}
+
+fn tolerable(good: &str, tolerated: &[Tolerated]) -> String {
+    let tolerated =
+        tolerated.iter().map(|tolerated| format!("{} until {} with none but {}", tolerated.status, tolerated.until, tolerated.advisories.join(", ")));
+    any_of(std::iter::once(good.to_owned()).chain(tolerated))
+}
+
+fn status(found: Option<&str>, rule: &Rule, claims: &Claims) -> String {
+    let open = match rule {
+        Rule::TcbStatus { advisories, .. } => claims.texts(advisories).unwrap_or_default(),
+        _ => &[],
+    };
+    let found = found.unwrap_or("none");
+    if open.is_empty() { found.to_owned() } else { format!("{found}, open to {}", open.join(", ")) }
 }
 
 fn wrong_register(reason: Reason, claim: &str, name: &str, values: &[Vec<u8>], registers: Option<&Claims>) -> Option<Finding> {

@@ -38,7 +38,7 @@ impl Draft<'_> {
         let mut values: Vec<(&str, Value)> = Vec::new();
         for field in vocabulary.fields {
             let asked = self.pin.iter().any(|key| key == field.key) || needed.contains(&field.key);
-            let let_go = matches!(field.unset, Unset::Refused { unless } if entry.contains_key(unless));
+            let let_go = matches!(field.unset, Unset::Instead { unless, .. } | Unset::Refused { unless } if entry.contains_key(unless));
             let value = match (asked, let_go) {
                 (true, _) => Some(pinned(field, claims)?),
                 (false, false) => narrowed(field, claims),
@@ -68,9 +68,11 @@ impl Draft<'_> {
 /// The value without which the entry would accept more, or other, than what was seen; `None` where the default does.
 fn narrowed(field: &Field, claims: &Claims) -> Option<Value> {
     match (&field.rule, field.unset) {
-        (Rule::Bytes { claim, .. } | Rule::Digest { claim, .. }, Unset::Refused { .. }) => claims.bytes(claim).map(|octets| hex(octets).into()),
+        (Rule::Bytes { claim, .. } | Rule::Digest { claim, .. }, Unset::Instead { .. } | Unset::Refused { .. }) => {
+            claims.bytes(claim).map(|octets| hex(octets).into())
+        }
         (Rule::Components { .. } | Rule::Registers { .. }, Unset::Refused { .. }) => pinned(field, claims).ok(),
-        (Rule::Numbers { claim, default }, _) => claims.number(claim).filter(|found| *default != [*found]).map(|found| json!([found])),
+        (Rule::Numbers { claim, default }, Unset::Default) => claims.number(claim).filter(|found| *default != [*found]).map(|found| json!([found])),
         (Rule::Words { claim, default, .. }, Unset::Default) => claims.text(claim).filter(|found| *default != [*found]).map(|found| json!([found])),
         _ => None,
     }
@@ -81,7 +83,7 @@ fn pinned(field: &Field, claims: &Claims) -> anyhow::Result<Value> {
     let value = match &field.rule {
         Rule::Bytes { claim, .. } | Rule::Digest { claim, .. } => claims.bytes(claim).map(|octets| hex(octets).into()),
         Rule::Components { claim } => claims.list(claim).map(|parts| parts.iter().map(part).collect()),
-        Rule::Minimum { claim } => claims.number(claim).map(Value::from),
+        Rule::Minimum { claim } | Rule::Rising { claim, .. } => claims.number(claim).map(Value::from),
         Rule::Numbers { claim, .. } => claims.number(claim).map(|found| json!([found])),
         Rule::Words { claim, .. } => claims.text(claim).map(|found| json!([found])),
         Rule::Tcb { claims: wanted, product, products, .. } => {
@@ -100,7 +102,7 @@ fn pinned(field: &Field, claims: &Claims) -> anyhow::Result<Value> {
             let named = names.iter().filter_map(|name| Some(((*name).to_owned(), hex(registers.bytes(name)?).into())));
             Value::Object(named.collect())
         }),
-        Rule::Flags { .. } | Rule::Mask { .. } | Rule::MaxAge { .. } | Rule::Same { .. } => {
+        Rule::Flags { .. } | Rule::Mask { .. } | Rule::MaxAge { .. } | Rule::Same { .. } | Rule::TcbStatus { .. } => {
             bail!("--pin {}: write this key into the file; its values are choices, not measurements", field.key)
         }
     };

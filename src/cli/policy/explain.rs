@@ -128,6 +128,12 @@ fn said(constraint: &Constraint, entry: &Entry) -> String {
             let one = |(name, values): &(&str, Vec<Vec<u8>>)| format!("{name} {}", is_one_of(values.iter().map(|value| data_encoding::HEXLOWER.encode(value))));
             registers.iter().map(one).collect::<Vec<_>>().join("\n")
         }
+        (Accept::Rising { least, shipped: false }, _) => format!("is at least {least}"),
+        (Accept::Rising { least, .. }, Rule::Rising { floors, .. }) => {
+            let shipped: Vec<_> = floors.iter().map(|floor| format!("from {} at least {}", crate::evidence::Timestamp(floor.from), floor.number)).collect();
+            if *least > 0 { format!("is at least {least}; {}", shipped.join("; ")) } else { shipped.join("; ") }
+        }
+        (Accept::Rising { .. }, _) => String::new(),
         (Accept::Same, Rule::Same { claim, other, .. }) => format!("{claim} equals {other}"),
         (Accept::Same, _) => String::new(),
         (Accept::Tcb(floors), _) => {
@@ -135,6 +141,15 @@ fn said(constraint: &Constraint, entry: &Entry) -> String {
             let asked = |product: &Product| products.is_none_or(|accepted| accepted.iter().any(|name| name == product.name));
             floors.iter().filter(|(product, _)| asked(product)).map(|(product, floor)| floor_said(product, floor)).collect::<Vec<_>>().join("\n")
         }
+        (Accept::TcbStatus(tolerated), Rule::TcbStatus { claim, good, .. }) => {
+            let good = format!("{claim} is {good}");
+            let others = tolerated.iter().map(|other| {
+                let advisories = if other.advisories.is_empty() { "no advisory".to_owned() } else { other.advisories.join(", ") };
+                format!("or {} until {}, open to nothing but {advisories}", other.status, other.until)
+            });
+            std::iter::once(good).chain(others).collect::<Vec<_>>().join("\n")
+        }
+        (Accept::TcbStatus(_), _) => String::new(),
         (Accept::Version(least), _) => format!("is at least {}", least.iter().map(u64::to_string).collect::<Vec<_>>().join(".")),
         (Accept::Words(words), _) => is_one_of(words.iter().cloned()),
     }

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
+use crate::evidence::Timestamp;
 use crate::platform::vocabularies;
-use crate::policy::{Field, Flag, Meaning, Rule, Unset, Vocabulary, Written, Zero};
+use crate::policy::{Field, Flag, Meaning, RisingFloor, Rule, Unset, Vocabulary, Written, Zero};
 
 /// The Markdown page that `docs/policy.md` must equal.
 #[must_use]
@@ -24,6 +25,7 @@ fn platform(out: &mut String, vocabulary: &Vocabulary) {
     for field in vocabulary.fields {
         match &field.rule {
             Rule::Flags { flags, .. } => bits(out, field, flags),
+            Rule::Rising { floors, .. } => rising(out, field, floors),
             Rule::Tcb { products, .. } => {
                 let _ = write!(out, "\n### `{}`: the shipped floors\n\n| Product | Components |\n|---|---|\n", field.key);
                 for product in *products {
@@ -58,6 +60,13 @@ fn bits(out: &mut String, field: &Field, flags: &[Flag]) {
     }
 }
 
+fn rising(out: &mut String, field: &Field, floors: &[RisingFloor]) {
+    let _ = write!(out, "\n### `{}`: the shipped numbers\n\n| From | At least |\n|---|---|\n", field.key);
+    for floor in floors {
+        let _ = writeln!(out, "| {} | {} |", Timestamp(floor.from), floor.number);
+    }
+}
+
 fn instead(unless: Option<&str>, loose: &str) -> String {
     unless.map(|key| format!("; instead of `{loose}` write `{key}` in the entry")).unwrap_or_default()
 }
@@ -89,8 +98,13 @@ fn written(field: &Field) -> String {
             };
             format!("an object of {names} with hex of {length} octets, or `{{ \"any_of\": [hex, …] }}`, each")
         }
+        Rule::Rising { lowered_by, .. } => format!("a number, beside the shipped ones; with `{lowered_by}` instead of them"),
         Rule::Same { .. } => "`true`".to_owned(),
         Rule::Tcb { .. } => "an object of products, each an object of components".to_owned(),
+        Rule::TcbStatus { tolerable, .. } => {
+            let words: Vec<_> = tolerable.iter().map(|word| format!("`{word}`")).collect();
+            format!("a list of `{{ \"status\": WORD, \"advisories\": [ID, …], \"until\": TIME }}`, WORD one of {}", words.join(", "))
+        }
         Rule::Version { .. } => "`\"major.minor\"` or `\"major.minor.build\"`".to_owned(),
         Rule::Words { known: [], .. } => "a list of texts".to_owned(),
         Rule::Words { known, .. } => format!("a list of {}", known.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")),
@@ -99,6 +113,9 @@ fn written(field: &Field) -> String {
 
 fn absent(field: &Field) -> String {
     match (field.unset, &field.rule) {
+        (Unset::Beside { key }, _) => format!("not checked; the file is refused where `{key}` is there"),
+        (Unset::Instead { of, unless }, _) => format!("the file is refused, unless `{of}` is there, or `{unless}`"),
+        (Unset::Default, Rule::TcbStatus { good, .. }) => format!("`{good}` alone"),
         (Unset::Refused { unless }, _) => format!("the file is refused, unless `{unless}`"),
         (Unset::Unjudged, _) => "not checked".to_owned(),
         (Unset::Default, Rule::Numbers { default, .. }) => format!("`{default:?}`"),
