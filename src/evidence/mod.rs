@@ -14,6 +14,7 @@ mod cursor;
 pub mod endorsement;
 pub mod eventlog;
 pub mod hcl;
+pub mod intel;
 pub mod leaf;
 pub mod saved;
 pub mod snp;
@@ -249,6 +250,15 @@ impl Claims {
     pub fn text(&self, name: &str) -> Option<&str> {
         match self.find(name)? {
             ClaimValue::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The words called `name`.
+    #[must_use]
+    pub fn texts(&self, name: &str) -> Option<&[String]> {
+        match self.find(name)? {
+            ClaimValue::Texts(texts) => Some(texts),
             _ => None,
         }
     }
