@@ -10,10 +10,13 @@
 mod appraise;
 pub mod azure;
 mod chain;
+pub mod intel;
 pub mod memo;
 pub mod roots;
+pub mod sgx;
 pub mod snp;
-pub mod tpm;
+pub mod tdx;
+mod tpm;
 
 use std::fmt::Debug;
 
@@ -268,7 +271,6 @@ impl Appraiser {
         memo: &dyn SignatureMemo,
         Presented { since, now }: Presented,
     ) -> Result<AttestationResult, Denied> {
-        appraise::permitted(&self.policy, binding.key())?;
         appraise::bound(verifier, presented, binding)?;
         let authentic = verifier.authenticate(&presented.tee, &presented.endorsements, &self.grounds(memo, now))?;
         appraise::answers(&authentic.bound, binding)?;

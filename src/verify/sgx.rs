@@ -1,0 +1,73 @@
+//! Intel SGX, stage 1: is this quote a genuine enclave's?
+//!
+//! The steps are those of [`super::intel`]; of its own it has what no genuine enclave has: reserved attributes
+//! ([`plausible`]). Whether the enclave is wanted is stage 2's: see [`vocabulary`].
+
+mod vocabulary;
+
+use super::intel::{self, Line};
+use super::roots::Anchor;
+use super::tdx::foreseen;
+use super::{AuthenticClaims, Grounds, Verifier};
+use crate::evidence::intel::collateral::TcbInfo;
+use crate::evidence::intel::{Body, Quote};
+use crate::evidence::{Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence};
+use crate::policy::{Entry, Vocabulary};
+use crate::refusal::{Denied, Finding, Reason};
+
+/// The platform's verifier.
+#[derive(Debug)]
+pub struct Sgx;
+
+static LINE: Line =
+    Line { tee: vocabulary::VOCABULARY.tee, tcb_info: "SGX", qe_identity: "QE", service: "sgx", is_body: |body| matches!(body, Body::Enclave(_)), plausible };
+
+/// Intel's root.
+#[must_use]
+pub fn anchors() -> Vec<Anchor> {
+    intel::anchors(LINE.tee)
+}
+
+impl Verifier for Sgx {
+    fn vocabulary(&self) -> &'static Vocabulary {
+        &vocabulary::VOCABULARY
+    }
+
+    fn read(&self, evidence: &Evidence, endorsements: &Endorsements) -> Result<Claims, Denied> {
+        LINE.read(evidence, endorsements)
+    }
+
+    fn bound(&self, evidence: &Evidence) -> Result<Bound, Denied> {
+        LINE.quote(evidence).map(|quote| Bound::Long(quote.bound_data()))
+    }
+
+    fn needs(&self, evidence: &Evidence) -> Result<Vec<EndorsementId>, Denied> {
+        LINE.needs(evidence)
+    }
+
+    fn foreseen(&self, entry: &Entry) -> Vec<EndorsementId> {
+        foreseen(&LINE, entry)
+    }
+
+    fn vouch(&self, id: &EndorsementId, item: &Endorsement, _: &dyn Fn(&EndorsementId) -> Option<Endorsement>, grounds: &Grounds<'_>) -> Result<(), Denied> {
+        LINE.vouch(id, item, grounds)
+    }
+
+    fn authenticate(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<AuthenticClaims, Denied> {
+        LINE.authenticate(evidence, endorsements, grounds)
+    }
+}
+
+/// The bits of ATTRIBUTES that have a meaning (Intel SDM volume 3D, "ATTRIBUTES Structure"): INIT, DEBUG, MODE64BIT,
+/// PROVISIONKEY, EINITTOKEN_KEY, CET, KSS, AEXNOTIFY.
+const ATTRIBUTES_DEFINED: u64 = 1 | 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 10;
+
+/// Refuses what no processor reports.
+fn plausible(quote: &Quote, _: &TcbInfo) -> Result<(), Denied> {
+    let Body::Enclave(report) = &quote.body else { return Ok(()) };
+    if report.flags() & !ATTRIBUTES_DEFINED != 0 {
+        let found = format!("{:#x}", report.flags());
+        return Finding::new(Reason::ReservedBitsSet, "report.attributes", format!("no bits beyond {ATTRIBUTES_DEFINED:#x}"), found).refuse();
+    }
+    Ok(())
+}
