@@ -1,6 +1,6 @@
 //! The platforms: one row each. A new platform is one file in `evidence`, `verify` and `attester`, and a row here.
 
-use crate::evidence::{EndorsementId, Evidence, hcl, saved::Saved, snp};
+use crate::evidence::{EndorsementId, Evidence, hcl, intel, saved::Saved, snp};
 use crate::policy::{AppraisalPolicy, Roots, Vocabulary};
 use crate::refusal::{Denied, Finding, Reason};
 use crate::verify::{self, Anchor, Origin, TrustAnchors, Verifier};
@@ -58,7 +58,7 @@ impl Platform {
 }
 
 /// Every platform of this build.
-pub const PLATFORMS: &[Platform] = &[SEV_SNP, AZURE_SNP];
+pub const PLATFORMS: &[Platform] = &[SEV_SNP, AZURE_SNP, INTEL_SGX, INTEL_TDX];
 
 const SEV_SNP: Platform = Platform {
     name: "sev-snp",
@@ -84,6 +84,32 @@ const AZURE_SNP: Platform = Platform {
     provider: &crate::attester::azure::SNP,
     #[cfg(feature = "simulator")]
     simulated: &crate::attester::simulator::SimulatedAzureSnp,
+};
+
+const INTEL_SGX: Platform = Platform {
+    name: "intel-sgx",
+    media_type: intel::MEDIA_TYPE,
+    verifier: &verify::sgx::Sgx,
+    anchors: verify::sgx::anchors,
+    vendor_service: "https://api.trustedservices.intel.com",
+    saved: intel::saved::SGX,
+    #[cfg(feature = "proxy")]
+    provider: &crate::attester::sgx::Sgx,
+    #[cfg(feature = "simulator")]
+    simulated: &crate::attester::simulator::intel::SimulatedSgx,
+};
+
+const INTEL_TDX: Platform = Platform {
+    name: "intel-tdx",
+    media_type: intel::MEDIA_TYPE,
+    verifier: &verify::tdx::Tdx,
+    anchors: verify::tdx::anchors,
+    vendor_service: "https://api.trustedservices.intel.com",
+    saved: intel::saved::TDX,
+    #[cfg(feature = "proxy")]
+    provider: &crate::attester::tdx::Tdx,
+    #[cfg(feature = "simulator")]
+    simulated: &crate::attester::simulator::intel::SimulatedTdx,
 };
 
 /// The platform that this evidence is of: by its media type, and by its content where platforms share one.

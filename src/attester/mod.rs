@@ -7,10 +7,12 @@ pub mod batch;
 mod document;
 mod imds;
 mod sev_guest;
+pub mod sgx;
 #[cfg(feature = "simulator")]
 pub mod simulator;
 pub mod snp;
 pub mod stapled;
+pub mod tdx;
 pub mod tpm;
 pub mod tsm;
 
@@ -102,6 +104,8 @@ pub trait Provider: Sync {
 pub struct Places {
     /// The configfs-tsm report folder.
     pub tsm_root: PathBuf,
+    /// The folder of Gramine's attestation files.
+    pub gramine: PathBuf,
     /// The sev-guest device.
     pub sev_guest: PathBuf,
     /// The TPM: a resource-managed device, or the socket of a software TPM.
@@ -120,6 +124,7 @@ impl Default for Places {
             sev_guest: PathBuf::from("/dev/sev-guest"),
             tpm: PathBuf::from("/dev/tpmrm0"),
             imds: imds::ADDRESS,
+            gramine: PathBuf::from("/dev/attestation"),
             privlevel: None,
         }
     }

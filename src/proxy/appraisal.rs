@@ -258,13 +258,10 @@ impl std::fmt::Debug for Appraisals {
     }
 }
 
-/// The media types of the platforms that the policy names, each once, in its order. A policy that accepts nobody asks for
-/// any: a HELLO lists something, and the refusal is then about the evidence.
+/// The media types of the platforms that the policy names, each once, in its order.
 fn media_types(policy: &AppraisalPolicy) -> Vec<String> {
     let mut types: Vec<String> = Vec::new();
-    let named: Vec<_> = policy.accept.iter().filter_map(|entry| platform::by_name(entry.tee)).collect();
-    let any = || platform::PLATFORMS.iter().collect();
-    for platform in if named.is_empty() { any() } else { named } {
+    for platform in policy.accept.iter().filter_map(|entry| platform::by_name(entry.tee)) {
         if !types.iter().any(|known| known == platform.media_type) {
             types.push(platform.media_type.to_owned());
         }

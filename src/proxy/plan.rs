@@ -16,21 +16,10 @@ pub struct Listener {
     pub bind: Bind,
     /// What its connections are.
     pub terminate: Terminate,
-    /// What is done with them.
-    pub forward: Forward,
+    /// Where they go.
+    pub upstream: Arc<Upstream>,
     /// What one connection, and all together, may take.
     pub limits: Limits,
-}
-
-impl Listener {
-    /// The upstreams it leads to.
-    pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
-        let (one, more) = match &self.forward {
-            Forward::Tcp(upstream) => (Some(&**upstream), None),
-            Forward::Http(site) => (None, Some(site.upstreams())),
-        };
-        one.into_iter().chain(more.into_iter().flatten())
-    }
 }
 
 /// A place to listen at.
@@ -54,15 +43,6 @@ pub enum Terminate {
     Attested(Arc<tls::ServerSide>),
     /// Plain bytes of a local application.
     Plain,
-}
-
-/// What is done with what comes in.
-#[derive(Clone, Debug)]
-pub enum Forward {
-    /// HTTP requests are routed, each by itself.
-    Http(Arc<super::http::plan::Site>),
-    /// Bytes go to an upstream, as they are.
-    Tcp(Arc<Upstream>),
 }
 
 /// Where connections go.

@@ -1,0 +1,107 @@
+//! A simulated Intel and its machines: genuine quotes of trust domains and enclaves, with genuine collateral, under
+//! published keys. Everything that Intel signs is signed here too, in the forms of the real documents.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{Simulated, Simulation, impossible, intel_forge as forge};
+use crate::attester::{Attester, Quote, Unavailable};
+use crate::evidence::intel::log;
+use crate::evidence::{Auxiliary, Challenge};
+
+pub use super::intel_certificates::{CrlList, IntelCa, PckCertificate};
+pub use super::intel_collateral::{IntelCollateral, Level};
+pub use super::intel_forge::IntelForge;
+
+/// The simulator of Intel TDX.
+#[derive(Debug)]
+pub struct SimulatedTdx;
+
+/// The simulator of Intel SGX.
+#[derive(Debug)]
+pub struct SimulatedSgx;
+
+impl Simulated for SimulatedTdx {
+    fn products(&self) -> &'static [&'static str] {
+        &["tdx1.5", "tdx1.0"]
+    }
+
+    fn settable(&self) -> &'static [&'static str] {
+        forge::TDX_CLAIMS
+    }
+
+    fn roots(&self) -> Vec<(String, Vec<u8>)> {
+        roots()
+    }
+
+    fn attester(&self, simulation: &Simulation) -> Result<Box<dyn Attester>, Unavailable> {
+        let forge = match simulation.product.as_deref() {
+            None | Some("tdx1.5") => IntelForge::tdx15(simulation.seed, simulation.now),
+            Some("tdx1.0") => IntelForge::tdx10(simulation.seed, simulation.now),
+            Some(other) => return Err(impossible(format!("unknown product {other}"))),
+        };
+        machine("intel-tdx", forge, simulation)
+    }
+}
+
+impl Simulated for SimulatedSgx {
+    fn products(&self) -> &'static [&'static str] {
+        &["sgx"]
+    }
+
+    fn settable(&self) -> &'static [&'static str] {
+        forge::SGX_CLAIMS
+    }
+
+    fn roots(&self) -> Vec<(String, Vec<u8>)> {
+        roots()
+    }
+
+    fn attester(&self, simulation: &Simulation) -> Result<Box<dyn Attester>, Unavailable> {
+        match simulation.product.as_deref() {
+            None | Some("sgx") => machine("intel-sgx", IntelForge::sgx(simulation.seed, simulation.now), simulation),
+            Some(other) => Err(impossible(format!("unknown product {other}"))),
+        }
+    }
+}
+
+/// The published root, by the name that the real one has.
+fn roots() -> Vec<(String, Vec<u8>)> {
+    vec![("Intel SGX Root CA".to_owned(), IntelCa::new().root_spki())]
+}
+
+fn machine(platform: &'static str, mut forge: IntelForge, simulation: &Simulation) -> Result<Box<dyn Attester>, Unavailable> {
+    for (claim, value) in &simulation.set {
+        forge.set(claim, value).map_err(impossible)?;
+    }
+    Ok(Box::new(Machine { platform, forge, quote_delay: simulation.quote_delay, hardware: Mutex::new(()) }))
+}
+
+/// A machine as an attester.
+struct Machine {
+    platform: &'static str,
+    forge: IntelForge,
+    quote_delay: Duration,
+    hardware: Mutex<()>,
+}
+
+impl Attester for Machine {
+    fn platform(&self) -> &'static str {
+        self.platform
+    }
+
+    fn provider(&self) -> &'static str {
+        "simulator"
+    }
+
+    fn attest(&self, challenge: &Challenge) -> Result<Quote, Unavailable> {
+        let _one_at_a_time = self.hardware.lock().unwrap_or_else(PoisonError::into_inner);
+        std::thread::sleep(self.quote_delay);
+        Ok(self.forge.quote(&challenge.long))
+    }
+
+    fn listed(&self) -> Result<Vec<Auxiliary>, Unavailable> {
+        let member = |log: &Vec<u8>| Auxiliary { label: log::LABEL.to_owned(), media_type: log::MEDIA_TYPE.to_owned(), bytes: log.clone() };
+        Ok(self.forge.log.iter().map(member).collect())
+    }
+}
