@@ -40,11 +40,18 @@ fn loosening(table: &mut Table<'_, '_>, vocabulary: &'static Vocabulary, problem
     let mut written = Vec::new();
     for loosening in vocabulary.loosening {
         match (table.take(loosening.key), loosening.written) {
+            (None, Written::Needed) => problems.at(
+                table.place(),
+                format!("{} is off unless the entry says {}", vocabulary.tee, loosening.key),
+                format!("it {}; if you know that, write the key with the reason", loosening.doc),
+            ),
             (None, _) => {}
             (Some(Value::BooleanLit(value)), Written::True) if value.value => written.push(loosening.key),
-            (Some(Value::StringLit(why)), Written::Why) if !why.value.trim().is_empty() => written.push(loosening.key),
+            (Some(Value::StringLit(why)), Written::Needed | Written::Why) if !why.value.trim().is_empty() => written.push(loosening.key),
             (Some(other), Written::True) => problems.at(other, format!("{} can only be true", loosening.key), "leave it out to stay safe"),
-            (Some(other), Written::Why) => problems.at(other, format!("{} must be a text that says why", loosening.key), "leave it out to stay safe"),
+            (Some(other), Written::Needed | Written::Why) => {
+                problems.at(other, format!("{} must be a text that says why", loosening.key), "leave it out to stay safe");
+            }
         }
     }
     written

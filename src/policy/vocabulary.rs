@@ -47,6 +47,8 @@ pub struct Loosening {
 /// How a loosening key is written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Written {
+    /// A text that says why, without which no entry of the platform is read: it is off unless somebody turns it on.
+    Needed,
     /// `true`.
     True,
     /// A text that says why.

@@ -42,6 +42,7 @@ fn platform(out: &mut String, vocabulary: &Vocabulary) {
     );
     for key in vocabulary.loosening {
         let value = match key.written {
+            Written::Needed => "a text that says why; without it the file is refused",
             Written::True => "`true`",
             Written::Why => "a text that says why",
         };
