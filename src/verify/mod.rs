@@ -11,6 +11,7 @@ mod appraise;
 pub mod azure;
 mod chain;
 pub mod intel;
+pub mod keystone;
 pub mod memo;
 pub mod roots;
 pub mod sgx;
