@@ -96,6 +96,7 @@ impl EntryReader<'_> {
             Rule::Digest { zero, .. } => self.bytes(value?, field, DIGESTS, *zero),
             Rule::Flags { flags, .. } => Some(self.flags(value, field, flags)),
             Rule::MaxAge { default, most, .. } => Some(Accept::MaxAge(duration(table, field.key, *default, *most, self.problems))),
+            Rule::Includes { .. } => self.includes(value?, field),
             Rule::Mask { .. } => self.mask(value?, field),
             Rule::Minimum { .. } => number(value?, field.key, self.problems).map(Accept::Minimum),
             Rule::Numbers { default, .. } => self.numbers(value, field, default),
@@ -294,6 +295,21 @@ impl EntryReader<'_> {
             return shipped;
         }
         written
+    }
+
+    fn includes(&mut self, value: &Value<'_>, field: &Field) -> Option<Accept> {
+        let list = array(value, field.key, self.problems)?;
+        if list.elements.is_empty() {
+            self.problems.at(list, format!("{} is an empty list", field.key), "leave it out to ask for nothing");
+        }
+        let mut words = Vec::new();
+        for value in &list.elements {
+            match value.as_string_lit() {
+                Some(text) => words.push(text.value.to_string()),
+                None => self.problems.at(value, format!("{} takes strings", field.key), field.doc),
+            }
+        }
+        Some(Accept::Includes(words))
     }
 
     fn tolerated(&mut self, value: Option<&Value<'_>>, field: &Field, tolerable: &[&str]) -> Vec<Tolerated> {

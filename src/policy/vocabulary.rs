@@ -154,6 +154,11 @@ pub enum Rule {
         /// The longest that may be written, in seconds.
         most: u64,
     },
+    /// Texts that must all be among the claim's.
+    Includes {
+        /// The claim: several words.
+        claim: &'static str,
+    },
     /// A bit mask that must be set in the claim: `"0x…"`.
     Mask {
         /// The claim.
