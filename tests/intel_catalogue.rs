@@ -350,7 +350,11 @@ fn an_entry_that_pins_half_is_no_policy() {
         ("intel-tdx", format!(r#""rtmr0": "{one}", "rtmr1": "{one}", "rtmr2": "{one}""#)),
         ("intel-tdx", format!(r#""insecure_any_measurement": true, "mrconfigid": "{zero}""#)),
         ("intel-tdx", r#""insecure_any_measurement": true, "td_attributes": { "debug": true }"#.to_owned()),
-        ("intel-tdx", r#""insecure_any_measurement": true, "insecure_tcb_status": [ { "status": "Revoked", "advisories": [], "until": "2027-01-01T00:00:00Z" } ]"#.to_owned()),
+        (
+            "intel-tdx",
+            r#""insecure_any_measurement": true, "insecure_tcb_status": [ { "status": "Revoked", "advisories": [], "until": "2027-01-01T00:00:00Z" } ]"#
+                .to_owned(),
+        ),
         ("intel-tdx", r#""insecure_any_measurement": true, "insecure_tcb_status": [ { "status": "OutOfDate", "advisories": [] } ]"#.to_owned()),
         ("intel-sgx", String::from(r#""isvprodid": [1]"#)),
         ("intel-sgx", format!(r#""mrsigner": "{signer}""#)),
