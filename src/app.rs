@@ -1,11 +1,14 @@
 //! Builds every part from the configuration, starts, drains, stops; returns the bound addresses.
 
 pub mod attester;
+pub mod collateral;
+mod http;
 pub mod watched;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -16,12 +19,14 @@ use crate::admin::{Admin, Window};
 use crate::attester::Attester;
 use crate::attester::batch::{BatchSettings, Batcher};
 use crate::clock::Clock;
+use crate::collateral::Collateral;
 use crate::config::{self, Config, Freshness, Transport};
 use crate::policy::{AppraisalPolicy, Roots};
 use crate::proxy::appraisal::{Appraisals, Memo};
-use crate::proxy::plan::{self, Originate, Terminate};
+use crate::proxy::http::plan::Backend;
+use crate::proxy::plan::{self, Forward, Originate, Terminate};
 use crate::proxy::{Address, Drained, Parts, Proxy};
-use crate::tls::{ClientSettings, ClientSide, Clients, Identity, IdentitySettings, Judge, Peer, PeerIdentity, Pki, ServerSettings, ServerSide, Tier};
+use crate::tls::{self, ClientSettings, ClientSide, Clients, Identity, IdentitySettings, Judge, Peer, PeerIdentity, Pki, ServerSettings, ServerSide, Tier};
 use crate::verify::Appraiser;
 
 /// What judges by a policy: the policy with the roots it names.
@@ -37,9 +42,12 @@ pub struct App {
     admin: Option<Admin>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
-    judges: BTreeMap<String, Arc<Appraisals>>,
+    judges: Arc<BTreeMap<String, Arc<Appraisals>>>,
     digest: [u8; 32],
     grace: Duration,
+    collateral: Option<Collateral>,
+    /// The highest edition of the deny list that was in force.
+    edition: AtomicU64,
 }
 
 impl App {
@@ -59,9 +67,15 @@ impl App {
     pub async fn start_with(config: &Config, clock: Clock, attester: Option<Arc<dyn Attester>>) -> anyhow::Result<Self> {
         let (metrics, health) = (Arc::new(Metrics::new()), Arc::new(Health::new()));
         confess(config, &metrics, &health);
-        let judges = judges(config, &metrics);
+        let collateral = config.collateral.as_ref().map(|settings| collateral::start(settings, config, &clock, &metrics)).transpose()?;
+        let judges = Arc::new(judges(config, collateral.as_ref(), &metrics));
+        if let Some(collateral) = collateral.clone() {
+            collateral::reconsider(&collateral, &judges);
+            let clock = clock.clone();
+            health.watch("collateral", move || collateral::condition(&collateral, &clock));
+        }
         let identity = match (&config.identity, attester) {
-            (Some(settings), Some(attester)) => Some(identity(settings, attester, &clock, &metrics).await?),
+            (Some(settings), Some(attester)) => Some(identity(settings, attester, collateral.as_ref(), &clock, &metrics).await?),
             _ => None,
         };
         if let Some(identity) = identity.clone() {
@@ -76,36 +90,50 @@ impl App {
             Some(address) => Some(Admin::start(address, window).await.with_context(|| format!("cannot observe at {address}"))?),
             None => None,
         };
-        Ok(Self { proxy, admin, metrics, health, judges, digest: config.digest, grace: config.drain_grace })
+        let edition = AtomicU64::new(config.deny.as_ref().map_or(0, |deny| deny.list.number));
+        Ok(Self { proxy, admin, metrics, health, judges, digest: config.digest, grace: config.drain_grace, collateral, edition })
     }
 
-    /// Puts changed policies in force: new connections are judged by them, live ones are judged again. Nothing else of
-    /// the configuration is taken. A file with errors changes nothing.
+    /// Puts changed policies and the deny list in force: new connections are judged by them, live ones are judged again.
+    /// Nothing else of the configuration is taken. A file with errors changes nothing.
     pub fn reload(&self, read: Result<Config, config::ConfigError>) {
-        let config = match read {
-            Ok(config) => config,
+        match read.map_err(anyhow::Error::from).and_then(|config| self.take_over(&config)) {
+            Ok(replaced) => {
+                tracing::info!(target: "reload", policies = replaced.join(","), "policies that changed are in force");
+                self.metrics.reloaded("ok");
+                self.health.set("reload", Condition::MetBut("the last one went well".to_owned()));
+            }
             Err(error) => {
                 tracing::error!(target: "reload", error = error.to_string(), "the policies that were in force stay");
                 self.metrics.reloaded("failed");
                 self.health.set("reload", Condition::MetBut("the last one failed: the policies that were in force stay".to_owned()));
-                return;
             }
-        };
+        }
+    }
+
+    fn take_over(&self, config: &Config) -> anyhow::Result<Vec<String>> {
+        let edition = config.deny.as_ref().map_or(0, |deny| deny.list.number);
+        let in_force = self.edition.fetch_max(edition, Ordering::SeqCst);
+        anyhow::ensure!(edition >= in_force, "the deny list is edition {edition}, and edition {in_force} is in force");
         let changed = |(name, policy): (&String, &config::Policy)| {
-            let judge = self.judges.get(name).filter(|judge| config.digest != self.digest || judge.policy_digest() != policy.policy.digest)?;
+            let another = |judge: &&Arc<Appraisals>| config.digest != self.digest || edition != in_force || judge.policy_digest() != policy.policy.digest;
+            let judge = self.judges.get(name).filter(another)?;
             judge.replace(Arc::new(appraiser(&policy.policy)));
             Some(name.clone())
         };
         let replaced: Vec<_> = config.policies.iter().filter_map(changed).collect();
         if !replaced.is_empty() {
-            confess(&config, &self.metrics, &self.health);
+            confess(config, &self.metrics, &self.health);
         }
         if config.digest != self.digest {
             tracing::warn!(target: "reload", "the configuration file has changed: of it, only policies are taken while the process runs; restart for the rest");
         }
-        tracing::info!(target: "reload", policies = replaced.join(","), "policies that changed are in force");
-        self.metrics.reloaded("ok");
-        self.health.set("reload", Condition::MetBut("the last one went well".to_owned()));
+        if let Some(collateral) = &self.collateral {
+            let policies: Vec<_> = config.policies.values().map(|policy| &*policy.policy).collect();
+            collateral.want(&collateral::foreseen(&policies));
+            collateral.hurry();
+        }
+        Ok(replaced)
     }
 
     /// The listeners' names and where they really listen.
@@ -157,17 +185,34 @@ fn confess(config: &Config, metrics: &Metrics, health: &Health) {
     health.set("insecure options", Condition::MetBut(options));
 }
 
-fn judges(config: &Config, metrics: &Arc<Metrics>) -> BTreeMap<String, Arc<Appraisals>> {
+fn judges(config: &Config, collateral: Option<&Collateral>, metrics: &Arc<Metrics>) -> BTreeMap<String, Arc<Appraisals>> {
     let memo = Arc::new(Memo::new());
     let judge = |(name, policy): (&String, &config::Policy)| {
         let appraiser = Arc::new(appraiser(&policy.policy));
         let appraisals = Appraisals::new(appraiser, Arc::clone(&memo), Arc::clone(metrics));
-        (name.clone(), Arc::new(appraisals))
+        (name.clone(), Arc::new(with(appraisals, collateral)))
     };
     config.policies.iter().map(judge).collect()
 }
 
-async fn identity(settings: &config::Identity, attester: Arc<dyn Attester>, clock: &Clock, metrics: &Arc<Metrics>) -> anyhow::Result<Identity> {
+fn with(appraisals: Appraisals, collateral: Option<&Collateral>) -> Appraisals {
+    match collateral {
+        Some(collateral) => appraisals.with(collateral.clone()),
+        None => appraisals,
+    }
+}
+
+async fn identity(
+    settings: &config::Identity,
+    attester: Arc<dyn Attester>,
+    collateral: Option<&Collateral>,
+    clock: &Clock,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Identity> {
+    let attester = match collateral {
+        Some(collateral) => Arc::new(collateral::Endorsed::new(attester, collateral.clone(), clock.clone())),
+        None => attester,
+    };
     let provider = attester.provider().to_owned();
     tracing::info!(target: "identity", provider, platform = attester.platform(), "evidence is made here");
     let default = BatchSettings::default();
@@ -177,17 +222,18 @@ async fn identity(settings: &config::Identity, attester: Arc<dyn Attester>, cloc
         Some(files) => IdentitySettings::Files { chain: files.chain.clone(), key: files.key.clone() },
         None => IdentitySettings::Minted { names: settings.names.clone(), lifetime: settings.life, provider },
     };
-    let check = self_check(&settings.provider, metrics);
+    let check = self_check(&settings.provider, collateral, metrics);
     Ok(Identity::start(from, Some(batcher), Some(check), clock.clone(), Arc::clone(metrics)).await?)
 }
 
 /// The check that every peer would make of our certificate: genuine, bound, current. What else a peer wants of a guest,
 /// even that it cannot be debugged, is the peer's to say.
-fn self_check(provider: &config::Provider, metrics: &Arc<Metrics>) -> Arc<dyn Judge> {
+fn self_check(provider: &config::Provider, collateral: Option<&Collateral>, metrics: &Arc<Metrics>) -> Arc<dyn Judge> {
     let roots = if matches!(provider, config::Provider::Simulator(_)) { Roots::VendorAndSimulator } else { Roots::Vendor };
     let mut genuine = AppraisalPolicy { roots, ..AppraisalPolicy::genuine(&crate::platform::vocabularies()) };
     genuine.accept.iter_mut().for_each(|entry| entry.constraints.clear());
-    Arc::new(Appraisals::new(Arc::new(appraiser(&genuine)), Arc::new(Memo::new()), Arc::clone(metrics)))
+    let appraisals = Appraisals::new(Arc::new(appraiser(&genuine)), Arc::new(Memo::new()), Arc::clone(metrics));
+    Arc::new(with(appraisals, collateral))
 }
 
 fn own_evidence(identity: &Identity) -> Condition {
@@ -208,6 +254,10 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn listener(&self, listener: &config::Listener) -> anyhow::Result<plan::Listener> {
+        let speaks = match &listener.forward {
+            config::Forward::Http(_) => Inner::Http,
+            config::Forward::Tcp(_) => Inner::Raw,
+        };
         let terminate = match &listener.attested {
             None => Terminate::Plain,
             Some(serve) => {
@@ -216,19 +266,38 @@ impl Builder<'_> {
                     Some(peer) => Clients::Attested(self.peer(peer)?),
                     None => Clients::Any,
                 };
-                let settings = ServerSettings { identity, tier: tier(serve.freshness), clients, alpn: None, max_evidence: None };
+                let settings = ServerSettings { identity, tier: tier(serve.freshness), clients, alpn: alpn(serve.freshness, speaks), max_evidence: None };
                 Terminate::Attested(Arc::new(ServerSide::new(settings, self.clock.clone())?))
             }
         };
-        let upstream = self.config.upstreams.get(&listener.upstream).with_context(|| format!("no upstream {}", listener.upstream))?;
+        let forward = match &listener.forward {
+            config::Forward::Tcp(name) => Forward::Tcp(Arc::new(self.upstream(self.written(name)?, Inner::Raw)?)),
+            config::Forward::Http(site) => {
+                let mut made: BTreeMap<String, Arc<Backend>> = BTreeMap::new();
+                let backend = |name: &str| {
+                    if let Some(known) = made.get(name) {
+                        return Ok(Arc::clone(known));
+                    }
+                    let written = self.written(name)?;
+                    let backend = Arc::new(http::backend(written, self.upstream(written, Inner::Http)?));
+                    made.insert(name.to_owned(), Arc::clone(&backend));
+                    Ok(backend)
+                };
+                Forward::Http(Arc::new(http::site(site, backend)?))
+            }
+        };
         let bind = match &listener.bind {
             config::Bind::Tcp(address) => plan::Bind::Tcp(*address),
             config::Bind::Unix(path) => plan::Bind::Unix { path: path.clone(), mode: listener.mode },
         };
-        Ok(plan::Listener { name: listener.name.clone(), bind, terminate, upstream: Arc::new(self.upstream(upstream)?), limits: limits(listener.limits) })
+        Ok(plan::Listener { name: listener.name.clone(), bind, terminate, forward, limits: limits(listener.limits) })
     }
 
-    fn upstream(&self, upstream: &config::Upstream) -> anyhow::Result<plan::Upstream> {
+    fn written(&self, name: &str) -> anyhow::Result<&config::Upstream> {
+        self.config.upstreams.get(name).with_context(|| format!("no upstream {name}"))
+    }
+
+    fn upstream(&self, upstream: &config::Upstream, speaks: Inner) -> anyhow::Result<plan::Upstream> {
         let originate = match &upstream.attested {
             None => Originate::Plain,
             Some(dial) => {
@@ -237,7 +306,7 @@ impl Builder<'_> {
                     tier: tier(dial.freshness),
                     server_name: dial.server_name.clone(),
                     peer: self.peer(&dial.peer)?,
-                    alpn: None,
+                    alpn: alpn(dial.freshness, speaks),
                     max_evidence: None,
                 };
                 Originate::Attested(Arc::new(ClientSide::new(settings, self.clock.clone())?))
@@ -248,8 +317,8 @@ impl Builder<'_> {
             config::Place::Unix(path) => plan::Target::Unix(path.clone()),
         };
         // The loader holds this already; bytes meant for an attested peer never go out plain.
-        let wanted = if upstream.attested.is_some() { Transport::Attested } else { Transport::Plain };
-        anyhow::ensure!(upstream.targets.iter().all(|target| target.transport == wanted), "upstream {} mixes transports", upstream.name);
+        let attested = |target: &config::Target| target.transport == Transport::Attested;
+        anyhow::ensure!(upstream.targets.iter().all(|target| attested(target) == upstream.attested.is_some()), "upstream {} mixes transports", upstream.name);
         let targets = upstream.targets.iter().map(target).collect();
         Ok(plan::Upstream { name: upstream.name.clone(), targets, originate, connect_timeout: upstream.connect_timeout })
     }
@@ -260,6 +329,23 @@ impl Builder<'_> {
         let pki = pki_roots.map(|roots| Pki { roots, names: pki_names });
         Ok(Peer { judge, identity: PeerIdentity { pki, spki_pins, spiffe_ids } })
     }
+}
+
+/// What is spoken inside TLS.
+#[derive(Clone, Copy)]
+enum Inner {
+    Http,
+    Raw,
+}
+
+/// The protocol ids to offer, best first. Beside the session tiers the peer may be no Portcullis: it knows the usual ids.
+fn alpn(freshness: Freshness, speaks: Inner) -> Option<Vec<Vec<u8>>> {
+    let ids: &[&[u8]] = match (speaks, freshness) {
+        (Inner::Raw, _) => return None,
+        (Inner::Http, Freshness::Certificate) => &[b"h2", b"http/1.1"],
+        (Inner::Http, Freshness::Session | Freshness::SessionMutual) => &[tls::ALPN_H2, tls::ALPN_HTTP1],
+    };
+    Some(ids.iter().map(|id| id.to_vec()).collect())
 }
 
 const fn tier(freshness: Freshness) -> Tier {

@@ -4,7 +4,10 @@
 //! the parts from it.
 
 mod check;
+mod collateral;
+mod deny;
 mod files;
+pub mod http;
 mod identity;
 pub mod schema;
 mod sides;
@@ -19,10 +22,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::diagnostic::{Diagnostic, Source, render, render_as};
-use crate::policy::AppraisalPolicy;
+use crate::policy::{AppraisalPolicy, DenyList};
 
 /// A configuration file is not read beyond this many octets.
 pub const MAX_CONFIG: usize = 1 << 20;
+
+/// A bundle of collateral is not read beyond this many octets.
+const MAX_BUNDLE: usize = 64 << 20;
 
 /// Everything one process does.
 #[derive(Debug)]
@@ -35,6 +41,10 @@ pub struct Config {
     pub upstreams: BTreeMap<String, Upstream>,
     /// The policies, by name.
     pub policies: BTreeMap<String, Policy>,
+    /// What is refused whatever the policies say. Every policy has it too.
+    pub deny: Option<Deny>,
+    /// Where endorsements come from beside what peers staple; `None` for nowhere.
+    pub collateral: Option<Collateral>,
     /// Where health and metrics are served.
     pub observe: Option<SocketAddr>,
     /// The log.
@@ -47,6 +57,64 @@ pub struct Config {
     pub warnings: Vec<Report>,
     /// SHA-256 of the text it was read from.
     pub digest: [u8; 32],
+}
+
+/// The operator's deny list with where it came from.
+#[derive(Clone, Debug)]
+pub struct Deny {
+    /// The file.
+    pub file: PathBuf,
+    /// What it says; its signature was checked.
+    pub list: Arc<DenyList>,
+}
+
+impl Deny {
+    /// The file with its signature.
+    #[must_use]
+    pub fn signature(&self) -> PathBuf {
+        deny::signature_of(&self.file)
+    }
+}
+
+/// Where endorsements come from, and how.
+#[derive(Clone, Debug)]
+pub struct Collateral {
+    /// Asked in this order.
+    pub sources: Vec<CollateralSource>,
+    /// The folder of the cache on disk.
+    pub cache: Option<PathBuf>,
+    /// Roots of servers beside the public ones.
+    pub roots: Vec<rustls::pki_types::TrustAnchor<'static>>,
+    /// An HTTP proxy, by its address.
+    pub proxy: Option<String>,
+    /// How long one question may take; what is `None` here has the collateral's own default.
+    pub timeout: Option<Duration>,
+    /// How long a connection waits for what was never seen.
+    pub wait: Option<Duration>,
+    /// How often lists are asked for again.
+    pub refresh: Option<Duration>,
+}
+
+/// One source of endorsements.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CollateralSource {
+    /// The vendors' services it stands for; empty for all.
+    pub services: Vec<String>,
+    /// What it is.
+    pub place: CollateralPlace,
+}
+
+/// What a source of endorsements is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum CollateralPlace {
+    /// A bundle file.
+    Bundle(PathBuf),
+    /// A folder in the shape of the vendor's service.
+    Folder(PathBuf),
+    /// A server with the vendor's paths, by its address.
+    Mirror(String),
+    /// The vendor's own service.
+    Vendor,
 }
 
 /// How this side proves itself.
@@ -120,10 +188,19 @@ pub struct Listener {
     pub mode: u32,
     /// Attested TLS, or `None` for the plain bytes of a local application.
     pub attested: Option<Serve>,
-    /// The upstream's name; it exists.
-    pub upstream: String,
+    /// What is done with its connections.
+    pub forward: Forward,
     /// Deadlines and caps.
     pub limits: Limits,
+}
+
+/// What is done with connections.
+#[derive(Clone, Debug)]
+pub enum Forward {
+    /// Requests are routed.
+    Http(Box<http::Site>),
+    /// Bytes go to the upstream of this name; it exists.
+    Tcp(String),
 }
 
 /// Where a listener binds.
@@ -209,6 +286,8 @@ pub struct Upstream {
     pub attested: Option<Dial>,
     /// How long connecting to one target may take.
     pub connect_timeout: Duration,
+    /// What matters for HTTP alone.
+    pub http: http::Upstream,
 }
 
 /// How an attested upstream is dialled.
@@ -236,6 +315,10 @@ pub struct Target {
 pub enum Transport {
     /// Attested TLS.
     Attested,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
     /// Bytes as they are.
     Plain,
 }

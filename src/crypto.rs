@@ -88,6 +88,29 @@ pub fn is_key(scheme: Scheme, key: &[u8]) -> bool {
     uncompressed && backend::is_point(scheme, key)
 }
 
+/// `r ‖ s` of a DER `Ecdsa-Sig-Value`, each `half` octets; `None` for another shape.
+#[must_use]
+pub fn ecdsa_fixed(der: &[u8], half: usize) -> Option<Vec<u8>> {
+    let (rest, sequence) = x509_parser::der_parser::der::parse_der_sequence(der).ok()?;
+    let [r, s] = sequence.as_sequence().ok()?.as_slice() else { return None };
+    if !rest.is_empty() {
+        return None;
+    }
+    let mut fixed = Vec::new();
+    for number in [r, s] {
+        let octets = number.as_slice().ok()?;
+        let significant: Vec<u8> = octets.iter().copied().skip_while(|octet| *octet == 0).collect();
+        // A negative number is no half of a signature.
+        if octets.first().is_none_or(|octet| octet & 0x80 != 0) {
+            return None;
+        }
+        let padding = half.checked_sub(significant.len())?;
+        fixed.extend(std::iter::repeat_n(0, padding));
+        fixed.extend(significant);
+    }
+    Some(fixed)
+}
+
 #[cfg(not(feature = "pure-crypto"))]
 mod backend {
     use aws_lc_rs::signature::{

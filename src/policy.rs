@@ -6,15 +6,19 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::arithmetic_side_effects, clippy::as_conversions, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
+mod deny;
 mod entry;
 mod json;
 mod read;
 mod vocabulary;
 
+use std::sync::Arc;
+
 use crate::evidence::binding::{AgeRule, MAX_LIFETIME};
 use crate::evidence::{Claims, Timestamp};
 use crate::refusal::Reason;
 
+pub use deny::DenyList;
 pub use vocabulary::{Always, Component, Field, Flag, Loosening, Meaning, Product, RisingFloor, Rule, TcbClaims, Unset, Vocabulary, Written, Zero, both};
 
 /// A policy file is not read beyond this many octets.
@@ -47,6 +51,8 @@ pub struct AppraisalPolicy {
     pub roots: Roots,
     /// Trust anchors of the operator's own.
     pub keys: Vec<OperatorKey>,
+    /// The operator's deny list, which is not part of the file.
+    pub deny_list: Option<Arc<DenyList>>,
 }
 
 /// A trust anchor that the operator names: for platforms whose vendors have no public root.

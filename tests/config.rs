@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use portcullis::attester::batch::BatchSettings;
-use portcullis::config::{Config, Freshness, Log, LogFormat, Simulator, schema};
+use portcullis::collateral::{Pace, Reach};
+use portcullis::config::{CollateralSource, Config, Freshness, Log, LogFormat, Simulator, schema};
 use portcullis::policy::Mode;
 use portcullis::proxy::plan;
 
@@ -49,6 +50,7 @@ fn parse(text: &str) -> Result<Config, String> {
 fn span(duration: Duration) -> String {
     match (duration.as_secs(), duration.subsec_millis()) {
         (0, milliseconds) => format!("\"{milliseconds}ms\""),
+        (seconds, 0) if seconds % 86_400 == 0 => format!("\"{}d\"", seconds / 86_400),
         (seconds, 0) if seconds % 3600 == 0 => format!("\"{}h\"", seconds / 3600),
         (seconds, 0) => format!("\"{seconds}s\""),
         other => panic!("{other:?} has no short form"),
@@ -61,6 +63,10 @@ fn defaults() -> Vec<(&'static str, &'static str, String)> {
     let (identity, quoting, limits) = (config.identity.expect("one"), BatchSettings::default(), plan::Limits::default());
     assert_eq!((identity.batch_window, identity.batch_queue), (None, None), "the attester's own default holds");
     let (simulator, log) = (Simulator::default(), Log::default());
+    let collateral = parse(&format!("{LEAST}[collateral]\n")).expect("a good file").collateral.expect("one");
+    assert_eq!((collateral.timeout, collateral.wait, collateral.refresh), (None, None, None), "the collateral's own defaults hold");
+    let pace = Pace::default();
+    let source = |source: &CollateralSource| format!("{:?}", format!("{:?}", source.place).to_lowercase());
     let quoted = |text: &str| format!("\"{text}\"");
     let far = &config.upstreams["far"];
     let served = config.listeners[0].attested.as_ref().expect("attested");
@@ -84,6 +90,10 @@ fn defaults() -> Vec<(&'static str, &'static str, String)> {
         ("[listener.limits]", "connections", limits.connections.to_string()),
         ("[listener.limits]", "handshakes", limits.handshakes.to_string()),
         ("[listener.limits]", "handshakes_per_source", limits.handshakes_per_source.to_string()),
+        ("[collateral]", "sources", format!("[{}]", collateral.sources.iter().map(source).collect::<Vec<_>>().join(", "))),
+        ("[collateral]", "timeout", span(Reach::default().timeout)),
+        ("[collateral]", "wait", span(pace.wait)),
+        ("[collateral]", "refresh", span(pace.refresh)),
         ("[[upstream]]", "connect_timeout", span(far.connect_timeout)),
         ("[upstream.attested]", "freshness", quoted(far.attested.as_ref().expect("attested").freshness.name())),
         ("[policy.NAME]", "mode", quoted(config.policies["p"].policy.mode.name())),

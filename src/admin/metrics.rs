@@ -31,6 +31,12 @@ pub struct Metrics {
     connections_opened: Counters,
     drain_state: Gauge,
     handshakes: Counters,
+    http_duration: Family<Labels, Histogram, fn() -> Histogram>,
+    http_in_flight: Gauges,
+    http_requests: Counters,
+    spoofed: Counters,
+    upstream_healthy: Gauges,
+    upstream_retries: Counters,
     insecure_option: Gauges,
     limits_rejected: Counters,
     refused: Counters,
@@ -135,6 +141,16 @@ impl Metrics {
                 gauge
             },
             handshakes: counters(&mut registry, "handshakes", "TLS handshakes"),
+            http_duration: {
+                let family = Family::<Labels, Histogram, fn() -> Histogram>::new_with_constructor(|| Histogram::new(DURATIONS));
+                registry.register("http_request_duration_seconds", "Requests from their head to the end of their answer", family.clone());
+                family
+            },
+            http_in_flight: gauges(&mut registry, "http_requests_in_flight", "Requests that are under way"),
+            http_requests: counters(&mut registry, "http_requests", "Requests, by method and class of status"),
+            spoofed: counters(&mut registry, "spoofed_headers_stripped", "Fields removed because they could be taken for an identity"),
+            upstream_healthy: gauges(&mut registry, "upstream_healthy_targets", "Targets that passed their last health check"),
+            upstream_retries: counters(&mut registry, "upstream_retries", "Requests tried on another connection because nothing of them was sent"),
             insecure_option: gauges(&mut registry, "insecure_option", "Options in force that weaken safety"),
             limits_rejected: counters(&mut registry, "limits_rejected", "Connections turned away by a limit"),
             reloads: counters(&mut registry, "reloads", "Reloads of the policies, by result"),
@@ -239,6 +255,44 @@ impl Metrics {
         }
     }
 
+    /// Counts a request and how long it took.
+    pub fn http_request(&self, listener: &str, method: &str, status: u16, seconds: f64) {
+        let method = METHODS.iter().find(|known| **known == method).copied().unwrap_or("other");
+        let class = match status / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            5 => "5xx",
+            _ => "none",
+        };
+        let labels = owned(&[("listener", listener), ("method", method), ("code_class", class)]);
+        self.http_requests.get_or_create(&labels).inc();
+        self.http_duration.get_or_create(&labels).observe(seconds);
+    }
+
+    /// Notes that a request has begun (1) or ended (-1).
+    pub fn http_in_flight(&self, listener: &str, change: i64) {
+        self.http_in_flight.get_or_create(&owned(&[("listener", listener)])).inc_by(change);
+    }
+
+    /// Counts a field that was removed because it could be taken for an identity. Names that nobody uses are one.
+    pub fn spoofed(&self, listener: &str, header: &str) {
+        let known = ["attested-peer", "attested-token", "client-cert", "x-forwarded-client-cert", "x-flashbots-measurement", "x-flashbots-attestation-type"];
+        let header = known.iter().find(|known| **known == header).copied().unwrap_or("other");
+        self.spoofed.get_or_create(&owned(&[("listener", listener), ("header", header)])).inc();
+    }
+
+    /// Notes how many targets of an upstream are well.
+    pub fn healthy_targets(&self, upstream: &str, targets: i64) {
+        self.upstream_healthy.get_or_create(&owned(&[("upstream", upstream)])).set(targets);
+    }
+
+    /// Counts a request that was tried again.
+    pub fn upstream_retry(&self, upstream: &str, result: &'static str) {
+        self.upstream_retries.get_or_create(&owned(&[("upstream", upstream), ("result", result)])).inc();
+    }
+
     /// Counts a try to reach an upstream.
     pub fn upstream_connect(&self, upstream: &str, result: &'static str) {
         self.upstream_connects.get_or_create(&owned(&[("upstream", upstream), ("result", result)])).inc();
@@ -276,6 +330,12 @@ fn gauges(registry: &mut Registry, name: &str, help: &str) -> Gauges {
     registry.register(name, help, family.clone());
     family
 }
+
+/// Methods that have a label of their own; a client may send any.
+const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY"];
+
+/// Seconds: a cache's answer to a long stream.
+const DURATIONS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0];
 
 #[cfg(test)]
 mod tests {

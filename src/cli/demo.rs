@@ -193,7 +193,7 @@ async fn verdict(server: SocketAddr, file: &Path) -> anyhow::Result<Result<Arc<c
     let settings = ClientSettings { identity: None, tier: Tier::Session, server_name, peer, alpn: None, max_evidence: None };
     let side = ClientSide::new(settings, Clock::system())?;
     let socket = TcpStream::connect(server).await.context("the server sidecar is gone")?;
-    Ok(proxy::ask(&side, socket, &Clock::system(), &metrics).await)
+    Ok(proxy::ask(&side, socket, &Clock::system(), &metrics).await.verdict)
 }
 
 /// What the demo's policy wants of a server.

@@ -134,10 +134,14 @@ fn folder(path: &Path, subjects: &mut Vec<Subject>, loose: &mut Heap) -> anyhow:
     let mut heap = Heap::default();
     let used = heap.together(&files, &name)?;
     for file in files.iter().filter(|file| !used.contains(file)) {
-        heap.file(file, name.clone())?;
+        heap.file(file, file.display().to_string())?;
     }
     heap.attach();
     heap.prefer_raw();
+    // One piece is called as it was typed; of several, each by its file.
+    if let [(called, _)] = heap.evidence.as_mut_slice() {
+        called.clone_from(&name);
+    }
     if heap.evidence.is_empty() {
         if heap.endorsements.iter().next().is_none() {
             bail!("{name} holds no evidence: {KNOWN}");

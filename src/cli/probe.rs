@@ -1,5 +1,6 @@
 //! `portcullis probe`: connects as a client sidecar would, judges, says why, and sends no application byte.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use rustls::pki_types::ServerName;
 use super::judging::{Judged, advised, lists, moment, standing};
 use super::output::{self, Detail, Marks};
 use super::policy::{self, Loaded};
-use super::{Outcome, verify};
+use super::{Outcome, saving, verify};
 use crate::admin::metrics::Metrics;
 use crate::clock::Clock;
 use crate::evidence::Timestamp;
@@ -18,8 +19,8 @@ use crate::evidence::binding::{AgeRule, Binding};
 use crate::evidence::cmw::Collection;
 use crate::evidence::leaf::Leaf;
 use crate::platform;
-use crate::proxy;
 use crate::proxy::appraisal::{Appraisals, Memo};
+use crate::proxy::{self, Answer};
 use crate::refusal::{Denied, Finding, Reason};
 use crate::tls::{ClientSettings, ClientSide, Judge, Peer, PeerIdentity, Tier};
 use crate::verify::AttestationResult;
@@ -39,6 +40,9 @@ pub(super) struct Args {
     /// How fresh the evidence must be: session (made for this connection) or certificate.
     #[arg(long, value_name = "TIER", default_value = "session", value_parser = ["session", "certificate"])]
     freshness: String,
+    /// Save what the server presents into this new folder, for `verify`: evidence, endorsements and its certificate.
+    #[arg(long, value_name = "DIR")]
+    save: Option<PathBuf>,
     /// One JSON document in place of text.
     #[arg(long)]
     json: bool,
@@ -53,17 +57,37 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let loaded = args.policy.as_deref().map_or_else(|| Ok(Loaded::genuine()), policy::load)?;
     let now = moment(None)?;
     let tier = if args.freshness == "certificate" { Tier::Certificate } else { Tier::Session };
-    let judged = connected(&args.address, args.sni.as_deref(), tier, &loaded)?;
+    // A folder that cannot be used is known before anybody is asked.
+    args.save.as_deref().map_or(Ok(()), saving::fresh)?;
+    let (judged, presented, leaf) = asked(&args.address, args.sni.as_deref(), tier, &loaded)?;
+    let evidence = presented.as_ref().map(|presented| (&presented.tee, &presented.endorsements));
+    let saved = args.save.as_deref().map(|folder| saving::presented(folder, evidence, leaf.as_deref())).transpose()?;
     if args.json {
-        output::show_json(&verify::single(&judged, &loaded, now))?;
+        let mut document = verify::single(&judged, &loaded, now);
+        if let Some(saved) = saved {
+            document["saved"] = saved.into();
+        }
+        output::show_json(&document)?;
     } else {
-        output::show(&verify::text(&judged, &loaded, now, Detail::of(args.verbose), Marks::here()))?;
+        let mut text = verify::text(&judged, &loaded, now, Detail::of(args.verbose), Marks::here());
+        if let (Some(files), Some(folder)) = (&saved, &args.save) {
+            let files = if files.is_empty() { "nothing was presented".to_owned() } else { files.join(", ") };
+            let _ = writeln!(text, "  saved to {}: {files}", folder.display());
+        }
+        output::show(&text)?;
     }
     Ok(verify::outcome(&judged))
 }
 
 /// Judges the server at an address, over a connection that is closed again.
 pub(super) fn connected(address: &str, sni: Option<&str>, tier: Tier, loaded: &Loaded) -> anyhow::Result<Judged> {
+    asked(address, sni, tier, loaded).map(|(judged, ..)| judged)
+}
+
+/// What is made of a server, with the evidence and the certificate it presented.
+type Asked = (Judged, Option<Collection>, Option<Vec<u8>>);
+
+fn asked(address: &str, sni: Option<&str>, tier: Tier, loaded: &Loaded) -> anyhow::Result<Asked> {
     let (host, _) = crate::config::host_and_port(address).map_err(|why| anyhow::anyhow!("{address}: {why}"))?;
     let name = sni.map_or(host, str::to_owned);
     let name = ServerName::try_from(name.clone()).ok().with_context(|| format!("{name} is neither a DNS name nor an address"))?;
@@ -71,9 +95,10 @@ pub(super) fn connected(address: &str, sni: Option<&str>, tier: Tier, loaded: &L
     let metrics = Arc::new(Metrics::new());
     let inner = Appraisals::new(Arc::new(loaded.appraiser()), Arc::new(Memo::new()), Arc::clone(&metrics));
     let judge = Arc::new(Witness { inner, presented: Mutex::default() });
-    let verdict = runtime.block_on(ask(address, name, tier, Arc::<Witness>::clone(&judge), &metrics))?;
+    let Answer { chain, verdict } = runtime.block_on(ask(address, name, tier, Arc::<Witness>::clone(&judge), &metrics))?;
     let presented = judge.presented.lock().unwrap_or_else(PoisonError::into_inner).take();
-    Ok(judged(address, loaded, verdict, presented))
+    let leaf = chain.first().map(|leaf| leaf.to_vec());
+    Ok((judged(address, loaded, verdict, presented.clone()), presented, leaf))
 }
 
 /// Judges as the policy says, and keeps what was presented: also what is refused is to be looked at.
@@ -116,18 +141,14 @@ impl Judge for Witness {
     }
 }
 
-async fn ask(
-    address: &str,
-    server_name: ServerName<'static>,
-    tier: Tier,
-    judge: Arc<Witness>,
-    metrics: &Metrics,
-) -> anyhow::Result<Result<Arc<AttestationResult>, Denied>> {
+async fn ask(address: &str, server_name: ServerName<'static>, tier: Tier, judge: Arc<Witness>, metrics: &Metrics) -> anyhow::Result<Answer> {
     let peer = Peer { judge, identity: PeerIdentity::default() };
     let settings = ClientSettings { identity: None, tier, server_name, peer, alpn: None, max_evidence: None };
     let side = ClientSide::new(settings, Clock::system())?;
-    let unreachable =
-        |found: String| Finding::new(Reason::Timeout, "connection", "a server that answers", found).fix("is the address right, and the server up?").refuse();
+    let unreachable = |found: String| Answer {
+        chain: Vec::new(),
+        verdict: Finding::new(Reason::Timeout, "connection", "a server that answers", found).fix("is the address right, and the server up?").refuse(),
+    };
     let socket = match tokio::time::timeout(CONNECT, tokio::net::TcpStream::connect(address)).await {
         Ok(Ok(socket)) => socket,
         Ok(Err(error)) => return Ok(unreachable(error.to_string())),

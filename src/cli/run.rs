@@ -52,7 +52,9 @@ pub(super) fn serve(load: &dyn Fn() -> Result<Config, ConfigError>, file: Option
         }
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        let files: Vec<_> = file.into_iter().chain(config.policies.values().map(|policy| policy.file.as_path())).map(Path::to_owned).collect();
+        let files = file.into_iter().chain(config.policies.values().map(|policy| policy.file.as_path())).map(Path::to_owned);
+        let deny = config.deny.iter().flat_map(|deny| [deny.file.clone(), deny.signature()]);
+        let files: Vec<_> = files.chain(deny).collect();
         let mut watched = Watched::new(files);
         let outcome = loop {
             tokio::select! {

@@ -15,12 +15,39 @@ use crate::platform;
 /// # Errors
 /// A folder with files in it, evidence of no known platform, or what the system says.
 pub(super) fn save(folder: &Path, evidence: &Evidence, endorsements: &Endorsements) -> anyhow::Result<Vec<String>> {
+    fresh(folder)?;
+    pieces(folder, evidence, endorsements)
+}
+
+/// Writes what a peer presented: its evidence as [`save`] does, into a folder that [`fresh`] made, and beside it the
+/// certificate of its connection, which may carry evidence of its own.
+///
+/// # Errors
+/// As [`save`].
+pub(super) fn presented(folder: &Path, evidence: Option<(&Evidence, &Endorsements)>, leaf: Option<&[u8]>) -> anyhow::Result<Vec<String>> {
+    let mut written = evidence.map_or_else(|| Ok(Vec::new()), |(evidence, endorsements)| pieces(folder, evidence, endorsements))?;
+    if let Some(leaf) = leaf {
+        write(&folder.join(CERTIFICATE), leaf)?;
+        written.push(CERTIFICATE.to_owned());
+    }
+    Ok(written)
+}
+
+/// Makes a folder, or takes an empty one.
+///
+/// # Errors
+/// A folder with files in it, or what the system says.
+pub(super) fn fresh(folder: &Path) -> anyhow::Result<()> {
     let shown = folder.display();
-    let platform = platform::of_evidence(evidence).with_context(|| format!("evidence of an unknown kind, {}", evidence.media_type))?;
     fs::create_dir_all(folder).with_context(|| shown.to_string())?;
     if fs::read_dir(folder).with_context(|| shown.to_string())?.next().is_some() {
         bail!("{shown} is not empty: name a new folder, so that pieces of different evidence do not mix");
     }
+    Ok(())
+}
+
+fn pieces(folder: &Path, evidence: &Evidence, endorsements: &Endorsements) -> anyhow::Result<Vec<String>> {
+    let platform = platform::of_evidence(evidence).with_context(|| format!("evidence of an unknown kind, {}", evidence.media_type))?;
     let mut written = vec![platform.saved.evidence.to_owned()];
     write(&folder.join(platform.saved.evidence), &evidence.bytes)?;
     for endorsement in endorsements.iter() {
@@ -47,3 +74,6 @@ fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let file = OpenOptions::new().write(true).create_new(true).open(path);
     file.and_then(|mut file| file.write_all(bytes)).with_context(|| path.display().to_string())
 }
+
+/// The file of the certificate that a peer's connection showed.
+const CERTIFICATE: &str = "certificate.der";

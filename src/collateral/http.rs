@@ -126,6 +126,11 @@ impl Client {
         Ok(Self { tls: Arc::new(tls), proxy: reach.proxy, timeout: reach.timeout })
     }
 
+    /// The longest that one question takes.
+    pub(super) const fn patience(&self) -> Duration {
+        self.timeout
+    }
+
     /// Asks for `path` at `server`. `now` is for dates in `Retry-After`.
     pub(super) async fn ask(&self, server: &Address, path: &str, now: Timestamp) -> Result<Answer, Failure> {
         match tokio::time::timeout(self.timeout, self.asked(server, path, now)).await {

@@ -41,6 +41,9 @@ const AT_ONCE: usize = 4;
 /// Items that are looked for at a time; more are answered like those that nobody has.
 const MAX_FLIGHTS: usize = 256;
 
+/// Items that are wanted for good: those of a few policies.
+const MAX_WANTED: usize = 256;
+
 /// An item that no peer needed for this long is no longer renewed.
 const FORGOTTEN: u64 = 7 * 86_400;
 
@@ -49,8 +52,17 @@ pub trait Vet: Send + Sync {
     /// Refuses an item that is not what its name says. `others` finds what is at hand beside it.
     ///
     /// # Errors
-    /// Why, for people.
-    fn vet(&self, item: &Item, endorsement: &Endorsement, others: &dyn Fn(&EndorsementId) -> Option<Endorsement>, now: Timestamp) -> Result<(), String>;
+    /// [`NotVouched`].
+    fn vet(&self, item: &Item, endorsement: &Endorsement, others: &dyn Fn(&EndorsementId) -> Option<Endorsement>, now: Timestamp) -> Result<(), NotVouched>;
+}
+
+/// Why an item is not kept.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum NotVouched {
+    /// It cannot be said without this one, of the same service.
+    Needs(EndorsementId),
+    /// It is not the vendor's, or not this item; why, for people.
+    Refused(String),
 }
 
 /// How collateral is got and kept.
@@ -147,14 +159,25 @@ impl Collateral {
     }
 
     /// Names what is wanted whether or not a peer needs it: it is got now and renewed for good.
-    pub fn want(&self, items: Vec<Item>) {
-        for item in &items {
+    pub fn want(&self, items: &[Item]) {
+        for item in items {
+            let mut wanted = lock(&self.0.wanted);
+            if wanted.len() < MAX_WANTED && !wanted.contains(item) {
+                wanted.push(item.clone());
+            }
+            drop(wanted);
             lock(&self.0.memory).keep(item);
             if lock(&self.0.memory).find(&item.key()).is_none() {
                 drop(self.begin(item));
             }
         }
-        *lock(&self.0.wanted) = items;
+    }
+
+    /// What is wanted and not at hand at `now`, with why, by source.
+    #[must_use]
+    pub fn lacking(&self, now: Timestamp) -> Vec<(Item, Vec<(String, Failure)>)> {
+        let wanted = lock(&self.0.wanted).clone();
+        wanted.into_iter().filter(|item| self.find(item, now).is_none()).map(|item| (item.clone(), self.why(&item))).collect()
     }
 
     /// Asks for everything again, soon and without regard to earlier failures: the operator changed something.
@@ -183,7 +206,7 @@ impl Collateral {
     pub async fn ask(&self, source: &Source, item: &Item) -> Result<Read, Failure> {
         let now = self.0.clock.now().map_err(|denied| Failure::Unusable(denied.to_string()))?;
         let read = source.ask(&self.0.client, item, now).await?;
-        self.0.usable(item, &read, now)?;
+        self.0.usable(item, &read, now).await?;
         Ok(read)
     }
 

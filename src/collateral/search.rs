@@ -12,7 +12,7 @@ use super::http::Client;
 use super::item::{Item, Kind, Read, Window};
 use super::pace::Pace;
 use super::source::{Failure, Source};
-use super::{FORGOTTEN, Vet, lock};
+use super::{Collateral, FORGOTTEN, NotVouched, Vet, lock};
 use crate::admin::metrics::Metrics;
 use crate::clock::Clock;
 use crate::evidence::{Endorsement, EndorsementId, Timestamp};
@@ -60,20 +60,27 @@ impl Shared {
         lock(&self.memory).missed(item.key(), why, &self.pace, rest);
     }
 
-    async fn ask(&self, index: usize, (source, room): (&Source, &Semaphore), item: &Item, now: Timestamp) -> Result<Read, Failure> {
-        let Ok(_place) = room.acquire().await else { return Err(Failure::Resting) };
-        let resting = |rests: &HashMap<usize, (Instant, u32)>| rests.get(&index).map(|(until, _)| *until).filter(|until| *until > Instant::now());
-        let until = resting(&lock(&self.rests));
-        if until.is_some() {
-            return Err(Failure::Resting);
-        }
+    async fn ask(self: &Arc<Self>, index: usize, (source, room): (&Source, &Semaphore), item: &Item, now: Timestamp) -> Result<Read, Failure> {
         let begun = Instant::now();
-        let answer = match source.ask(&self.client, item, now).await {
-            Ok(read) => self.usable(item, &read, now).map(|()| read),
+        let answer = match self.answer(index, (source, room), item, now).await {
+            Ok(read) => self.usable(item, &read, now).await.map(|()| read),
             Err(failure) => Err(failure),
         };
-        let result = answer.as_ref().map_or_else(Failure::kind, |_| "ok");
-        self.metrics.collateral_fetched(source.kind(), item.id.name, result, begun.elapsed());
+        if !matches!(answer, Err(Failure::Resting)) {
+            let result = answer.as_ref().map_or_else(Failure::kind, |_| "ok");
+            self.metrics.collateral_fetched(source.kind(), item.id.name, result, begun.elapsed());
+        }
+        answer
+    }
+
+    /// A source's answer, unless it is to be left alone; notes for how long it is, after this.
+    async fn answer(&self, index: usize, (source, room): (&Source, &Semaphore), item: &Item, now: Timestamp) -> Result<Read, Failure> {
+        let Ok(_place) = room.acquire().await else { return Err(Failure::Resting) };
+        let rested = lock(&self.rests).get(&index).is_none_or(|(until, _)| *until <= Instant::now());
+        if !rested {
+            return Err(Failure::Resting);
+        }
+        let answer = source.ask(&self.client, item, now).await;
         let mut rests = lock(&self.rests);
         match answer.as_ref().err().and_then(Failure::of_source) {
             Some(wait) if source.is_remote() => {
@@ -91,7 +98,7 @@ impl Shared {
     }
 
     /// Refuses what does not hold now, is older than what is at hand, or is not the vendor's.
-    pub(super) fn usable(&self, item: &Item, read: &Read, now: Timestamp) -> Result<(), Failure> {
+    pub(super) async fn usable(self: &Arc<Self>, item: &Item, read: &Read, now: Timestamp) -> Result<(), Failure> {
         let Window { from, until } = read.window;
         if !read.window.holds(now) {
             return Err(Failure::Unusable(format!("it holds from {from} to {until}")));
@@ -100,6 +107,22 @@ impl Shared {
         if let Some(newer) = at_hand.filter(|at_hand| at_hand.holds(now) && at_hand.from > from) {
             return Err(Failure::Unusable(format!("it is of {from}, the one at hand of {}", newer.from)));
         }
+        match self.vouched(item, read, now) {
+            // Gone before it is asked again: what an item needs, needs nothing itself.
+            Err(NotVouched::Needs(id)) => {
+                let other = Item { service: item.service.clone(), id };
+                Collateral(Arc::clone(self)).get(std::slice::from_ref(&other), self.client.patience()).await;
+                self.vouched(item, read, now)
+            }
+            vouched => vouched,
+        }
+        .map_err(|refused| match refused {
+            NotVouched::Needs(id) => Failure::Unusable(format!("it cannot be told whose it is without {}", id.path)),
+            NotVouched::Refused(why) => Failure::Unusable(why),
+        })
+    }
+
+    fn vouched(&self, item: &Item, read: &Read, now: Timestamp) -> Result<(), NotVouched> {
         let Some(vet) = &self.vet else { return Ok(()) };
         let others = |id: &EndorsementId| {
             let other = Item { service: item.service.clone(), id: id.clone() };
@@ -107,7 +130,7 @@ impl Shared {
             let entry = memory.find(&other.key()).filter(|entry| entry.read.window.holds(now))?;
             Some(Endorsement { name: id.name.to_owned(), ..entry.read.endorsement.clone() })
         };
-        vet.vet(item, &read.endorsement, &others, now).map_err(Failure::Unusable)
+        vet.vet(item, &read.endorsement, &others, now)
     }
 
     async fn take(self: &Arc<Self>, item: &Item, read: Read, got: Timestamp, fresh: Fresh) {

@@ -11,7 +11,7 @@ use toml::de::DeTable;
 
 use super::sides::{Collected, Known, Placed};
 use super::tree::{At, Faults, Section};
-use super::{Bind, Config, ConfigError, Log, LogFormat, Policy, Report, Upstream, files, identity, schema, sides, values};
+use super::{Bind, Config, ConfigError, Deny, Log, LogFormat, Policy, Report, Upstream, deny, files, identity, schema, sides, values};
 use crate::diagnostic::Diagnostic;
 use crate::policy::{MAX_POLICY, Mode};
 
@@ -46,8 +46,8 @@ pub(super) fn read(name: &str, text: &str, folder: &Path) -> Result<Config, Conf
 
 /// What is found beside the file's own errors.
 #[derive(Default)]
-struct Notes {
-    errors: Vec<Report>,
+pub(super) struct Notes {
+    pub(super) errors: Vec<Report>,
     warnings: Vec<Report>,
     own_warnings: Vec<Diagnostic>,
 }
@@ -56,11 +56,13 @@ fn file(file: &Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Config> 
     version(file);
     let mut collected = Collected::default();
     let identity = identity::read(file, folder, &mut collected.insecure);
-    let policies = policies(file, folder, notes, &mut collected.insecure);
+    let deny = deny::read(file, folder, notes);
+    let policies = policies(file, folder, (deny.as_ref(), notes), &mut collected.insecure);
     let known: BTreeMap<_, _> = policies.iter().map(|(name, policy)| (name.value.clone(), policy.clone())).collect();
     let against = Known { folder, policies: &known, identity: identity.as_ref() };
     let upstreams = upstreams(file, &against, &mut collected);
     let listeners = listeners(file, &against, &upstreams, &mut collected);
+    let collateral = super::collateral::read(file, folder, &mut collected.insecure);
     let observe = file.table("observe", &schema::OBSERVE).and_then(|observe| {
         observe.required("bind");
         observe.parsed("bind", values::address)
@@ -74,6 +76,8 @@ fn file(file: &Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Config> 
         listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
         upstreams: upstreams.into_iter().filter_map(|(name, upstream)| Some((name, upstream?))).collect(),
         policies: known.into_iter().filter_map(|(name, policy)| Some((name, policy?))).collect(),
+        deny,
+        collateral,
         observe: observe.map(|observe| observe.value),
         log,
         drain_grace,
@@ -95,14 +99,19 @@ fn version(file: &Section<'_>) {
 }
 
 /// The policies by name; `None` for one that has errors.
-fn policies<'a>(file: &Section<'a>, folder: &Path, notes: &mut Notes, insecure: &mut Vec<String>) -> Vec<(At<String>, Option<Policy>)> {
+fn policies<'a>(
+    file: &Section<'a>,
+    folder: &Path,
+    (deny, notes): (Option<&Deny>, &mut Notes),
+    insecure: &mut Vec<String>,
+) -> Vec<(At<String>, Option<Policy>)> {
     let mut read = |(name, section): (At<&'a str>, Section<'a>)| {
         section.faults.keep(&name.span, values::word(name.value));
         let mode = mode(&section);
         if mode == Mode::Observe {
             insecure.push(format!("policy.{}.insecure_observe", name.value));
         }
-        let policy = policy(&section, folder, mode, notes);
+        let policy = policy(&section, folder, mode, (deny, notes));
         if let Some(policy) = &policy {
             insecure.extend(policy.policy.insecure.iter().map(|key| format!("policy.{}: {key}", name.value)));
         }
@@ -127,7 +136,7 @@ fn mode(section: &Section<'_>) -> Mode {
     }
 }
 
-fn policy(section: &Section<'_>, folder: &Path, mode: Mode, notes: &mut Notes) -> Option<Policy> {
+fn policy(section: &Section<'_>, folder: &Path, mode: Mode, (deny, notes): (Option<&Deny>, &mut Notes)) -> Option<Policy> {
     let written = section.required("file")?;
     let file = folder.join(written.value);
     let bytes = section.faults.keep(&written.span, files::read(&file, MAX_POLICY))?;
@@ -137,6 +146,7 @@ fn policy(section: &Section<'_>, folder: &Path, mode: Mode, notes: &mut Notes) -
                 notes.warnings.push(warnings);
             }
             policy.mode = mode;
+            policy.deny_list = deny.map(|deny| Arc::clone(&deny.list));
             Some(Policy { file, policy: Arc::new(policy) })
         }
         Err(ConfigError(reports)) => {

@@ -40,6 +40,8 @@ pub static FILE: Section = Section {
         key("listener", "list of tables", "required", "Where connections come in; at least one."),
         key("upstream", "list of tables", "required", "Where connections go; at least one."),
         key("policy", "tables by name", "none", "The appraisal policies that listeners and upstreams name."),
+        key("deny", "table", "none", "The operator's signed deny list: what is refused whatever the policies say."),
+        key("collateral", "table", "only what peers staple", "Where certificates and revocation lists of the TEEs' vendors come from."),
         key("observe", "table", "off", "The read-only HTTP address with health and metrics."),
         key("log", "table", "text, info", "The log on standard error."),
     ],
@@ -112,7 +114,12 @@ pub static LISTENER: Section = Section {
     keys: &[
         key("name", "word", "required", "Its name in logs and metrics; unique."),
         key("bind", "`\"ADDRESS:PORT\"` or `\"unix:PATH\"`", "required", "Where it listens. Port 0 lets the system choose."),
-        key("protocol", "`\"tcp\"`", "`\"tcp\"`", "What is forwarded: bytes, as they are."),
+        key(
+            "protocol",
+            "`\"tcp\"` or `\"http\"`",
+            "`\"tcp\"`",
+            "What is forwarded: bytes, as they are; or requests of HTTP/1.1 and HTTP/2, each by itself. See `docs/http.md`.",
+        ),
         key("certificate", "`\"attested\"`", "plain bytes", "Speak TLS 1.3 with a certificate that carries this side's evidence."),
         key("clients", "`\"any\"` or `\"attested\"`", "`\"any\"`", "Whether clients must prove themselves. Only with `certificate`."),
         key(
@@ -123,7 +130,25 @@ pub static LISTENER: Section = Section {
         ),
         key("policy", "name of a policy", "required with attested clients", "What clients must be."),
         key("peer", "table", "none", "Who clients must be, beside what they run."),
-        key("upstream", "name of an upstream", "required", "Where connections go."),
+        key(
+            "upstream",
+            "name of an upstream",
+            "required, except with `route` or `redirect`",
+            "Where connections go; with `route`, requests that no route fits.",
+        ),
+        key("route", "list of tables", "none", "Where requests go, the first that fits. Only with protocol `http`."),
+        key("default", "`\"deny\"`", "`\"deny\"`", "What becomes of a request that no route fits. Only with `route` and without `upstream`."),
+        key("redirect", "`\"https\"`", "none", "Answers every request with a redirect to the same address by https. In place of `upstream`."),
+        key(
+            "allow",
+            "list of tables",
+            "everything",
+            "What attested clients may call, by the policy entry they were accepted for. With it, what no rule allows is refused.",
+        ),
+        key("identity_headers", "table", "structured, with attested clients", "How the application is told who its client is."),
+        key("strip_headers", "list of field names", "none", "Further fields to remove from requests and responses, beside every identity field that is known."),
+        key("trusted_proxies", "list of addresses or networks", "none", "Clients whose `Forwarded` and `X-Forwarded-*` fields are kept."),
+        key("upgrades", "list of words", "`[\"websocket\"]`", "What connections may be upgraded to."),
         key("mode", "octal digits", "`\"0600\"`", "The permission bits of a Unix socket."),
         key("limits", "table", "see there", "Deadlines and caps."),
         key(
@@ -159,7 +184,50 @@ pub static LIMITS: Section = Section {
         key("connections", "number", "`65536`", "Connections at a time."),
         key("handshakes", "number", "`4096`", "Connections at a time that are not yet admitted."),
         key("handshakes_per_source", "number", "`1024`", "The same from one IPv4 address or IPv6 /64 network."),
+        key("header", "size, 1KiB to 1MiB", "`\"32KiB\"`", "HTTP: a request's head. Longer ones are answered with 431."),
+        key("body", "size", "any", "HTTP: a request's body. Longer ones are answered with 413."),
+        key("request_header", "duration", "`\"10s\"`", "HTTP: how long a request's head may take to come."),
+        key("request_body", "duration", "`\"60s\"`", "HTTP: how long a request's body may stand still."),
+        key("streams", "number", "`128`", "HTTP: requests at a time on one HTTP/2 connection."),
+        key("requests", "number", "`16384`", "HTTP: requests at a time; more are answered with 503 and `Retry-After`."),
+        key("rate", "number", "any", "HTTP: requests in a second, on average; more are answered with 429 and `Retry-After`."),
     ],
+};
+
+/// `listener.route`.
+pub static ROUTE: Section = Section {
+    name: "[[listener.route]]",
+    doc: "Requests of a kind and where they go. What is absent fits every request.",
+    keys: &[
+        key("host", "DNS name or `\"*.NAME\"`", "any", "The host that is asked for."),
+        key("paths", "list of paths", "any", "Paths; an asterisk at the end stands for anything."),
+        key("methods", "list of methods", "any", "Methods, in capitals."),
+        key("upstream", "name of an upstream", "required, or `redirect`", "Where they go."),
+        key("redirect", "`\"https\"`", "none", "In place of `upstream`: a redirect to the same address by https."),
+    ],
+};
+
+/// `listener.allow`.
+pub static ALLOW: Section = Section {
+    name: "[[listener.allow]]",
+    doc: "What clients that were accepted for an entry of the policy may call.",
+    keys: &[
+        key("entry", "id of a policy entry", "required", "The entry; an asterisk at the end stands for anything."),
+        key("methods", "list of methods", "any", "Methods, in capitals."),
+        key("paths", "list of paths", "any", "Paths; an asterisk at the end stands for anything."),
+    ],
+};
+
+/// `listener.identity_headers`.
+pub static IDENTITY_HEADERS: Section = Section {
+    name: "[listener.identity_headers]",
+    doc: "How the application behind an attested listener is told who its client is. Fields that could be taken for these are removed from every request and response first, whatever is chosen.",
+    keys: &[key(
+        "modes",
+        "list of `\"structured\"`, `\"client-cert\"`, `\"xfcc\"`, `\"flashbots\"`; or `[\"none\"]`",
+        "`[\"structured\"]`",
+        "`structured`: `Attested-Peer`. `client-cert`: `Client-Cert` (RFC 9440). `xfcc`: `X-Forwarded-Client-Cert`, as Envoy writes it. `flashbots`: `X-Flashbots-Measurement` and `X-Flashbots-Attestation-Type`.",
+    )],
 };
 
 /// `[[upstream]]`.
@@ -170,10 +238,19 @@ pub static UPSTREAM: Section = Section {
         key("name", "word", "required", "Its name in listeners, logs and metrics; unique."),
         key(
             "targets",
-            "list of `\"tls://HOST:PORT\"`, `\"tcp://HOST:PORT\"` or `\"unix:PATH\"`",
+            "list of `\"tls://HOST:PORT\"`, `\"tcp://HOST:PORT\"`, `\"http://HOST:PORT\"`, `\"h2c://HOST:PORT\"`, `\"unix:PATH\"` or `\"h2c+unix:PATH\"`",
             "required",
-            "Tried in order until one takes the connection. `tls://` speaks attested TLS and needs `attested`; the others are plain.",
+            "Where to connect. For protocol `tcp` they are tried in order until one takes the connection; for `http` see `balance`. `tls://` speaks attested TLS and needs `attested`; the others are plain. `http://` and `unix:` speak HTTP/1.1 to the application, `h2c://` HTTP/2, which gRPC needs.",
         ),
+        key(
+            "balance",
+            "`\"round-robin\"`, `\"least-request\"` or `\"hash\"`",
+            "`\"round-robin\"`",
+            "HTTP: how a request finds its target. `hash`: by the client's address and the host asked for.",
+        ),
+        key("health", "table", "none", "HTTP: how targets are asked whether they are well."),
+        key("first_byte", "duration", "any", "HTTP: how long the head of an answer may take. Without a limit, since streams of language models begin late."),
+        key("ejection", "duration", "`\"5s\"`", "HTTP: how long a target is left out that could not be reached or, at most 5 s, was refused."),
         key("attested", "table", "required for `tls://`", "What the far end must be."),
         key("server_name", "DNS name or address", "the first target's host", "The name sent in the handshake and bound into the exchange."),
         key("peer", "table", "none", "Who the far end must be, beside what it runs."),
@@ -187,6 +264,13 @@ pub static UPSTREAM: Section = Section {
         key("insecure_accept_replay_risk", "boolean", "`false`", "As on a listener."),
         key("insecure_allow_any_genuine_platform", "boolean", "`false`", "As on a listener."),
     ],
+};
+
+/// `upstream.health`.
+pub static HEALTH: Section = Section {
+    name: "[upstream.health]",
+    doc: "Asks every target now and then. One that does not answer with a 2xx or 3xx gets no requests until it does.",
+    keys: &[key("path", "path", "required", "What is got."), key("every", "duration", "`\"5s\"`", "How often.")],
 };
 
 /// `upstream.attested`.
@@ -242,6 +326,52 @@ pub static POLICY: Section = Section {
     ],
 };
 
+/// `[deny]`.
+pub static DENY: Section = Section {
+    name: "[deny]",
+    doc: "A signed list of machines, code and TLS keys that are refused whatever the policies say; see `docs/collateral.md`. It takes effect on live connections when the file changes. After its `expires` nobody is accepted until there is a newer edition, and an edition with a lower `number` than the one in force is not taken.",
+    keys: &[
+        key("file", "file", "required", "The list, JSON. Its signature lies beside it as `FILE.sig`, DER, as `openssl dgst -sign` writes it."),
+        key("key", "file", "required", "The PEM public key that signs it: P-256 (over SHA-256) or P-384 (over SHA-384)."),
+    ],
+};
+
+/// `[collateral]`.
+pub static COLLATERAL: Section = Section {
+    name: "[collateral]",
+    doc: "Where endorsements come from: the certificates, revocation lists and TCB data of the TEEs' vendors, for judging peers and for stapling to this side's own evidence. Without this table nothing is fetched and peers must staple what a verdict needs. What is here goes before what peers staple; a peer can never name a source. See `docs/collateral.md`.",
+    keys: &[
+        key(
+            "sources",
+            "list of `\"vendor\"`, `\"https://…\"`, folders, and bundles (`….json`)",
+            "`[\"vendor\"]`",
+            "Asked in this order; the first that has an item that holds is believed. `vendor` is the vendor's own service, an address a mirror with the vendor's paths (a PCCS, a mirror of AMD's service), a folder has files at the vendor's paths, a bundle is made by `portcullis collateral pack`. `PLATFORM=` before one (`sev-snp=https://…`) limits it to that platform's vendor. `http://` only to this machine.",
+        ),
+        key("cache", "folder", "memory alone", "Where items are kept across starts. Made when it is not there; processes may share it."),
+        key("roots", "file", "none", "PEM certificates under which servers' certificates are accepted beside the public roots."),
+        key("proxy", "`\"http://HOST:PORT\"`", "none", "An HTTP proxy that is asked to CONNECT to servers beyond this machine."),
+        key("timeout", "duration, at most 2m", "`\"10s\"`", "How long one question to a server may take."),
+        key(
+            "wait",
+            "duration, at most 1m",
+            "`\"5s\"`",
+            "How long a connection waits for an item that was never seen, at most half of the exchange's time. For anything seen before, nothing waits.",
+        ),
+        key(
+            "refresh",
+            "duration, 1m to 30d",
+            "`\"1d\"`",
+            "How often revocation lists and TCB data are asked for again, long before they end: how soon a revocation is known.",
+        ),
+        key(
+            "insecure_plain_sources",
+            "boolean",
+            "`false`",
+            "Lets mirrors beyond this machine be asked without TLS. Items are signed by the vendor, but whoever is on the way can withhold new revocations until the old list ends.",
+        ),
+    ],
+};
+
 /// `[observe]`.
 pub static OBSERVE: Section = Section {
     name: "[observe]",
@@ -265,7 +395,11 @@ pub static LOG: Section = Section {
 };
 
 /// Every table in the order of the documentation.
-pub static SECTIONS: [&Section; 11] = [&FILE, &IDENTITY, &SIMULATOR, &LISTENER, &LIMITS, &UPSTREAM, &ATTESTED, &PEER, &POLICY, &OBSERVE, &LOG];
+#[rustfmt::skip]
+pub static SECTIONS: [&Section; 17] = [
+    &FILE, &IDENTITY, &SIMULATOR, &LISTENER, &LIMITS, &ROUTE, &ALLOW, &IDENTITY_HEADERS, &UPSTREAM, &HEALTH, &ATTESTED, &PEER, &POLICY, &DENY, &COLLATERAL,
+    &OBSERVE, &LOG,
+];
 
 /// The reference page, Markdown.
 #[must_use]

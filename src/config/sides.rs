@@ -10,7 +10,7 @@ use rustls::pki_types::ServerName;
 
 use super::identity::within;
 use super::tree::{At, Section, Wrong};
-use super::{Bind, Dial, Freshness, Limits, Listener, Peer, PeerIdentity, Place, Policy, Serve, Transport, Upstream, files, schema, values};
+use super::{Bind, Dial, Forward, Freshness, Limits, Listener, Peer, PeerIdentity, Place, Policy, Serve, Transport, Upstream, files, schema, values};
 use crate::diagnostic::nearest;
 use crate::policy::AppraisalPolicy;
 
@@ -57,7 +57,8 @@ pub(super) fn upstream(section: &Section<'_>, known: &Known<'_>, collected: &mut
     }
     let connect_timeout = within(section, "connect_timeout", Duration::from_millis(10), Duration::from_secs(300)).unwrap_or(CONNECT_TIMEOUT);
     let targets: Vec<_> = targets.into_iter().map(|target| target.value).collect();
-    (!targets.is_empty()).then_some(Upstream { name: name?.value, targets, attested: dial, connect_timeout })
+    let http = super::http::upstream(section);
+    (!targets.is_empty()).then_some(Upstream { name: name?.value, targets, attested: dial, connect_timeout, http })
 }
 
 fn check_target(section: &Section<'_>, target: &At<super::Target>, attested: bool) {
@@ -65,14 +66,18 @@ fn check_target(section: &Section<'_>, target: &At<super::Target>, attested: boo
         (Transport::Attested, _) if !attested => {
             section.wrong(&target.span, "a tls:// target without `attested`", "write attested = { policy = \"NAME\" }: what must the far end prove?");
         }
-        (Transport::Plain, _) if attested => {
+        (Transport::Http1 | Transport::Http2 | Transport::Plain, _) if attested => {
             section.wrong(&target.span, "a plain target in an upstream with `attested`", "write tls://, or an upstream of its own for plain bytes");
         }
-        (Transport::Plain, Place::Tcp { host, .. }) if !values::is_local(host) && !section.flag("insecure_remote_upstream") => section.wrong(
-            &target.span,
-            format!("plain bytes would leave this machine for {host}"),
-            "use tls:// with `attested`, a loopback address or a Unix socket; insecure_remote_upstream = true accepts the risk",
-        ),
+        (Transport::Http1 | Transport::Http2 | Transport::Plain, Place::Tcp { host, .. })
+            if !values::is_local(host) && !section.flag("insecure_remote_upstream") =>
+        {
+            section.wrong(
+                &target.span,
+                format!("plain bytes would leave this machine for {host}"),
+                "use tls:// with `attested`, a loopback address or a Unix socket; insecure_remote_upstream = true accepts the risk",
+            );
+        }
         _ => {}
     }
 }
@@ -109,8 +114,10 @@ pub(super) fn listener(section: &Section<'_>, known: &Known<'_>, upstreams: &BTr
     let name = name(section);
     let label = format!("listener.{}", name.as_ref().map_or("?", |name| name.value.as_str()));
     insecure(section, &label, &["insecure_remote_listener", REPLAY, ANY_PLATFORM], collected);
-    if let Some(protocol) = section.string("protocol").filter(|protocol| protocol.value != "tcp") {
-        section.wrong(&protocol.span, format!("unknown protocol \"{}\"", protocol.value), "this version forwards \"tcp\"");
+    let protocol = section.string("protocol");
+    let http = protocol.as_ref().is_some_and(|protocol| protocol.value == "http");
+    if let Some(protocol) = protocol.filter(|protocol| !matches!(protocol.value, "tcp" | "http")) {
+        section.wrong(&protocol.span, format!("unknown protocol \"{}\"", protocol.value), "one of \"tcp\", \"http\"");
     }
     if section.has("bind").is_none() {
         section.missing("bind");
@@ -122,20 +129,37 @@ pub(super) fn listener(section: &Section<'_>, known: &Known<'_>, upstreams: &BTr
     }
     let tls = certificate(section);
     let attested = if tls { serve(section, known, collected) } else { plain(section, bind.as_ref()) };
-    let upstream = reference(section, "upstream", "upstream", upstreams);
-    collected.used_upstreams.extend(upstream.as_ref().map(|upstream| upstream.value.clone()));
-    let far = upstream.as_ref().and_then(|upstream| upstreams.get(&upstream.value)?.as_ref());
-    if let (Some(upstream), Some(far), false) = (&upstream, far, tls)
+    let attested_clients = attested.as_ref().is_some_and(|serve| serve.as_ref().is_some_and(|serve| serve.clients.is_some()));
+    let forward = if http {
+        super::http::site(section, upstreams, (tls, attested_clients), collected).map(|site| Forward::Http(Box::new(site)))
+    } else {
+        tcp(section, upstreams, tls, collected).map(Forward::Tcp)
+    };
+    let limits = section.table("limits", &schema::LIMITS).map_or_else(Limits::default, |limits| self::limits(&limits));
+    let bind = bind?;
+    let mode = mode.map_or(0o600, |mode| mode.value);
+    Some((Listener { name: name?.value, bind: bind.value, mode, attested: attested?, forward: forward?, limits }, bind.span))
+}
+
+fn tcp(section: &Section<'_>, upstreams: &BTreeMap<String, Option<Upstream>>, tls: bool, collected: &mut Collected) -> Option<String> {
+    for key in ["route", "default", "redirect", "allow", "identity_headers", "strip_headers", "trusted_proxies", "upgrades"] {
+        needs(section, key, "protocol = \"http\"");
+    }
+    let upstream = reference(section, "upstream", "upstream", upstreams)?;
+    collected.used_upstreams.push(upstream.value.clone());
+    something_attested(section, &upstream, upstreams, tls);
+    Some(upstream.value)
+}
+
+/// A plain listener leads to attested upstreams alone: otherwise nothing is attested.
+pub(super) fn something_attested(section: &Section<'_>, upstream: &At<String>, upstreams: &BTreeMap<String, Option<Upstream>>, tls: bool) {
+    if let (Some(Some(far)), false) = (upstreams.get(&upstream.value), tls)
         && far.attested.is_none()
-        && far.targets.iter().all(|target| target.transport == Transport::Plain)
+        && far.targets.iter().all(|target| target.transport != Transport::Attested)
     {
         let message = format!("nothing is attested between this listener and upstream \"{}\"", far.name);
         section.wrong(&upstream.span, message, "give the listener certificate = \"attested\", or the upstream tls:// targets with `attested`");
     }
-    let limits = section.table("limits", &schema::LIMITS).map_or_else(Limits::default, |limits| self::limits(&limits));
-    let bind = bind?;
-    let mode = mode.map_or(0o600, |mode| mode.value);
-    Some((Listener { name: name?.value, bind: bind.value, mode, attested: attested?, upstream: upstream?.value, limits }, bind.span))
 }
 
 /// Whether the listener speaks attested TLS.
@@ -292,7 +316,7 @@ fn policy<'a>(section: &Section<'_>, known: &Known<'a>, collected: &mut Collecte
 }
 
 /// A name that must be among `known`.
-fn reference<T>(section: &Section<'_>, key: &str, what: &str, known: &BTreeMap<String, T>) -> Option<At<String>> {
+pub(super) fn reference<T>(section: &Section<'_>, key: &str, what: &str, known: &BTreeMap<String, T>) -> Option<At<String>> {
     let name = section.required(key)?;
     if known.contains_key(name.value) {
         return Some(name.map(str::to_owned));
@@ -341,7 +365,7 @@ fn server_name(text: &str) -> Result<ServerName<'static>, Wrong> {
 }
 
 /// Notes a key that would do nothing.
-fn needs(section: &Section<'_>, key: &str, what: &str) {
+pub(super) fn needs(section: &Section<'_>, key: &str, what: &str) {
     if let Some(span) = section.has(key) {
         section.wrong(&span, format!("`{key}` without {what}"), format!("write {what} too, or leave `{key}` out: it would do nothing"));
     }

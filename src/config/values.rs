@@ -46,6 +46,21 @@ pub(super) fn written(duration: Duration) -> String {
     format!("\"{milliseconds}ms\"")
 }
 
+/// A number of octets with its unit: `"512B"`, `"32KiB"`, `"100MiB"`, `"4GiB"`.
+pub(super) fn size(text: &str) -> Result<u64, Wrong> {
+    let wrong = || Wrong::new(format!("\"{text}\" is not a size"), "write a number and a unit: \"512B\", \"32KiB\", \"100MiB\", \"4GiB\"");
+    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit: u64 = match unit {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)
+}
+
 /// A socket address written as numbers.
 pub(super) fn address(text: &str) -> Result<SocketAddr, Wrong> {
     text.parse().map_err(|_| {
@@ -63,16 +78,20 @@ pub(super) fn bind(text: &str) -> Result<Bind, Wrong> {
 
 /// One target of an upstream.
 pub(super) fn target(text: &str) -> Result<Target, Wrong> {
-    if let Some(path) = text.strip_prefix("unix:") {
-        return Ok(Target { transport: Transport::Plain, place: super::Place::Unix(socket_path(text, path)?) });
+    for (prefix, transport) in [("unix:", Transport::Plain), ("h2c+unix:", Transport::Http2)] {
+        if let Some(path) = text.strip_prefix(prefix) {
+            return Ok(Target { transport, place: super::Place::Unix(socket_path(text, path)?) });
+        }
     }
     let (transport, rest) = match text.split_once("://") {
         Some(("tls", rest)) => (Transport::Attested, rest),
         Some(("tcp", rest)) => (Transport::Plain, rest),
+        Some(("http", rest)) => (Transport::Http1, rest),
+        Some(("h2c", rest)) => (Transport::Http2, rest),
         Some((scheme, _)) => {
             return Err(Wrong::new(
                 format!("targets cannot be {scheme}://"),
-                "write \"tls://HOST:PORT\" for attested TLS, \"tcp://HOST:PORT\" or \"unix:PATH\" for plain bytes",
+                "write \"tls://HOST:PORT\" for attested TLS; \"http://HOST:PORT\", \"h2c://HOST:PORT\", \"tcp://HOST:PORT\" or \"unix:PATH\" for plain bytes",
             ));
         }
         None => {
@@ -187,11 +206,23 @@ mod tests {
     }
 
     #[test]
+    fn sizes_need_a_unit() {
+        assert_eq!(size("32KiB"), Ok(32_768));
+        assert_eq!(size("1B"), Ok(1));
+        for bad in ["", "32", "KiB", "32kb", "1.5MiB", "99999999999GiB", "-1B"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn targets_say_what_is_spoken_to_them() {
         assert!(matches!(target("tls://db:8443"), Ok(Target { transport: Transport::Attested, .. })));
         assert!(matches!(target("tcp://[::1]:80"), Ok(Target { transport: Transport::Plain, .. })));
         assert!(matches!(target("unix:/run/app.sock"), Ok(Target { transport: Transport::Plain, .. })));
-        for bad in ["db:8443", "http://db:80", "tls://db", "tls://db:0", "tls://db:99999", "tls://:1", "tls://::1:80", "tls://[x]:1", "tls://a..b:1", "unix:"] {
+        assert!(matches!(target("http://db:80"), Ok(Target { transport: Transport::Http1, .. })));
+        assert!(matches!(target("h2c+unix:/run/app.sock"), Ok(Target { transport: Transport::Http2, .. })));
+        for bad in ["db:8443", "https://db:80", "tls://db", "tls://db:0", "tls://db:99999", "tls://:1", "tls://::1:80", "tls://[x]:1", "tls://a..b:1", "unix:"]
+        {
             assert!(target(bad).is_err(), "{bad}");
         }
     }

@@ -70,14 +70,8 @@ impl Kind {
 pub struct HclReport {
     /// The header's version: 1 or 2.
     pub version: u32,
-    /// The request type; 2 in every report seen.
-    pub request_type: u32,
-    /// The status of the request.
-    pub status: u32,
     /// The hardware report's area.
     pub hardware: [u8; REPORT_SIZE],
-    /// The runtime data's version.
-    pub runtime_version: u32,
     /// What the hardware report is.
     pub kind: Kind,
     /// The runtime claims as they stand: what the hardware report's data is the digest of.
@@ -106,9 +100,12 @@ impl HclReport {
         if !(1..=2).contains(&version) {
             return unsupported("hcl.version", "1 or 2", version.to_string());
         }
+        fixed("hcl.request_type", REQUEST_TYPE, request_type)?;
+        fixed("hcl.status", 0, status)?;
         zeros("hcl, offset 0x14", &cursor.take::<12>().ok_or_else(cut)?)?;
         let hardware: [u8; REPORT_SIZE] = cursor.take().ok_or_else(cut)?;
         let [data_size, runtime_version, kind, hash, length] = numbers(&mut cursor).ok_or_else(cut)?;
+        fixed("hcl.runtime_version", RUNTIME_VERSION, runtime_version)?;
         let kind = match kind {
             2 => Kind::Snp,
             4 => Kind::Tdx,
@@ -123,7 +120,7 @@ impl HclReport {
         if kind == Kind::Tdx {
             zeros("hcl, behind the TDREPORT", hardware.get(TDREPORT_SIZE..).unwrap_or_default())?;
         }
-        Ok(Self { version, request_type, status, hardware, runtime_version, kind, claims, padding: cursor.rest().len() })
+        Ok(Self { version, hardware, kind, claims, padding: cursor.rest().len() })
     }
 
     /// Its octets: the inverse of [`HclReport::parse`].
@@ -132,11 +129,11 @@ impl HclReport {
         let length = u32::try_from(self.claims.len()).unwrap_or(u32::MAX);
         let mut out = SIGNATURE.to_vec();
         let size = BEFORE_CLAIMS.saturating_add(length);
-        [self.version, size, self.request_type, self.status].iter().for_each(|number| out.extend(number.to_le_bytes()));
+        [self.version, size, REQUEST_TYPE, 0].iter().for_each(|number| out.extend(number.to_le_bytes()));
         out.extend([0; 12]);
         out.extend(self.hardware);
         let data_size = RUNTIME_HEADER.saturating_add(length);
-        [data_size, self.runtime_version, self.kind.id(), SHA256, length].iter().for_each(|number| out.extend(number.to_le_bytes()));
+        [data_size, RUNTIME_VERSION, self.kind.id(), SHA256, length].iter().for_each(|number| out.extend(number.to_le_bytes()));
         out.extend(&self.claims);
         out.resize(out.len().saturating_add(self.padding), 0);
         out
@@ -165,6 +162,9 @@ impl HclReport {
     }
 }
 
+/// Of every report seen; nothing covers the header, so other values mean nothing to us.
+pub const REQUEST_TYPE: u32 = 2;
+const RUNTIME_VERSION: u32 = 1;
 const SHA256: u32 = 1;
 const BEFORE_CLAIMS: u32 = 1236;
 const RUNTIME_HEADER: u32 = 20;
@@ -185,6 +185,13 @@ fn numbers<const N: usize>(cursor: &mut Cursor<'_>) -> Option<[u32; N]> {
         *number = cursor.u32_le()?;
     }
     Some(numbers)
+}
+
+fn fixed(field: &'static str, expected: u32, found: u32) -> Result<(), Denied> {
+    if found == expected {
+        return Ok(());
+    }
+    Finding::new(Reason::EvidenceUnsupported, field, expected.to_string(), found.to_string()).refuse()
 }
 
 fn zeros(field: &'static str, octets: &[u8]) -> Result<(), Denied> {

@@ -59,6 +59,7 @@ impl AppraisalPolicy {
             revocation: Revocation::WhenPresent,
             insecure: Vec::new(),
             roots: Roots::Vendor,
+            deny_list: None,
             keys: Vec::new(),
         }
     }
@@ -88,6 +89,7 @@ fn read(root: &Value<'_>, digest: [u8; 32], vocabularies: &[&'static Vocabulary]
         revocation: revocation(&mut table, &mut insecure, problems),
         roots: roots(&mut table, &mut insecure, problems),
         keys: keys(&mut table, vocabularies, problems),
+        deny_list: None,
         insecure,
     };
     table.finish(problems);
@@ -105,7 +107,7 @@ fn version(table: &mut Table<'_, '_>, problems: &mut Problems) {
     }
 }
 
-fn moment(table: &mut Table<'_, '_>, key: &'static str, problems: &mut Problems) -> Option<Timestamp> {
+pub(super) fn moment(table: &mut Table<'_, '_>, key: &'static str, problems: &mut Problems) -> Option<Timestamp> {
     let (text, value) = table.text(key, problems)?;
     let moment = Timestamp::parse(text);
     if moment.is_none() {
@@ -198,7 +200,7 @@ fn valid_id(id: &str, value: &Value<'_>, problems: &mut Problems) -> bool {
     valid
 }
 
-fn deny(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problems: &mut Problems) -> Vec<Denial> {
+pub(super) fn deny(table: &mut Table<'_, '_>, vocabularies: &[&'static Vocabulary], problems: &mut Problems) -> Vec<Denial> {
     let Some(list) = table.take("deny").and_then(|value| array(value, "deny", problems)) else { return Vec::new() };
     let mut denials = Vec::new();
     for value in &list.elements {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsStream;
 
@@ -30,6 +30,12 @@ pub(super) struct Admitted {
     pub(super) ground: Ground,
     /// What the verdict stands on; `None` for a peer that nothing is known about.
     standing: Option<Standing>,
+    /// When it was admitted; zero for a local application.
+    pub(super) since: Timestamp,
+    /// The certificate whose key its evidence speaks for.
+    pub(super) certificate: Option<CertificateDer<'static>>,
+    /// The names in it. Self-made certificates carry what their owner likes.
+    pub(super) names: Vec<String>,
 }
 
 /// On what ground a peer was admitted.
@@ -44,6 +50,18 @@ pub(super) enum Ground {
 }
 
 impl Admitted {
+    const fn of(ground: Ground, since: Timestamp) -> Self {
+        Self { ground, standing: None, since, certificate: None, names: Vec::new() }
+    }
+
+    /// Until when the first verdict holds; later judgements may give it more.
+    pub(super) fn until(&self) -> Option<Timestamp> {
+        match &self.ground {
+            Ground::Attested(_, result) => Some(result.appraisal().until()),
+            Ground::AnyClient(_) | Ground::Local => None,
+        }
+    }
+
     /// Returns when this end may be forwarded no longer: never, for a peer that nothing is known about.
     pub(super) async fn ended(&self, clock: &Clock) -> Ended {
         match (&self.standing, &self.ground) {
@@ -78,7 +96,7 @@ enum Verdict {
 
 /// Admits what comes in at a plain listener: the operator decided by configuring it.
 pub(super) const fn local() -> Admitted {
-    Admitted { ground: Ground::Local, standing: None }
+    Admitted::of(Ground::Local, Timestamp(0))
 }
 
 /// Decides about a client that connected to us.
@@ -155,8 +173,8 @@ fn open<S: AsyncRead + AsyncWrite + Unpin>(
     clock: &Clock,
 ) -> Result<Opened<S>, (Box<Pending<S>>, Denied)> {
     let (result, standing, now) = match verdict.and_then(|verdict| clock.now().map(|now| (verdict, now))) {
-        Ok((Verdict::AnyClient, _)) => {
-            let admitted = Admitted { ground: Ground::AnyClient(tier), standing: None };
+        Ok((Verdict::AnyClient, now)) => {
+            let admitted = Admitted::of(Ground::AnyClient(tier), now);
             return Ok((admitted, Box::new(pending.open_unattested(Unattested::AnyClient))));
         }
         Ok((Verdict::Attested(result, standing), now)) => (result, standing, now),
@@ -165,8 +183,11 @@ fn open<S: AsyncRead + AsyncWrite + Unpin>(
     if let Err(denied) = current(&pending, &result, now) {
         return Err((Box::new(pending), denied));
     }
+    let certificate = pending.chain().first().cloned();
+    let names = pending.peer().map(|leaf| leaf.facts().names.clone()).unwrap_or_default();
     let stream = pending.open(&result, now)?;
-    Ok((Admitted { ground: Ground::Attested(tier, result), standing: Some(standing) }, Box::new(stream)))
+    let admitted = Admitted { standing: Some(standing), certificate, names, ..Admitted::of(Ground::Attested(tier, result), now) };
+    Ok((admitted, Box::new(stream)))
 }
 
 async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(pending: Pending<S>, tier: Tier, denied: Denied) -> Refused<S> {

@@ -258,10 +258,13 @@ impl std::fmt::Debug for Appraisals {
     }
 }
 
-/// The media types of the platforms that the policy names, each once, in its order.
+/// The media types of the platforms that the policy names, each once, in its order. A policy that accepts nobody asks for
+/// any: a HELLO lists something, and the refusal is then about the evidence.
 fn media_types(policy: &AppraisalPolicy) -> Vec<String> {
     let mut types: Vec<String> = Vec::new();
-    for platform in policy.accept.iter().filter_map(|entry| platform::by_name(entry.tee)) {
+    let named: Vec<_> = policy.accept.iter().filter_map(|entry| platform::by_name(entry.tee)).collect();
+    let any = || platform::PLATFORMS.iter().collect();
+    for platform in if named.is_empty() { any() } else { named } {
         if !types.iter().any(|known| known == platform.media_type) {
             types.push(platform.media_type.to_owned());
         }

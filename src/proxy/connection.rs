@@ -4,23 +4,25 @@ use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use tokio::sync::watch;
 
-use super::admit::{self, Admitted, Ground, Refused, Surroundings};
+use super::admit::{self, Admitted, Ground};
+use super::handshake::Handshakes;
+use super::http;
 use super::limits::HandshakePlace;
 use super::listen::From;
-use super::plan::{Listener, Originate, Terminate};
+use super::plan::{Listener, Originate, Terminate, Upstream};
 use super::standing;
 use super::stream::{Socket, Stream};
 use super::tcp::{End, Ended, Forwarded, Life, forward};
 use super::upstream::{Dialled, Unreachable, dial};
-use super::{Parts, Phase};
-use crate::admin::metrics::{Direction, ListenerMetrics};
+use super::{Accepting, Carries, Parts, Phase};
+use crate::admin::metrics::ListenerMetrics;
 use crate::refusal::{Denied, Finding, Reason};
-use crate::tls::{self, ClientSide, ServerSide};
 
 /// How a connection ended.
 #[derive(Debug)]
@@ -47,19 +49,18 @@ struct Known {
 }
 
 /// Serves one connection to its end. Dropping the future resets both sides.
-pub(super) async fn serve(
-    listener: &Listener,
-    parts: &Parts,
-    counters: &ListenerMetrics,
-    (socket, from): (Socket, From),
-    place: HandshakePlace,
-    mut phase: watch::Receiver<Phase>,
-) {
-    let started = Instant::now();
-    let mut known = Known::default();
+pub(super) async fn serve(accepting: &Accepting, (socket, from): (Socket, From), place: HandshakePlace) {
+    let Accepting { listener, parts, counters, carries, .. } = accepting;
+    let (started, mut known, mut phase) = (Instant::now(), Known::default(), accepting.phase.clone());
+    let live = async {
+        match carries {
+            Carries::Tcp(upstream) => tcp(listener, upstream, parts, counters, socket, place, &mut known).await,
+            Carries::Http(site) => http(listener, site, parts, counters, (socket, &from), place, &mut known).await,
+        }
+    };
     let outcome = tokio::select! {
         biased;
-        outcome = live(listener, parts, counters, socket, place, &mut known) => outcome,
+        outcome = live => outcome,
         () = cut(&mut phase) => Outcome::Cut,
     };
     match &outcome {
@@ -67,7 +68,7 @@ pub(super) async fn serve(
         Outcome::Withdrawn(end, denied) => parts.metrics.withdrawn(&listener.name, end.name(), denied.reason().code()),
         _ => {}
     }
-    record(listener, &from, &known, &outcome, started);
+    record(accepting, &from, &known, &outcome, started);
 }
 
 async fn cut(phase: &mut watch::Receiver<Phase>) {
@@ -75,10 +76,18 @@ async fn cut(phase: &mut watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase == Phase::Cut).await;
 }
 
-async fn live(listener: &Listener, parts: &Parts, counters: &ListenerMetrics, socket: Socket, place: HandshakePlace, known: &mut Known) -> Outcome {
+async fn tcp(
+    listener: &Listener,
+    upstream: &Upstream,
+    parts: &Parts,
+    counters: &ListenerMetrics,
+    socket: Socket,
+    place: HandshakePlace,
+    known: &mut Known,
+) -> Outcome {
     // Boxed: the handshakes' state is large and the connection outlives it.
     let blamed = if matches!(listener.terminate, Terminate::Plain) { End::Upstream } else { End::Downstream };
-    let ready = unpanicked(Box::pin(admit_both(listener, parts, socket, known)), blamed).await;
+    let ready = unpanicked(Box::pin(admit_both(listener, upstream, parts, socket, known)), blamed).await;
     drop(place);
     let Ready { here, there, mut downstream, mut upstream } = match ready {
         Ok(ready) => ready,
@@ -99,6 +108,33 @@ async fn live(listener: &Listener, parts: &Parts, counters: &ListenerMetrics, so
         upstream.finish();
     }
     Outcome::Forwarded(ended)
+}
+
+/// The client is admitted once; its requests find their upstreams each by itself.
+async fn http(
+    listener: &Listener,
+    site: &Arc<http::Running>,
+    parts: &Parts,
+    counters: &ListenerMetrics,
+    (socket, from): (Socket, &From),
+    place: HandshakePlace,
+    known: &mut Known,
+) -> Outcome {
+    let ready = unpanicked(Box::pin(admit_downstream(listener, parts, socket, known)), End::Downstream).await;
+    drop(place);
+    let (admitted, stream) = match ready {
+        Ok((admitted, stream)) => (Arc::new(admitted), stream),
+        Err(outcome) => return outcome,
+    };
+    let serving = http::serve(site, Arc::clone(&admitted), stream, http::Place { from, counters }, &mut known.forwarded);
+    tokio::select! {
+        biased;
+        ended = Box::pin(admitted.ended(&parts.clock)) => match ended {
+            standing::Ended::Expired => Outcome::Forwarded(Ended::Expired),
+            standing::Ended::Withdrawn(denied) => Outcome::Withdrawn(End::Downstream, denied),
+        },
+        ended = serving => Outcome::Forwarded(ended),
+    }
 }
 
 /// A connection with both ends admitted.
@@ -134,22 +170,18 @@ async fn unpanicked<T>(mut work: Pin<Box<impl Future<Output = Result<T, Outcome>
 }
 
 /// Everything that can refuse, in the one order: the peer that came, the upstream's socket, the peer behind it.
-async fn admit_both(listener: &Listener, parts: &Parts, socket: Socket, known: &mut Known) -> Result<Ready, Outcome> {
-    let (here, downstream) = match &listener.terminate {
-        Terminate::Plain => (admit::local(), Stream::Plain(socket)),
-        Terminate::Attested(side) => inbound(listener, side, parts, socket).await.map_err(|denied| Outcome::Refused(End::Downstream, denied))?,
-    };
-    known.downstream = Some(here.ground.clone());
-    let Dialled { socket, target, admitted: here } = dial(&listener.upstream, here).await.map_err(|Unreachable(tried)| {
-        parts.metrics.upstream_connect(&listener.upstream.name, "unreachable");
+async fn admit_both(listener: &Listener, upstream: &Upstream, parts: &Parts, socket: Socket, known: &mut Known) -> Result<Ready, Outcome> {
+    let (here, downstream) = admit_downstream(listener, parts, socket, known).await?;
+    let Dialled { socket, target, admitted: here } = dial(upstream, here).await.map_err(|Unreachable(tried)| {
+        parts.metrics.upstream_connect(&upstream.name, "unreachable");
         Outcome::Unreachable(tried)
     })?;
-    parts.metrics.upstream_connect(&listener.upstream.name, "ok");
+    parts.metrics.upstream_connect(&upstream.name, "ok");
     known.target = Some(target);
-    let (there, upstream) = match &listener.upstream.originate {
+    let (there, upstream) = match &upstream.originate {
         Originate::Plain => (None, Stream::Plain(socket)),
         Originate::Attested(side) => {
-            let (there, stream) = outbound(listener, side, parts, socket).await.map_err(|denied| Outcome::Refused(End::Upstream, denied))?;
+            let (there, stream) = handshakes(listener, parts).outbound(side, socket).await.map_err(|denied| Outcome::Refused(End::Upstream, denied))?;
             (Some(there), stream)
         }
     };
@@ -157,46 +189,21 @@ async fn admit_both(listener: &Listener, parts: &Parts, socket: Socket, known: &
     Ok(Ready { here, there, downstream, upstream })
 }
 
-async fn inbound(listener: &Listener, side: &ServerSide, parts: &Parts, socket: Socket) -> Result<(Admitted, Stream), Denied> {
-    let handshake = in_time(listener, tls::accept(side, socket)).await;
-    counted(listener, parts, Direction::Inbound, &handshake);
-    opened(admit::client(side, handshake?, surroundings(listener, parts)).await)
+async fn admit_downstream(listener: &Listener, parts: &Parts, socket: Socket, known: &mut Known) -> Result<(Admitted, Stream), Outcome> {
+    let (here, downstream) = match &listener.terminate {
+        Terminate::Plain => (admit::local(), Stream::Plain(socket)),
+        Terminate::Attested(side) => handshakes(listener, parts).inbound(side, socket).await.map_err(|denied| Outcome::Refused(End::Downstream, denied))?,
+    };
+    known.downstream = Some(here.ground.clone());
+    Ok((here, downstream))
 }
 
-async fn outbound(listener: &Listener, side: &ClientSide, parts: &Parts, socket: Socket) -> Result<(Admitted, Stream), Denied> {
-    let handshake = in_time(listener, tls::connect(side, socket)).await;
-    counted(listener, parts, Direction::Outbound, &handshake);
-    opened(admit::server(side, handshake?, surroundings(listener, parts)).await)
-}
-
-fn opened(decided: Result<admit::Opened<Socket>, Refused<Socket>>) -> Result<(Admitted, Stream), Denied> {
-    match decided {
-        Ok((admitted, stream)) => Ok((admitted, Stream::Tls(stream))),
-        Err(Refused { denied, mut socket }) => {
-            // It was told and had its time to read it.
-            socket.finish();
-            Err(denied)
-        }
-    }
-}
-
-fn surroundings<'a>(listener: &Listener, parts: &'a Parts) -> Surroundings<'a> {
-    Surroundings { clock: &parts.clock, metrics: &parts.metrics, limit: listener.limits.exchange }
-}
-
-async fn in_time<T>(listener: &Listener, handshake: impl Future<Output = Result<T, Denied>>) -> Result<T, Denied> {
-    let limit = listener.limits.handshake;
-    let late = || Finding::new(Reason::Timeout, "handshake", format!("an end within {} s", limit.as_secs()), "none").refuse();
-    tokio::time::timeout(limit, handshake).await.unwrap_or_else(|_| late())
-}
-
-fn counted<T>(listener: &Listener, parts: &Parts, direction: Direction, handshake: &Result<T, Denied>) {
-    let result = handshake.as_ref().map_or_else(|denied| denied.reason().code(), |_| "ok");
-    parts.metrics.handshake(&listener.name, direction, result);
+const fn handshakes<'a>(listener: &'a Listener, parts: &'a Parts) -> Handshakes<'a> {
+    Handshakes { listener: listener.name.as_str(), limits: &listener.limits, parts }
 }
 
 /// The one record of a connection.
-fn record(listener: &Listener, from: &From, known: &Known, outcome: &Outcome, started: Instant) {
+fn record(accepting: &Accepting, from: &From, known: &Known, outcome: &Outcome, started: Instant) {
     let about = known.upstream.as_ref().filter(|ground| !matches!(ground, Ground::Local)).or(known.downstream.as_ref());
     let (tier, entry, digest) = match about {
         Some(Ground::Attested(tier, result)) => {
@@ -206,7 +213,11 @@ fn record(listener: &Listener, from: &From, known: &Known, outcome: &Outcome, st
         Some(Ground::AnyClient(tier)) => (tier.name(), String::new(), String::new()),
         Some(Ground::Local) | None => ("", String::new(), String::new()),
     };
-    let (listener, peer, upstream) = (listener.name.as_str(), from.name.as_str(), listener.upstream.name.as_str());
+    let upstream = match &accepting.carries {
+        Carries::Tcp(upstream) => upstream.name.as_str(),
+        Carries::Http(_) => "",
+    };
+    let (listener, peer) = (accepting.listener.name.as_str(), from.name.as_str());
     let target = known.target.as_deref().unwrap_or_default();
     let Forwarded { up, down } = known.forwarded;
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -6,6 +6,8 @@
 mod admit;
 pub mod appraisal;
 mod connection;
+mod handshake;
+pub mod http;
 mod limits;
 mod listen;
 pub mod plan;
@@ -20,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::health::{Condition, Health};
@@ -30,7 +33,7 @@ use crate::tls;
 use crate::verify::AttestationResult;
 use limits::Places;
 use listen::Listening;
-use plan::{Listener, Terminate};
+use plan::{Forward, Listener, Terminate, Upstream};
 
 pub use listen::Address;
 
@@ -123,8 +126,8 @@ impl Proxy {
         let mut bound = Vec::with_capacity(listeners.len());
         let mut addresses = Vec::with_capacity(listeners.len());
         for listener in listeners {
-            if listener.upstream.targets.is_empty() {
-                return Err(StartError::NoTarget { upstream: listener.upstream.name.clone() });
+            if let Some(empty) = listener.upstreams().find(|upstream| upstream.targets.is_empty()) {
+                return Err(StartError::NoTarget { upstream: empty.name.clone() });
             }
             let bind = Listening::bind(&listener.bind).and_then(|listening| Ok((listening.address()?, listening)));
             let (address, listening) = bind.map_err(|error| StartError::Bind { listener: listener.name.clone(), place: listener.bind.clone(), error })?;
@@ -141,8 +144,22 @@ impl Proxy {
             };
             let counters = parts.metrics.listener(&listener.name, direction);
             let places = Places::new(listener.limits);
-            let accepting =
-                Accepting { listener, parts: parts.clone(), counters, places, active: Arc::clone(&active), phase: watched.clone(), _alive: alive.clone() };
+            let carries = match &listener.forward {
+                Forward::Tcp(upstream) => Carries::Tcp(Arc::clone(upstream)),
+                Forward::Http(site) => {
+                    let around = http::Around {
+                        listener: listener.name.clone(),
+                        limits: listener.limits,
+                        parts: parts.clone(),
+                        phase: watched.clone(),
+                        alive: alive.clone(),
+                        secure: matches!(listener.terminate, Terminate::Attested(_)),
+                    };
+                    Carries::Http(http::Running::start(Arc::clone(site), around))
+                }
+            };
+            let (active, phase, alive) = (Arc::clone(&active), watched.clone(), alive.clone());
+            let accepting = Accepting { listener, parts: parts.clone(), counters, carries, places, active, phase, _alive: alive };
             tokio::spawn(accept(Arc::new(accepting), listening));
         }
         parts.health.set("listeners", Condition::Met);
@@ -186,23 +203,40 @@ impl Proxy {
     }
 }
 
+/// What a server answered when it was asked.
+#[derive(Debug)]
+pub struct Answer {
+    /// The certificates it presented, the leaf first; none where the handshake failed.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The verdict about it, or its refusal, as the admission of a server: every code there is.
+    pub verdict: Result<Arc<AttestationResult>, Denied>,
+}
+
 /// Connects as a client sidecar would and gives the verdict about the server, in the time a default listener allows.
 /// No application byte goes either way; the connection is closed.
-///
-/// # Errors
-/// As the admission of a server: every code there is.
-pub async fn ask(side: &tls::ClientSide, socket: tokio::net::TcpStream, clock: &Clock, metrics: &Metrics) -> Result<Arc<AttestationResult>, Denied> {
+pub async fn ask(side: &tls::ClientSide, socket: tokio::net::TcpStream, clock: &Clock, metrics: &Metrics) -> Answer {
     let limits = plan::Limits::default();
     let late = || Finding::new(Reason::Timeout, "handshake", format!("an end within {} s", limits.handshake.as_secs()), "none").refuse();
-    let pending = tokio::time::timeout(limits.handshake, tls::connect(side, socket)).await.unwrap_or_else(|_| late())?;
+    let pending = match tokio::time::timeout(limits.handshake, tls::connect(side, socket)).await.unwrap_or_else(|_| late()) {
+        Ok(pending) => pending,
+        Err(denied) => return Answer { chain: Vec::new(), verdict: Err(denied) },
+    };
+    let chain = pending.chain().to_vec();
     let around = admit::Surroundings { clock, metrics, limit: limits.exchange };
-    let (admitted, mut stream) = admit::server(side, pending, around).await.map_err(|refused| refused.denied)?;
-    // The verdict is made; a peer that is gone before the goodbye changes nothing.
-    let _ = tokio::time::timeout(limits.handshake, tokio::io::AsyncWriteExt::shutdown(&mut *stream)).await;
-    match admitted.ground {
-        admit::Ground::Attested(_, result) => Ok(result),
-        admit::Ground::AnyClient(_) | admit::Ground::Local => Finding::new(Reason::EvidenceUnsupported, "peer", "a verdict about evidence", "none").refuse(),
-    }
+    let verdict = match admit::server(side, pending, around).await {
+        Ok((admitted, mut stream)) => {
+            // The verdict is made; a peer that is gone before the goodbye changes nothing.
+            let _ = tokio::time::timeout(limits.handshake, tokio::io::AsyncWriteExt::shutdown(&mut *stream)).await;
+            match admitted.ground {
+                admit::Ground::Attested(_, result) => Ok(result),
+                admit::Ground::AnyClient(_) | admit::Ground::Local => {
+                    Finding::new(Reason::EvidenceUnsupported, "peer", "a verdict about evidence", "none").refuse()
+                }
+            }
+        }
+        Err(refused) => Err(refused.denied),
+    };
+    Answer { chain, verdict }
 }
 
 /// What a listener's accept loop and its connections share.
@@ -210,11 +244,18 @@ struct Accepting {
     listener: Listener,
     parts: Parts,
     counters: ListenerMetrics,
+    carries: Carries,
     places: Arc<Places>,
     active: Arc<AtomicUsize>,
     phase: watch::Receiver<Phase>,
     /// Held, never used: see [`Proxy::ended`].
     _alive: mpsc::Sender<()>,
+}
+
+/// What runs behind a listener.
+enum Carries {
+    Http(Arc<http::Running>),
+    Tcp(Arc<Upstream>),
 }
 
 /// Counts a connection from accept to end, whatever ends it.
@@ -261,8 +302,7 @@ async fn accept(accepting: Arc<Accepting>, listening: Listening) {
                 let counted = Counted::new(&accepting);
                 let accepting = Arc::clone(&accepting);
                 tokio::spawn(async move {
-                    let Accepting { listener, parts, counters, phase, .. } = &*counted.0;
-                    connection::serve(listener, parts, counters, (socket, from), handshake, phase.clone()).await;
+                    connection::serve(&counted.0, (socket, from), handshake).await;
                     drop((place, accepting));
                 });
             }

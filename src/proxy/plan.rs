@@ -16,10 +16,21 @@ pub struct Listener {
     pub bind: Bind,
     /// What its connections are.
     pub terminate: Terminate,
-    /// Where they go.
-    pub upstream: Arc<Upstream>,
+    /// What is done with them.
+    pub forward: Forward,
     /// What one connection, and all together, may take.
     pub limits: Limits,
+}
+
+impl Listener {
+    /// The upstreams it leads to.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
+        let (one, more) = match &self.forward {
+            Forward::Tcp(upstream) => (Some(&**upstream), None),
+            Forward::Http(site) => (None, Some(site.upstreams())),
+        };
+        one.into_iter().chain(more.into_iter().flatten())
+    }
 }
 
 /// A place to listen at.
@@ -43,6 +54,15 @@ pub enum Terminate {
     Attested(Arc<tls::ServerSide>),
     /// Plain bytes of a local application.
     Plain,
+}
+
+/// What is done with what comes in.
+#[derive(Clone, Debug)]
+pub enum Forward {
+    /// HTTP requests are routed, each by itself.
+    Http(Arc<super::http::plan::Site>),
+    /// Bytes go to an upstream, as they are.
+    Tcp(Arc<Upstream>),
 }
 
 /// Where connections go.

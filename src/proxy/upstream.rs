@@ -25,7 +25,7 @@ pub(super) struct Unreachable(pub(super) Vec<(String, io::Error)>);
 pub(super) async fn dial(upstream: &Upstream, admitted: Admitted) -> Result<Dialled, Unreachable> {
     let mut tried = Vec::new();
     for target in &upstream.targets {
-        match connect(target, upstream.connect_timeout).await {
+        match connect(&admitted, target, upstream.connect_timeout).await {
             Ok(socket) => return Ok(Dialled { socket, target: target.to_string(), admitted }),
             Err(error) => tried.push((target.to_string(), error)),
         }
@@ -33,7 +33,8 @@ pub(super) async fn dial(upstream: &Upstream, admitted: Admitted) -> Result<Dial
     Err(Unreachable(tried))
 }
 
-async fn connect(target: &Target, limit: Duration) -> io::Result<Socket> {
+/// Connects to one target, on behalf of what was admitted.
+pub(super) async fn connect(_: &Admitted, target: &Target, limit: Duration) -> io::Result<Socket> {
     let connecting = async {
         match target {
             // Tries every address the name has.

@@ -298,16 +298,16 @@ impl Shared {
         let quote = attester.single(certificate_challenge(&bind)).await.map_err(IdentityError::Quote)?;
         let mut tee = quote.evidence;
         tee.auxiliary.extend_from_slice(&listed);
-        let evidence = Collection { tee, bind, endorsements: quote.endorsements };
+        let (evidence, left_out) = fitted(Collection { tee, bind, endorsements: quote.endorsements });
         let statement = Statement { names: &names, not_before: issued.minus(BACKDATED), not_after: expires, evidence: &evidence };
         let leaf = certificate::issue(&key, &statement).map_err(IdentityError::Issue)?;
-        self.pass(&leaf, lifetime).await?;
+        self.pass(&leaf, lifetime, left_out).await?;
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         credential(vec![leaf], der, issued)
     }
 
     /// The check a peer would make, before anything is published.
-    async fn pass(&self, leaf: &[u8], lifetime: Duration) -> Result<(), IdentityError> {
+    async fn pass(&self, leaf: &[u8], lifetime: Duration, left_out: Vec<String>) -> Result<(), IdentityError> {
         let now = self.clock.now().map_err(IdentityError::Clock)?;
         let (read, evidence) = certificate::read(leaf).map_err(IdentityError::Check)?;
         let rule = AgeRule { max_age: lifetime.as_secs(), max_lifetime: lifetime.as_secs(), skew: 120 };
@@ -316,7 +316,17 @@ impl Shared {
         if let Some(gathering) = judge.gather(super::Subject::Certificate(leaf), now) {
             gathering.await;
         }
-        let verdict = judge.certificate(leaf, now).map_err(IdentityError::Check)?;
+        let verdict = match judge.certificate(leaf, now) {
+            // Not to be decided without what had no room: session evidence carries it.
+            Err(denied) if denied.reason().undecided() && !left_out.is_empty() => {
+                tracing::warn!(
+                    target: "identity", left_out = left_out.join(", "),
+                    "the certificate has no room for these endorsements: peers that judge by it alone need collateral of their own",
+                );
+                return Ok(());
+            }
+            verdict => verdict.map_err(IdentityError::Check)?,
+        };
         if !verdict.appraisal().revocation_checked() {
             tracing::warn!(
                 target: "identity",
@@ -338,6 +348,19 @@ impl Shared {
         leaf.map_or(Ok(()), |leaf| leaf.current(now, 0)).map_err(IdentityError::Check)?;
         Ok(credential)
     }
+}
+
+/// The collection with as many endorsements as a certificate has room for, the largest left out first; with their names.
+fn fitted(mut evidence: Collection) -> (Collection, Vec<String>) {
+    let mut left_out = Vec::new();
+    while evidence.encode().len() > certificate::MAX_EVIDENCE {
+        let Some(largest) = evidence.endorsements.iter().max_by_key(|endorsement| endorsement.bytes.len()).map(|endorsement| endorsement.name.clone()) else {
+            break;
+        };
+        evidence.endorsements = evidence.endorsements.into_iter().filter(|endorsement| endorsement.name != largest).collect();
+        left_out.push(largest);
+    }
+    (evidence, left_out)
 }
 
 fn credential(chain: Vec<CertificateDer<'static>>, mut key: PrivateKeyDer<'static>, made: Timestamp) -> Result<Credential, IdentityError> {

@@ -109,8 +109,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pending<S> {
         }
         let alpn = state.alpn_protocol().map(<[u8]>::to_vec);
         let ours = |id: &Vec<u8>| protocols.contains(id);
-        // Without protocols of ours (tier certificate) none is negotiated; with them exactly one of them must be.
-        if !protocols.is_empty() && !alpn.as_ref().is_some_and(ours) {
+        // With protocols of ours exactly one of them must be negotiated. The certificate tier has none of ours: a client
+        // that names none speaks what the listener takes for the oldest.
+        let foreign = !protocols.iter().any(|id| id.starts_with(b"portcullis1/"));
+        if !alpn.as_ref().map_or(foreign, |id| protocols.is_empty() || ours(id)) {
             let found = alpn.map_or_else(|| "none".to_owned(), |id| String::from_utf8_lossy(&id).into_owned());
             let expected = protocols.iter().map(|id| String::from_utf8_lossy(id)).collect::<Vec<_>>().join(" or ");
             return Finding::new(Reason::AlpnMismatch, "handshake.alpn", expected, found)

@@ -5,7 +5,7 @@
 use super::{Appraisal, AuthenticClaims, Tie, Verifier};
 use crate::evidence::binding::Binding;
 use crate::evidence::cmw::Collection;
-use crate::evidence::{Auxiliary, Bound, Claims, Evidence, Timestamp};
+use crate::evidence::{Auxiliary, Bound, Claims, Evidence, KeyDigest, Timestamp};
 use crate::policy::{Accept, Always, AppraisalPolicy, Constraint, Entry, FirmwarePart, Flag, Mode, Product, RisingFloor, Rule, Tolerated};
 use crate::refusal::{Denied, Finding, Reason};
 
@@ -50,6 +50,16 @@ fn tied(verifier: &dyn Verifier, tee: &Evidence, member: &Auxiliary, binding: &B
     }
 }
 
+/// Refuses a TLS key that the operator denied.
+pub(super) fn permitted(policy: &AppraisalPolicy, key: &KeyDigest) -> Result<(), Denied> {
+    match policy.deny_list.as_deref().and_then(|list| list.denies_key(key)) {
+        None => Ok(()),
+        Some(why) => Finding::new(Reason::IdentityMismatch, "peer.key", "a key that is not on the deny list", data_encoding::HEXLOWER.encode(&key.0))
+            .fix(format!("the operator denied it: {why}"))
+            .refuse(),
+    }
+}
+
 /// Compares the full length in constant time.
 pub(super) fn answers(found: &Bound, binding: &Binding) -> Result<(), Denied> {
     if found.answers(binding.expected()) {
@@ -69,14 +79,21 @@ pub(super) fn appraise(authentic: AuthenticClaims, policy: &AppraisalPolicy, sin
         return Finding::new(Reason::PolicyInvalid, "policy.expires", format!("a policy that holds at {now}"), found).fix("renew the policy file").refuse();
     }
     let claims = &authentic.claims;
-    if let Some(denial) = policy.deny.iter().find(|denial| denial.hits(claims)) {
+    let everywhere = policy.deny_list.as_deref();
+    if let Some(list) = everywhere.filter(|list| now > list.expires) {
+        let fix = "publish a newer edition: until then it is not known what it would deny";
+        return Finding::new(Reason::PolicyInvalid, "deny.expires", format!("a deny list that holds at {now}"), list.expires.to_string()).fix(fix).refuse();
+    }
+    let denials = policy.deny.iter().chain(everywhere.into_iter().flat_map(|list| &list.claims));
+    if let Some(denial) = denials.into_iter().find(|denial| denial.hits(claims)) {
         let found = claims.find(denial.claim).map(ToString::to_string).unwrap_or_default();
         return Finding::new(denial.reason, format!("report.{}", denial.claim), format!("not on the deny list of \"{}\"", policy.name), found)
             .fix(format!("the operator denied it: {}", denial.why))
             .refuse();
     }
     let (entry, observed) = fitting(policy, &authentic, since, now)?;
-    let until = [Some(authentic.until), policy.expires, entry.not_after, tolerated_until(entry, claims)].into_iter().flatten().min().unwrap_or(now);
+    let ends = [Some(authentic.until), policy.expires, everywhere.map(|list| list.expires), entry.not_after, tolerated_until(entry, claims)];
+    let until = ends.into_iter().flatten().min().unwrap_or(now);
     Ok(Appraisal {
         platform: authentic.platform,
         policy: policy.name.clone(),

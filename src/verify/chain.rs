@@ -6,7 +6,6 @@
 use std::borrow::Cow;
 
 use x509_parser::certificate::Validity;
-use x509_parser::der_parser::der::parse_der_sequence;
 use x509_parser::der_parser::{Oid, oid};
 use x509_parser::oid_registry::{
     OID_NIST_HASH_SHA256, OID_NIST_HASH_SHA384, OID_PKCS1_RSAENCRYPTION, OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_SIG_ECDSA_WITH_SHA256,
@@ -19,6 +18,7 @@ use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo, X509Name};
 
 use super::memo::{SignatureMemo, verifies_once};
 use crate::crypto::Scheme;
+pub(super) use crate::crypto::ecdsa_fixed;
 use crate::evidence::Timestamp;
 use crate::refusal::{Denied, Finding, Reason};
 
@@ -109,28 +109,6 @@ impl<'a> SigningKey<'a> {
         };
         fixed.is_some_and(|fixed| verifies_once(memo, scheme, self.raw(), message, &fixed))
     }
-}
-
-/// `r ‖ s` of a DER `Ecdsa-Sig-Value`, each `half` octets; `None` for another shape.
-pub(super) fn ecdsa_fixed(der: &[u8], half: usize) -> Option<Vec<u8>> {
-    let (rest, sequence) = parse_der_sequence(der).ok()?;
-    let [r, s] = sequence.as_sequence().ok()?.as_slice() else { return None };
-    if !rest.is_empty() {
-        return None;
-    }
-    let mut fixed = Vec::new();
-    for number in [r, s] {
-        let octets = number.as_slice().ok()?;
-        let significant: Vec<u8> = octets.iter().copied().skip_while(|octet| *octet == 0).collect();
-        // A negative number is no half of a signature.
-        if octets.first().is_none_or(|octet| octet & 0x80 != 0) {
-            return None;
-        }
-        let padding = half.checked_sub(significant.len())?;
-        fixed.extend(std::iter::repeat_n(0, padding));
-        fixed.extend(significant);
-    }
-    Some(fixed)
 }
 
 /// Proves that `certificate` is signed by `key` and is inside its validity.

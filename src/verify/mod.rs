@@ -17,7 +17,7 @@ pub mod roots;
 pub mod sgx;
 pub mod snp;
 pub mod tdx;
-mod tpm;
+pub mod tpm;
 
 use std::fmt::Debug;
 
@@ -272,6 +272,7 @@ impl Appraiser {
         memo: &dyn SignatureMemo,
         Presented { since, now }: Presented,
     ) -> Result<AttestationResult, Denied> {
+        appraise::permitted(&self.policy, binding.key())?;
         appraise::bound(verifier, presented, binding)?;
         let authentic = verifier.authenticate(&presented.tee, &presented.endorsements, &self.grounds(memo, now))?;
         appraise::answers(&authentic.bound, binding)?;

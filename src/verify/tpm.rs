@@ -35,8 +35,9 @@ pub(super) fn extra_data(octets: &[u8]) -> Bound {
     <[u8; 48]>::try_from(octets).map_or_else(|_| Bound::Other(octets.to_vec()), Bound::Short)
 }
 
-/// An attestation key.
-pub(super) struct AttestationKey {
+/// A key that signs quotes. Whose it is, is for others to say.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AttestationKey {
     /// An uncompressed point, or a PKCS#1 `RSAPublicKey`.
     raw: Vec<u8>,
     /// The scheme of an elliptic key; `None` for RSA.
@@ -44,11 +45,20 @@ pub(super) struct AttestationKey {
 }
 
 impl AttestationKey {
-    pub(super) const fn rsa(pkcs1: Vec<u8>) -> Self {
+    /// An RSA key, as a DER RSAPublicKey (PKCS#1).
+    #[must_use]
+    pub const fn rsa(pkcs1: Vec<u8>) -> Self {
         Self { raw: pkcs1, ecdsa: None }
     }
 
-    #[allow(dead_code, reason = "for clouds that certify the key")]
+    /// The key of a DER SubjectPublicKeyInfo.
+    ///
+    /// # Errors
+    /// `chain_untrusted` when it cannot be read.
+    pub fn of_spki(spki: &[u8]) -> Result<Self, Denied> {
+        Ok(Self::of(&SigningKey::of_spki("vtpm.ak", spki)?))
+    }
+
     pub(super) fn of(key: &SigningKey<'_>) -> Self {
         Self { raw: key.raw().to_vec(), ecdsa: key.ecdsa() }
     }
@@ -59,7 +69,12 @@ impl AttestationKey {
 }
 
 /// Proves that `key` vouches for the member's registers.
-pub(super) fn prove(member: &Member, key: &AttestationKey) -> Result<(), Denied> {
+///
+/// Establishes neither whose the key is nor whether the quote answers anybody's challenge.
+///
+/// # Errors
+/// `tpm_quote_invalid`, `event_log_mismatch`, and for a log that cannot be read `evidence_malformed` or `evidence_size`.
+pub fn prove(member: &Member, key: &AttestationKey) -> Result<(), Denied> {
     selected(member)?;
     digested(member)?;
     signed(member, key)?;

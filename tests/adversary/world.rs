@@ -16,7 +16,7 @@ use portcullis::evidence::snp::Product;
 use portcullis::platform::{self, PLATFORMS};
 use portcullis::policy::AppraisalPolicy;
 use portcullis::proxy::appraisal::{Appraisals, Memo};
-use portcullis::proxy::plan::{Bind, Limits, Listener, Originate, Target, Terminate, Upstream};
+use portcullis::proxy::plan::{Bind, Forward, Limits, Listener, Originate, Target, Terminate, Upstream};
 use portcullis::proxy::{Address, Parts, Proxy};
 use portcullis::tls::{ClientSettings, ClientSide, Clients, Identity, IdentitySettings, Judge, Peer, PeerIdentity, ServerSettings, ServerSide, Tier};
 use portcullis::verify::Appraiser;
@@ -265,7 +265,7 @@ fn listen(house: &House, role: &str, terminate: Terminate, (to, originate): (Soc
     let targets = vec![Target::Tcp { host: to.ip().to_string(), port: to.port() }];
     let upstream = Upstream { name: format!("behind-{name}"), targets, originate, connect_timeout: PATIENCE };
     let bind = Bind::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
-    let listener = Listener { name: name.clone(), bind, terminate, upstream: Arc::new(upstream), limits };
+    let listener = Listener { name: name.clone(), bind, terminate, forward: Forward::Tcp(Arc::new(upstream)), limits };
     let proxy = Proxy::start(vec![listener], house.parts.clone()).unwrap_or_else(|error| panic!("{error}"));
     let address = match proxy.address(&name) {
         Some(Address::Tcp(address)) => *address,

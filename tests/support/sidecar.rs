@@ -18,7 +18,7 @@ use portcullis::platform;
 use portcullis::platform::PLATFORMS;
 use portcullis::policy::AppraisalPolicy;
 use portcullis::proxy::appraisal::{Appraisals, Memo};
-use portcullis::proxy::plan::{Bind, Limits, Listener, Originate, Target, Terminate, Upstream};
+use portcullis::proxy::plan::{Bind, Forward, Limits, Listener, Originate, Target, Terminate, Upstream};
 use portcullis::proxy::{Address, Parts, Proxy};
 use portcullis::tls::{ClientSettings, ClientSide, Clients, Identity, IdentitySettings, Judge, Peer, PeerIdentity, ServerSettings, ServerSide, Tier};
 use portcullis::verify::Appraiser;
@@ -150,7 +150,7 @@ pub(crate) fn upstream(name: &str, address: SocketAddr, originate: Originate) ->
 }
 
 pub(crate) fn listener(name: &str, bind: SocketAddr, terminate: Terminate, upstream: Arc<Upstream>) -> Listener {
-    Listener { name: name.to_owned(), bind: Bind::Tcp(bind), terminate, upstream, limits: Limits::default() }
+    Listener { name: name.to_owned(), bind: Bind::Tcp(bind), terminate, forward: Forward::Tcp(upstream), limits: Limits::default() }
 }
 
 fn loopback() -> SocketAddr {

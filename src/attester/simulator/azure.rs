@@ -6,7 +6,7 @@ use std::time::Duration;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE, HEXUPPER};
 use serde_json::{Value, json};
 
-use super::vtpm::{AttestationKey, VtpmAuthority, VtpmForge};
+use super::vtpm::{VtpmAuthority, VtpmForge};
 use super::{Forge, Simulated, Simulation, impossible};
 use crate::attester::{Attester, Quote, Unavailable};
 use crate::crypto::sha256;
@@ -22,8 +22,8 @@ pub struct AzureForge {
     pub hardware: Forge,
     /// The runtime claims; `HCLAkPub` is put into them.
     pub claims: Value,
-    /// The key that the claims name, where it is not the vTPM's.
-    pub claimed_key: Option<AttestationKey>,
+    /// The modulus of the key that the claims name, where it is not the vTPM's.
+    pub claimed_key: Option<Vec<u8>>,
     /// What the hardware's report data is the digest of, where it is not the claims.
     pub vouched: Option<Vec<u8>>,
     /// The vTPM.
@@ -50,15 +50,15 @@ impl AzureForge {
     #[must_use]
     pub fn report(&self) -> HclReport {
         let mut claims = self.claims.clone();
-        let key = self.claimed_key.unwrap_or(self.vtpm.key);
-        claims["keys"] = json!([{ "kid": "HCLAkPub", "key_ops": ["sign"], "kty": "RSA", "e": "AQAB", "n": BASE64URL_NOPAD.encode(&key.modulus()) }]);
+        let modulus = self.claimed_key.clone().unwrap_or_else(|| self.vtpm.key.modulus());
+        claims["keys"] = json!([{ "kid": "HCLAkPub", "key_ops": ["sign"], "kty": "RSA", "e": "AQAB", "n": BASE64URL_NOPAD.encode(&modulus) }]);
         let claims = claims.to_string().into_bytes();
         let vouched = self.vouched.as_deref().unwrap_or(&claims);
         let mut report_data = [0; 64];
         report_data[..32].copy_from_slice(&sha256(&[vouched]));
         let mut hardware = [0; REPORT_SIZE];
         hardware.copy_from_slice(&self.hardware.report_over(&ReportData(report_data)));
-        HclReport { version: 2, request_type: 2, status: 0, hardware, runtime_version: 1, kind: Kind::Snp, claims, padding: 0 }
+        HclReport { version: 2, hardware, kind: Kind::Snp, claims, padding: 0 }
     }
 
     /// Evidence whose quote carries `extra_data`.

@@ -1,6 +1,6 @@
 //! What the evidence of an Azure VM says: the hardware's claims, then the paravisor's and the vTPM's.
 
-use crate::evidence::hcl::{HclReport, RuntimeClaims};
+use crate::evidence::hcl::{HclReport, REQUEST_TYPE, RuntimeClaims};
 use crate::evidence::{ClaimValue, Claims, tpm};
 use crate::verify::tpm as quote;
 
@@ -29,7 +29,7 @@ pub(super) fn claims(hardware: Claims, report: &HclReport, runtime: &RuntimeClai
 fn hcl(report: &HclReport, runtime: &RuntimeClaims) -> Claims {
     let mut hcl = Claims::default();
     hcl.push("version", ClaimValue::Integer(report.version.into()));
-    hcl.push("request_type", ClaimValue::Integer(report.request_type.into()));
+    hcl.push("request_type", ClaimValue::Integer(REQUEST_TYPE.into()));
     hcl.push("report_type", ClaimValue::Text(report.kind.name().to_owned()));
     hcl.push("hash_type", ClaimValue::Text("sha256".to_owned()));
     hcl.push("var_data_len", ClaimValue::Integer(u64::try_from(report.claims.len()).unwrap_or(u64::MAX)));

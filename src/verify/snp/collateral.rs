@@ -52,8 +52,9 @@ pub(super) fn vouch(id: &EndorsementId, der: &[u8], others: &dyn Fn(&Endorsement
     if path.as_deref() != Some(&id.path) {
         return untrusted("vek", id.path.clone(), path.unwrap_or_else(|| vek.kind.name().to_owned()));
     }
-    // Without the intermediate at hand the verdict alone will tell.
-    let Some(issuer) = others(&chain_id(vek.kind, vek.product)) else { return Ok(()) };
+    let Some(issuer) = others(&chain_id(vek.kind, vek.product)) else {
+        return chain::unavailable(vek.kind.issuer(), "the issuer of the certificate", "none at hand");
+    };
     let issuer = chain::certificate(vek.kind.issuer(), &issuer.bytes)?;
     chain::issued_by(id.name, &certificate, &SigningKey::of_certificate(&issuer), grounds.memo, grounds.now)
 }

@@ -1,0 +1,75 @@
+//! HTTP listeners and upstreams, from what was configured to what the proxy is told.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use crate::config::{self, Transport};
+use crate::proxy::http::plan::{Allow, Backend, Balance, HealthCheck, HttpLimits, IdentityHeader, Network, Pattern, Route, Site, Speaks, To};
+use crate::proxy::plan;
+
+/// What is done with the requests of a listener. `backend` makes the upstream of a name.
+///
+/// # Errors
+/// Those of `backend`; a value that the loader should have refused.
+pub(super) fn site(site: &config::http::Site, mut backend: impl FnMut(&str) -> anyhow::Result<Arc<Backend>>) -> anyhow::Result<Site> {
+    let mut routes = Vec::with_capacity(site.routes.len());
+    for route in &site.routes {
+        let to = match &route.to {
+            config::http::To::RedirectToHttps => To::RedirectToHttps,
+            config::http::To::Upstream(name) => To::Backend(backend(name)?),
+        };
+        routes.push(Route { hosts: route.host.iter().cloned().collect(), paths: patterns(&route.paths)?, methods: methods(&route.methods)?, to });
+    }
+    let allow = |rule: &config::http::Allow| anyhow::Ok(Allow { entry: rule.entry.clone(), methods: methods(&rule.methods)?, paths: patterns(&rule.paths)? });
+    let identity = |mode: &&'static str| match *mode {
+        "client-cert" => IdentityHeader::ClientCert,
+        "flashbots" => IdentityHeader::Flashbots,
+        "xfcc" => IdentityHeader::Xfcc,
+        _ => IdentityHeader::Structured,
+    };
+    Ok(Site {
+        routes,
+        allow: site.allow.iter().map(allow).collect::<anyhow::Result<_>>()?,
+        identity: site.identity.iter().map(identity).collect(),
+        strip: site.strip.clone(),
+        trusted_proxies: site.trusted_proxies.iter().map(|(address, bits)| Network { address: *address, bits: *bits }).collect(),
+        upgrades: site.upgrades.clone(),
+        limits: limits(site.limits),
+    })
+}
+
+/// An upstream that speaks HTTP.
+pub(super) fn backend(written: &config::Upstream, upstream: plan::Upstream) -> Backend {
+    let speaks = if written.targets.iter().all(|target| target.transport == Transport::Http2) { Speaks::Http2 } else { Speaks::Http1 };
+    let default = Backend::of(Arc::new(upstream), speaks);
+    let balance = match written.http.balance {
+        Some("hash") => Balance::Hash,
+        Some("least-request") => Balance::LeastRequest,
+        _ => Balance::RoundRobin,
+    };
+    let health = written.http.health.clone().map(|(path, every)| HealthCheck { path, every });
+    let ejection = written.http.ejection.unwrap_or(default.ejection);
+    Backend { balance, health, ejection, first_byte: written.http.first_byte, ..default }
+}
+
+fn patterns(written: &[String]) -> anyhow::Result<Vec<Pattern>> {
+    written.iter().map(|text| Pattern::read(text).with_context(|| format!("{text:?} is no path"))).collect()
+}
+
+fn methods(written: &[String]) -> anyhow::Result<Vec<hyper::Method>> {
+    written.iter().map(|text| text.parse().with_context(|| format!("{text:?} is no method"))).collect()
+}
+
+fn limits(written: config::http::Limits) -> HttpLimits {
+    let default = HttpLimits::default();
+    HttpLimits {
+        header: written.header.unwrap_or(default.header),
+        body: written.body.or(default.body),
+        request_header: written.request_header.unwrap_or(default.request_header),
+        request_body: written.request_body.unwrap_or(default.request_body),
+        streams: written.streams.unwrap_or(default.streams),
+        requests: written.requests.unwrap_or(default.requests),
+        rate: written.rate.or(default.rate),
+    }
+}

@@ -1,0 +1,87 @@
+//! `[collateral]`: what was typed, checked.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::identity::within;
+use super::tree::{Section, Wrong};
+use super::{Collateral, CollateralPlace, CollateralSource, files, schema, values};
+use crate::platform;
+
+/// Reads `[collateral]`; `None` without one.
+pub(super) fn read(file: &Section<'_>, folder: &Path, insecure: &mut Vec<String>) -> Option<Collateral> {
+    let section = file.table("collateral", &schema::COLLATERAL)?;
+    let plain = section.flag("insecure_plain_sources");
+    if plain {
+        insecure.push("collateral.insecure_plain_sources".to_owned());
+    }
+    let written = section.parsed_list("sources", |text| source(text, folder, plain));
+    let sources = match section.has("sources") {
+        None => vec![CollateralSource { services: Vec::new(), place: CollateralPlace::Vendor }],
+        Some(_) => written.into_iter().map(|source| source.value).collect(),
+    };
+    let least = Duration::from_millis(10);
+    Some(Collateral {
+        sources,
+        cache: section.string("cache").map(|path| folder.join(path.value)),
+        roots: section.parsed("roots", |path| files::roots(&folder.join(path))).map(|roots| roots.value).unwrap_or_default(),
+        proxy: section.parsed("proxy", proxy).map(|proxy| proxy.value),
+        timeout: within(&section, "timeout", least, Duration::from_secs(120)),
+        wait: within(&section, "wait", Duration::ZERO, Duration::from_secs(60)),
+        refresh: within(&section, "refresh", Duration::from_secs(60), Duration::from_secs(30 * 86_400)),
+    })
+}
+
+/// `[PLATFORM=]vendor`, an address, or a path.
+fn source(text: &str, folder: &Path, plain: bool) -> Result<CollateralSource, Wrong> {
+    let (services, what) = match text.split_once('=').filter(|(name, _)| !name.contains(['/', ':', '.'])) {
+        None => (Vec::new(), text),
+        Some((name, what)) => {
+            let Some(platform) = platform::by_name(name).filter(|platform| !platform.vendor_service.is_empty()) else {
+                let known: Vec<_> = platform::PLATFORMS.iter().filter(|row| !row.vendor_service.is_empty()).map(|row| row.name).collect();
+                return Err(Wrong::new(format!("no platform \"{name}\" has a service"), format!("one of {}, or no prefix for all of them", known.join(", "))));
+            };
+            (vec![platform.vendor_service.to_owned()], what)
+        }
+    };
+    let place = match what {
+        "vendor" => CollateralPlace::Vendor,
+        _ if what.contains("://") => CollateralPlace::Mirror(address(what, plain)?),
+        _ if what.ends_with(".json") => {
+            let path = folder.join(what);
+            files::read(&path, crate::config::MAX_BUNDLE)?;
+            CollateralPlace::Bundle(path)
+        }
+        _ => {
+            let path = folder.join(what);
+            files::folder(&path)?;
+            CollateralPlace::Folder(path)
+        }
+    };
+    Ok(CollateralSource { services, place })
+}
+
+fn address(text: &str, plain: bool) -> Result<String, Wrong> {
+    let wrong = |message: String| Wrong::new(message, "write \"https://HOST[:PORT][/PATH]\"");
+    let uri: hyper::Uri = text.parse().map_err(|error| wrong(format!("\"{text}\" is no address: {error}")))?;
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    match uri.scheme_str() {
+        Some("https") => {}
+        Some("http") if values::is_local(host) || plain => {}
+        Some("http") => {
+            let help = "use https://; insecure_plain_sources = true accepts that whoever is on the way can withhold what is new";
+            return Err(Wrong::new(format!("collateral would be fetched from {host} without TLS"), help));
+        }
+        _ => return Err(wrong(format!("\"{text}\" is neither https:// nor http://"))),
+    }
+    if host.is_empty() || uri.query().is_some() || uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err(wrong(format!("\"{text}\" is not a host, a port and a path")));
+    }
+    Ok(text.to_owned())
+}
+
+fn proxy(text: &str) -> Result<String, Wrong> {
+    let wrong = || Wrong::new(format!("\"{text}\" is not the address of a proxy"), "write \"http://HOST:PORT\": it is asked to CONNECT");
+    let rest = text.strip_prefix("http://").ok_or_else(wrong)?;
+    values::host_and_port(rest.trim_end_matches('/')).map(|_| text.to_owned()).map_err(|_| wrong())
+}

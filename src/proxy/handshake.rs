@@ -1,0 +1,60 @@
+//! The handshakes of one listener: in time, counted, and admitted.
+
+use super::Parts;
+use super::admit::{self, Admitted, Refused, Surroundings};
+use super::plan::Limits;
+use super::stream::{Socket, Stream};
+use crate::admin::metrics::Direction;
+use crate::refusal::{Denied, Finding, Reason};
+use crate::tls::{self, ClientSide, ServerSide};
+
+/// For whom handshakes are made.
+#[derive(Clone, Copy)]
+pub(super) struct Handshakes<'a> {
+    /// The listener's name.
+    pub(super) listener: &'a str,
+    pub(super) limits: &'a Limits,
+    pub(super) parts: &'a Parts,
+}
+
+impl Handshakes<'_> {
+    /// A client that connected to us.
+    pub(super) async fn inbound(self, side: &ServerSide, socket: Socket) -> Result<(Admitted, Stream), Denied> {
+        let handshake = self.in_time(tls::accept(side, socket)).await;
+        self.counted(Direction::Inbound, &handshake);
+        opened(admit::client(side, handshake?, self.surroundings()).await)
+    }
+
+    /// A server that we connected to.
+    pub(super) async fn outbound(self, side: &ClientSide, socket: Socket) -> Result<(Admitted, Stream), Denied> {
+        let handshake = self.in_time(tls::connect(side, socket)).await;
+        self.counted(Direction::Outbound, &handshake);
+        opened(admit::server(side, handshake?, self.surroundings()).await)
+    }
+
+    fn surroundings(&self) -> Surroundings<'_> {
+        Surroundings { clock: &self.parts.clock, metrics: &self.parts.metrics, limit: self.limits.exchange }
+    }
+
+    async fn in_time<T>(&self, handshake: impl Future<Output = Result<T, Denied>>) -> Result<T, Denied> {
+        let limit = self.limits.handshake;
+        let late = || Finding::new(Reason::Timeout, "handshake", format!("an end within {} s", limit.as_secs()), "none").refuse();
+        tokio::time::timeout(limit, handshake).await.unwrap_or_else(|_| late())
+    }
+
+    fn counted<T>(&self, direction: Direction, handshake: &Result<T, Denied>) {
+        let result = handshake.as_ref().map_or_else(|denied| denied.reason().code(), |_| "ok");
+        self.parts.metrics.handshake(self.listener, direction, result);
+    }
+}
+
+fn opened(decided: Result<admit::Opened<Socket>, Refused<Socket>>) -> Result<(Admitted, Stream), Denied> {
+    match decided {
+        Ok((admitted, stream)) => Ok((admitted, Stream::Tls(stream))),
+        Err(Refused { denied, mut socket }) => {
+            // It was told and had its time to read it.
+            socket.finish();
+            Err(denied)
+        }
+    }
+}

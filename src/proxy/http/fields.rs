@@ -1,0 +1,253 @@
+//! Header fields on their way through: those of one hop stay behind, forwarding fields are set anew.
+
+use std::net::IpAddr;
+
+use hyper::HeaderMap;
+use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VIA};
+
+/// Fields that belong to one hop (RFC 9110 7.6.1), beside those that `Connection` names.
+const HOP: [HeaderName; 9] = [
+    CONNECTION,
+    HeaderName::from_static("http2-settings"),
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-authenticate"),
+    HeaderName::from_static("proxy-authorization"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("proxy-authentication-info"),
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Fields that tell of the way a request came; believed of nobody but a trusted proxy.
+const FORWARDING: [&str; 8] =
+    ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "x-forwarded-prefix", "x-forwarded-server", "x-real-ip"];
+
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Removes what belongs to one hop. `TE` keeps `trailers`, which gRPC needs.
+pub(super) fn strip_hop(fields: &mut HeaderMap) {
+    let named: Vec<HeaderName> = words(fields, &CONNECTION).filter_map(|word| HeaderName::from_bytes(word.as_bytes()).ok()).collect();
+    let trailers = words(fields, &TE).any(|word| word.eq_ignore_ascii_case("trailers"));
+    // What frames a message or says where it goes is no hop's to remove.
+    for name in named.iter().filter(|name| !matches!(name.as_str(), "host" | "content-length" | "content-type" | "authorization" | "te")) {
+        fields.remove(name);
+    }
+    HOP.iter().for_each(|name| drop(fields.remove(name)));
+    fields.remove(&TE);
+    if trailers {
+        fields.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Removes from trailers what belongs into a head (RFC 9110 6.5.1).
+pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
+    strip_hop(trailers);
+    FORWARDING.iter().for_each(|name| drop(trailers.remove(*name)));
+    for name in [
+        "authorization",
+        "content-encoding",
+        "content-length",
+        "content-range",
+        "content-type",
+        "cookie",
+        "expect",
+        "host",
+        "set-cookie",
+        "te",
+        "trailer",
+        "via",
+    ] {
+        trailers.remove(name);
+    }
+}
+
+/// The comma-separated words of a field, however many lines it has.
+pub(super) fn words<'a>(fields: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let lines = fields.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim).filter(|word| !word.is_empty())
+}
+
+/// The protocol that an HTTP/1.1 client asks to switch to, in lower case.
+pub(super) fn wanted_upgrade(fields: &HeaderMap) -> Option<String> {
+    let asked = words(fields, &CONNECTION).any(|word| word.eq_ignore_ascii_case("upgrade"));
+    asked.then(|| words(fields, &UPGRADE).next().map(str::to_ascii_lowercase)).flatten()
+}
+
+/// The way a request came to us.
+pub(super) struct Came<'a> {
+    /// The client's address; none over a Unix socket.
+    pub(super) from: Option<IpAddr>,
+    /// Whether over TLS.
+    pub(super) secure: bool,
+    /// The host it asked for.
+    pub(super) host: &'a str,
+    /// Whether what it says of the way before is kept.
+    pub(super) trusted: bool,
+}
+
+/// Sets the forwarding fields.
+pub(super) fn set_forwarding(fields: &mut HeaderMap, came: &Came<'_>) {
+    if !came.trusted {
+        FORWARDING.iter().for_each(|name| drop(fields.remove(*name)));
+    }
+    let scheme = if came.secure { "https" } else { "http" };
+    let (node, address) = match came.from.map(|address| address.to_canonical()) {
+        Some(IpAddr::V4(address)) => (address.to_string(), address.to_string()),
+        Some(IpAddr::V6(address)) => (format!("\"[{address}]\""), address.to_string()),
+        None => ("unknown".to_owned(), String::new()),
+    };
+    let quotable = !came.host.is_empty() && came.host.bytes().all(|octet| octet.is_ascii_graphic() && octet != b'"' && octet != b'\\');
+    let host = if quotable { format!(";host=\"{}\"", came.host) } else { String::new() };
+    append(fields, &FORWARDED, &format!("for={node};proto={scheme}{host}"));
+    if !address.is_empty() {
+        append(fields, &FORWARDED_FOR, &address);
+    }
+    for (name, value) in [(FORWARDED_PROTO, scheme), (FORWARDED_HOST, came.host)] {
+        if let (false, Ok(value)) = (came.trusted && fields.contains_key(&name), HeaderValue::from_str(value)) {
+            fields.insert(name, value);
+        }
+    }
+}
+
+/// Adds to a list field, in one line.
+fn append(fields: &mut HeaderMap, name: &HeaderName, value: &str) {
+    let before = words(fields, name).collect::<Vec<_>>().join(", ");
+    let whole = if before.is_empty() { value.to_owned() } else { format!("{before}, {value}") };
+    if let Ok(whole) = HeaderValue::from_str(&whole) {
+        fields.insert(name, whole);
+    }
+}
+
+/// Whether this listener's pseudonym is already in `Via`: the message goes round in a circle.
+pub(super) fn looped(fields: &HeaderMap, pseudonym: &str) -> bool {
+    words(fields, &VIA).any(|word| word.split_whitespace().nth(1) == Some(pseudonym))
+}
+
+/// Adds ourselves to `Via`.
+pub(super) fn add_via(fields: &mut HeaderMap, version: hyper::Version, pseudonym: &str) {
+    let version = match version {
+        hyper::Version::HTTP_2 => "2",
+        hyper::Version::HTTP_10 => "1.0",
+        _ => "1.1",
+    };
+    append(fields, &VIA, &format!("{version} {pseudonym}"));
+}
+
+/// Keeps a request id that may stand in a log, or makes one.
+pub(super) fn request_id(fields: &mut HeaderMap, keep: bool) -> HeaderValue {
+    let good = |value: &&HeaderValue| (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic);
+    let one = fields.get_all(&REQUEST_ID).iter().count() == 1;
+    let id = fields.get(&REQUEST_ID).filter(|_| keep && one).filter(good).cloned().unwrap_or_else(fresh_id);
+    fields.insert(REQUEST_ID, id.clone());
+    id
+}
+
+fn fresh_id() -> HeaderValue {
+    let random = crate::tls::nonce().unwrap_or_default();
+    let hex = data_encoding::HEXLOWER.encode(random.get(..16).unwrap_or_default());
+    HeaderValue::try_from(hex).unwrap_or_else(|_| HeaderValue::from_static("-"))
+}
+
+/// What a request's `Host` and target say together: one authority, or why it is refused.
+///
+/// # Errors
+/// A sentence for the client.
+pub(super) fn authority(parts: &hyper::http::request::Parts) -> Result<String, &'static str> {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let (host, more) = (hosts.next(), hosts.next());
+    if more.is_some() {
+        return Err("more than one Host field");
+    }
+    let host = host.map(|host| host.to_str().map_err(|_| "a Host field that is no text")).transpose()?;
+    let target = parts.uri.authority().map(hyper::http::uri::Authority::as_str);
+    let authority = match (target, host) {
+        (Some(target), Some(host)) if !target.eq_ignore_ascii_case(host) => return Err("a Host field that differs from the target"),
+        (Some(authority), _) | (None, Some(authority)) => authority,
+        (None, None) if parts.version == hyper::Version::HTTP_10 => "",
+        (None, None) => return Err("no Host field"),
+    };
+    let plain = authority.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"-._:[]~".contains(&octet));
+    let read = authority.is_empty() || authority.parse::<hyper::http::uri::Authority>().is_ok();
+    if plain && read { Ok(authority.to_ascii_lowercase()) } else { Err("an authority that is none") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(list: &[(&str, &str)]) -> HeaderMap {
+        let pair = |(name, value): &(&str, &str)| (name.parse::<HeaderName>().expect("a name"), value.parse::<HeaderValue>().expect("a value"));
+        list.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn what_belongs_to_one_hop_stays_behind() {
+        let mut some = fields(&[
+            ("connection", "close, X-Private"),
+            ("connection", "content-length"),
+            ("x-private", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-authorization", "secret"),
+            ("te", "gzip, trailers;q=0.5"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("content-length", "3"),
+            ("x-public", "2"),
+        ]);
+        strip_hop(&mut some);
+        let left: Vec<_> = some.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap_or_default())).collect();
+        assert_eq!(left, [("content-length", "3"), ("x-public", "2"), ("te", "trailers")]);
+    }
+
+    #[test]
+    fn forwarding_fields_are_made_anew_unless_the_proxy_is_trusted() {
+        let sent = [("x-forwarded-for", "1.2.3.4"), ("forwarded", "for=1.2.3.4"), ("x-real-ip", "1.2.3.4"), ("x-forwarded-proto", "ftp")];
+        let came = |trusted| Came { from: "2001:db8::1".parse().ok(), secure: true, host: "a.example:8443", trusted };
+        let mut some = fields(&sent);
+        set_forwarding(&mut some, &came(false));
+        let text = |fields: &HeaderMap, name: &str| fields.get(name).and_then(|value| value.to_str().ok().map(str::to_owned));
+        assert_eq!(text(&some, "x-forwarded-for").as_deref(), Some("2001:db8::1"));
+        assert_eq!(text(&some, "forwarded").as_deref(), Some("for=\"[2001:db8::1]\";proto=https;host=\"a.example:8443\""));
+        assert_eq!((text(&some, "x-forwarded-proto").as_deref(), text(&some, "x-real-ip")), (Some("https"), None));
+        let mut some = fields(&sent);
+        set_forwarding(&mut some, &came(true));
+        assert_eq!(text(&some, "x-forwarded-for").as_deref(), Some("1.2.3.4, 2001:db8::1"));
+        assert_eq!(text(&some, "x-forwarded-proto").as_deref(), Some("ftp"));
+    }
+
+    #[test]
+    fn a_circle_is_noticed() {
+        let mut some = fields(&[("via", "1.1 other, 2 somebody")]);
+        assert!(!looped(&some, "portcullis-1"));
+        add_via(&mut some, hyper::Version::HTTP_2, "portcullis-1");
+        assert!(looped(&some, "portcullis-1") && !looped(&some, "portcullis-2"));
+    }
+
+    #[test]
+    fn one_authority_or_none() {
+        let judged = |uri: &str, list: &[(&str, &str)]| {
+            let mut request = hyper::Request::new(());
+            *request.uri_mut() = uri.parse().expect("a target");
+            *request.headers_mut() = fields(list);
+            authority(&request.into_parts().0)
+        };
+        assert_eq!(judged("/", &[("host", "A.example:80")]), Ok("a.example:80".to_owned()));
+        assert_eq!(judged("http://a.example/", &[("host", "a.EXAMPLE")]), Ok("a.example".to_owned()));
+        for (uri, list) in [
+            ("/", &[][..]),
+            ("/", &[("host", "a"), ("host", "a")]),
+            ("http://a/", &[("host", "b")]),
+            ("/", &[("host", "user@a")]),
+            ("/", &[("host", "a b")]),
+            ("/", &[("host", "a/b")]),
+            ("/", &[("host", "a,b")]),
+        ] {
+            assert!(judged(uri, list).is_err(), "{uri} {list:?}");
+        }
+    }
+}

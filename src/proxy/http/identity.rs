@@ -1,0 +1,177 @@
+//! The verified identity of a client, handed to the application; and everything that could be taken for one, removed
+//! first, from requests and responses, heads and trailers.
+
+use std::sync::Arc;
+
+use hyper::HeaderMap;
+use hyper::header::{HeaderName, HeaderValue};
+
+use super::plan::IdentityHeader;
+use crate::evidence::Timestamp;
+use crate::proxy::admit::{Admitted, Ground};
+
+/// Fields by which an application may be told who its client is: ours, and those of other proxies. Compared after
+/// [`folded`].
+const NAMES: &[&str] = &[
+    "client-cert",
+    "client-cert-chain",
+    "l5d-client-id",
+    "ssl-client-cert",
+    "x-amzn-mtls-clientcert",
+    "x-arr-clientcert",
+    "x-client-cert",
+    "x-client-dn",
+    "x-client-verify",
+    "x-forwarded-client-cert",
+    "x-peer-certificate",
+    "x-spiffe-id",
+    "x-ssl-cert",
+    "x-tls-client-cert",
+];
+
+/// Beginnings of such names.
+const BEGINNINGS: &[&str] = &["attested-", "x-amzn-mtls-", "x-attested-", "x-flashbots-", "x-portcullis-", "x-ratls-", "x-ssl-client-", "ssl-client-"];
+
+const PEER: HeaderName = HeaderName::from_static("attested-peer");
+const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+const FLASHBOTS_MEASUREMENT: HeaderName = HeaderName::from_static("x-flashbots-measurement");
+const FLASHBOTS_TYPE: HeaderName = HeaderName::from_static("x-flashbots-attestation-type");
+
+/// A name as an application may see it: CGI and its heirs turn every other character into one and the same.
+fn folded(name: &str) -> String {
+    name.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter.to_ascii_lowercase() } else { '-' }).collect()
+}
+
+/// Whether a field could be taken for somebody's identity. `more` are names the operator added.
+fn tells_identity(name: &HeaderName, more: &[String]) -> bool {
+    let name = folded(name.as_str());
+    NAMES.contains(&name.as_str()) || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning)) || more.iter().any(|more| folded(more) == name)
+}
+
+/// Removes every such field; gives the names of those that were there.
+pub(super) fn strip(fields: &mut HeaderMap, more: &[String]) -> Vec<HeaderName> {
+    let found: Vec<HeaderName> = fields.keys().filter(|name| tells_identity(name, more)).cloned().collect();
+    found.iter().for_each(|name| drop(fields.remove(name)));
+    found
+}
+
+/// What of the client is told, made once for a connection.
+#[derive(Debug, Default)]
+pub(super) struct Introduction {
+    fields: Vec<(HeaderName, HeaderValue)>,
+    structured: Option<(String, Timestamp)>,
+}
+
+impl Introduction {
+    /// What is told of `admitted`; nothing of a client that proved nothing.
+    pub(super) fn of(admitted: &Admitted, forms: &[IdentityHeader]) -> Arc<Self> {
+        let Ground::Attested(_, result) = &admitted.ground else { return Arc::default() };
+        let appraisal = result.appraisal();
+        let measurement = appraisal.claims().find("measurement");
+        let octets = measurement.map(ToString::to_string).and_then(|hex| data_encoding::HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok());
+        let mut told = Self::default();
+        for form in forms {
+            match form {
+                IdentityHeader::Structured => {
+                    let measured = octets.as_ref().map(|octets| format!("; m=:{}:", data_encoding::BASE64.encode(octets))).unwrap_or_default();
+                    let peer = format!("{}; entry={}; policy={}{measured}", appraisal.platform(), quoted(appraisal.entry()), quoted(appraisal.policy()));
+                    told.structured = Some((peer, admitted.since));
+                }
+                IdentityHeader::ClientCert => {
+                    let der = admitted.certificate.as_ref().map(|leaf| format!(":{}:", data_encoding::BASE64.encode(leaf)));
+                    told.add(CLIENT_CERT, der);
+                }
+                IdentityHeader::Xfcc => {
+                    let hash = admitted.certificate.as_ref().map(|leaf| data_encoding::HEXLOWER.encode(&crate::crypto::sha256(&[leaf])));
+                    told.add(XFCC, hash.map(|hash| xfcc(&hash, &admitted.names)));
+                }
+                IdentityHeader::Flashbots => {
+                    let measured = octets.as_ref().map(|octets| format!("{{\"0\":\"{}\"}}", data_encoding::HEXLOWER.encode(octets)));
+                    told.add(FLASHBOTS_MEASUREMENT, measured);
+                    told.add(FLASHBOTS_TYPE, Some(appraisal.platform().to_owned()));
+                }
+                // Signed anew now and then: see `token`.
+                IdentityHeader::Token => {}
+            }
+        }
+        Arc::new(told)
+    }
+
+    fn add(&mut self, name: HeaderName, value: Option<String>) {
+        self.fields.extend(value.and_then(|value| HeaderValue::try_from(value).ok()).map(|value| (name, value)));
+    }
+
+    /// Tells the application. After [`strip`], and after the fields of a hop are gone.
+    pub(super) fn tell(&self, fields: &mut HeaderMap, now: Timestamp) {
+        for (name, value) in &self.fields {
+            fields.insert(name, value.clone());
+        }
+        if let Some((peer, since)) = &self.structured
+            && let Ok(value) = HeaderValue::try_from(format!("{peer}; age={}", now.0.saturating_sub(since.0)))
+        {
+            fields.insert(PEER, value);
+        }
+    }
+}
+
+/// A string of a structured field (RFC 9651 3.3.3); what it cannot say is left out.
+fn quoted(text: &str) -> String {
+    let escaped: String = text.chars().filter(|letter| (' '..='~').contains(letter)).fold(String::new(), |mut whole, letter| {
+        if matches!(letter, '"' | '\\') {
+            whole.push('\\');
+        }
+        whole.push(letter);
+        whole
+    });
+    format!("\"{escaped}\"")
+}
+
+/// One element as Envoy writes it. Names come from a certificate and may hold anything.
+fn xfcc(hash: &str, names: &[String]) -> String {
+    let safe = |name: &&String| name.chars().all(|letter| letter.is_ascii_graphic() && !"\",;=\\".contains(letter));
+    let part = |name: &String| if name.contains("://") { format!(";URI={name}") } else { format!(";DNS={name}") };
+    let names: String = names.iter().filter(safe).map(part).collect();
+    format!("Hash={hash}{names}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_could_be_an_identity_stays() {
+        let mut fields = HeaderMap::new();
+        for name in [
+            "Attested-Peer",
+            "ATTESTED_PEER",
+            "attested.peer",
+            "Attested-Token",
+            "X-Attested-Anything",
+            "client-cert",
+            "Client_Cert",
+            "Client-Cert-Chain",
+            "X-Forwarded-Client-Cert",
+            "x_forwarded_client_cert",
+            "X-Flashbots-Measurement",
+            "x-flashbots_attestation-type",
+            "X-SSL-Client-Verify",
+            "l5d-client-id",
+            "X-Ours",
+            "x~ours",
+        ] {
+            fields.append(name.parse::<HeaderName>().expect("a name"), HeaderValue::from_static("forged"));
+            fields.append(name.parse::<HeaderName>().expect("a name"), HeaderValue::from_static("twice"));
+        }
+        fields.insert("x-client", HeaderValue::from_static("kept"));
+        let stripped = strip(&mut fields, &["x-ours".to_owned()]);
+        assert_eq!(stripped.len(), 16);
+        assert_eq!(fields.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-client"]);
+    }
+
+    #[test]
+    fn strings_of_structured_fields_cannot_be_broken_out_of() {
+        assert_eq!(quoted("a\"; admin=?1; x=\"\\\r\n\u{e4}"), r#""a\"; admin=?1; x=\"\\""#);
+        assert_eq!(xfcc("ab", &["a.example".to_owned(), "evil;Hash=cd".to_owned(), "spiffe://mesh/a".to_owned()]), "Hash=ab;DNS=a.example;URI=spiffe://mesh/a");
+    }
+}

@@ -1,0 +1,430 @@
+//! HTTP/1.1 and HTTP/2: requests of one admitted client, each routed to an upstream by itself.
+//!
+//! Parsing is hyper's. Here is what passes from one side to the other: which fields, to whom, under which bounds, and who
+//! the application is told its client is. Admission is not here: a connection comes admitted, and an upstream's
+//! connection is admitted before a request goes over it.
+
+mod abuse;
+mod answer;
+mod body;
+mod fields;
+mod framing;
+mod identity;
+mod message;
+pub mod plan;
+mod pool;
+mod request;
+mod target;
+mod upgrade;
+mod wire;
+
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, ready};
+use std::time::{Duration, Instant};
+
+use hyper::header::HeaderName;
+use hyper::http::uri::PathAndQuery;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Method, Request, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::admit::{self, Admitted, Ground};
+use super::listen::From;
+use super::plan::Limits;
+use super::stream::Stream;
+use super::tcp::{End, Ended, Forwarded};
+use super::{Parts, Phase};
+use crate::admin::metrics::ListenerMetrics;
+use crate::tls::ALPN_H2;
+use answer::{Audience, Problem};
+use body::Clean;
+use identity::Introduction;
+use message::Message;
+use plan::{Backend, Site, To};
+use pool::Pool;
+use wire::{Gauge, Version, Wire};
+
+/// What an HTTP listener has from the proxy.
+#[derive(Debug)]
+pub(super) struct Around {
+    pub(super) listener: String,
+    pub(super) limits: Limits,
+    pub(super) parts: Parts,
+    pub(super) phase: watch::Receiver<Phase>,
+    /// Held by what runs, never used.
+    pub(super) alive: mpsc::Sender<()>,
+    /// Whether clients come over TLS.
+    pub(super) secure: bool,
+}
+
+/// An HTTP listener at work.
+#[derive(Debug)]
+pub(super) struct Running {
+    plan: Arc<Site>,
+    around: Arc<Around>,
+    ways: Vec<Way>,
+    /// Our name in `Via`, different for every listener and start.
+    pseudonym: String,
+    requests: AtomicUsize,
+    tokens: Mutex<(Instant, f64)>,
+}
+
+/// Where a route leads; as many as there are routes.
+#[derive(Debug)]
+enum Way {
+    Pool(Arc<Pool>),
+    RedirectToHttps,
+}
+
+/// Where and under which bounds a connection is served.
+pub(super) struct Place<'a> {
+    pub(super) from: &'a From,
+    pub(super) counters: &'a ListenerMetrics,
+}
+
+/// One client's connection.
+struct Connection {
+    site: Arc<Running>,
+    admitted: Arc<Admitted>,
+    introduction: Arc<Introduction>,
+    from: String,
+    address: Option<IpAddr>,
+    server_name: Option<String>,
+    end: tokio::time::Instant,
+    gauge: Arc<Gauge>,
+    begun: AtomicUsize,
+    ended: AtomicUsize,
+    abandoned: AtomicUsize,
+    /// Streams of HTTP/2 and tunnels; they end with the connection.
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Around {
+    /// For how long a verdict holds; later judgements may give it more. `None` where there is none.
+    fn remaining(&self, admitted: &Admitted) -> Option<Duration> {
+        let now = self.parts.clock.now().ok()?;
+        admitted.until().map(|until| Duration::from_secs(until.0.saturating_sub(now.0)))
+    }
+}
+
+impl Running {
+    pub(super) fn start(plan: Arc<Site>, around: Around) -> Arc<Self> {
+        let around = Arc::new(around);
+        let mut pools: Vec<Arc<Pool>> = Vec::new();
+        let mut pool = |backend: &Arc<Backend>| {
+            if let Some(known) = pools.iter().find(|pool| Arc::ptr_eq(&pool.backend, backend)) {
+                return Arc::clone(known);
+            }
+            let pool = Pool::new(Arc::clone(backend), Arc::clone(&around));
+            pools.push(Arc::clone(&pool));
+            pool
+        };
+        let way = |to: &To| match to {
+            To::Backend(backend) => Way::Pool(pool(backend)),
+            To::RedirectToHttps => Way::RedirectToHttps,
+        };
+        let ways = plan.routes.iter().map(|route| &route.to).map(way).collect();
+        for pool in pools.iter().filter(|pool| pool.backend.health.is_some()) {
+            tokio::spawn(check(Arc::downgrade(pool)));
+        }
+        let random = crate::tls::nonce().unwrap_or_default();
+        let pseudonym = format!("portcullis-{}", data_encoding::HEXLOWER.encode(random.get(..4).unwrap_or_default()));
+        let tokens = Mutex::new((Instant::now(), f64::from(plan.limits.rate.unwrap_or(0))));
+        Arc::new(Self { plan, around, ways, pseudonym, requests: AtomicUsize::new(0), tokens })
+    }
+
+    /// The first route that fits.
+    fn route(&self, authority: &str, path: &str, method: &Method) -> Option<&Way> {
+        let host = host_of(authority);
+        let fits = |route: &&plan::Route| {
+            (route.hosts.is_empty() || route.hosts.iter().any(|pattern| host_fits(pattern, host)))
+                && (route.paths.is_empty() || route.paths.iter().any(|pattern| pattern.fits(path)))
+                && (route.methods.is_empty() || route.methods.contains(method))
+        };
+        self.plan.routes.iter().zip(&self.ways).find(|(route, _)| fits(route)).map(|(_, way)| way)
+    }
+
+    /// Whether one more request may be served.
+    fn room(&self) -> Result<(), Problem> {
+        let limits = &self.plan.limits;
+        if self.requests.load(Ordering::SeqCst) > limits.requests {
+            self.around.parts.metrics.limit_rejected(&self.around.listener, "requests");
+            return Err(Problem::full(StatusCode::SERVICE_UNAVAILABLE, "too many requests are under way"));
+        }
+        let Some(rate) = limits.rate.map(f64::from) else { return Ok(()) };
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let left = (tokens.1 + now.saturating_duration_since(tokens.0).as_secs_f64() * rate).min(rate);
+        *tokens = (now, (left - 1.0).max(0.0));
+        drop(tokens);
+        if left >= 1.0 {
+            return Ok(());
+        }
+        self.around.parts.metrics.limit_rejected(&self.around.listener, "rate");
+        Err(Problem::full(StatusCode::TOO_MANY_REQUESTS, "too many requests in this second"))
+    }
+
+    /// Counts what pretended to be an identity.
+    fn stripped(&self, names: &[HeaderName]) {
+        for name in names {
+            self.around.parts.metrics.spoofed(&self.around.listener, name.as_str());
+        }
+    }
+}
+
+fn host_of(authority: &str) -> &str {
+    let port = |(_, port): &(&str, &str)| port.bytes().all(|octet| octet.is_ascii_digit());
+    let host = authority.rsplit_once(':').filter(port).map_or(authority, |(host, _)| host);
+    host.strip_suffix('.').unwrap_or(host)
+}
+
+fn host_fits(pattern: &str, host: &str) -> bool {
+    match pattern.strip_prefix('*') {
+        Some(end) => host.len() > end.len() && host.ends_with(end),
+        None => pattern == host,
+    }
+}
+
+impl Connection {
+    fn begin(&self) {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        self.site.requests.fetch_add(1, Ordering::SeqCst);
+        self.site.around.parts.metrics.http_in_flight(&self.site.around.listener, 1);
+    }
+
+    fn over(&self, finished: bool) {
+        self.ended.fetch_add(1, Ordering::SeqCst);
+        if !finished {
+            self.abandoned.fetch_add(1, Ordering::SeqCst);
+        }
+        self.site.requests.fetch_sub(1, Ordering::SeqCst);
+        self.site.around.parts.metrics.http_in_flight(&self.site.around.listener, -1);
+    }
+
+    fn audience(&self) -> Audience {
+        if self.site.around.secure { Audience::Peer } else { Audience::Application }
+    }
+
+    /// Whether what it says of the way before is believed.
+    fn trusted(&self) -> bool {
+        self.address.is_some_and(|address| self.site.plan.trusted_proxies.iter().any(|network| network.holds(address)))
+    }
+
+    /// Whether an `allow` rule lets this client call this. Without rules everything is allowed.
+    fn may(&self, method: &Method, path: &str) -> bool {
+        let rules = &self.site.plan.allow;
+        if rules.is_empty() {
+            return true;
+        }
+        let Ground::Attested(_, result) = &self.admitted.ground else { return false };
+        let entry = result.appraisal().entry();
+        let of_entry = |pattern: &str| pattern.strip_suffix('*').map_or(pattern == entry, |begin| entry.starts_with(begin));
+        rules.iter().any(|rule| {
+            of_entry(&rule.entry)
+                && (rule.methods.is_empty() || rule.methods.contains(method))
+                && (rule.paths.is_empty() || rule.paths.iter().any(|pattern| pattern.fits(path)))
+        })
+    }
+
+    /// What is removed from trailers, either way.
+    fn clean(&self) -> Clean {
+        let site = Arc::clone(&self.site);
+        Arc::new(move |trailers: &mut HeaderMap| {
+            site.stripped(&identity::strip(trailers, &site.plan.strip));
+            fields::strip_trailers(trailers);
+        })
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(work);
+    }
+
+    /// Whether it begins requests to abandon them, as in CVE-2023-44487.
+    fn abuses(&self) -> bool {
+        let (begun, abandoned) = (self.begun.load(Ordering::SeqCst), self.abandoned.load(Ordering::SeqCst));
+        abandoned > ABANDONED && abandoned.saturating_mul(2) > begun
+    }
+
+    /// Waits for tunnels and streams.
+    async fn finish(&self) {
+        poll_fn(|cx| {
+            let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            while ready!(tasks.poll_join_next(cx)).is_some() {}
+            Poll::Ready(())
+        })
+        .await;
+    }
+}
+
+/// Ends what a connection began when it is over, however that came.
+struct Ends(Arc<Connection>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+    }
+}
+
+/// Runs the streams of an HTTP/2 connection where they end with it.
+#[derive(Clone)]
+struct Streams(std::sync::Weak<Connection>);
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        if let Some(connection) = self.0.upgrade() {
+            connection.spawn(stream);
+        }
+    }
+}
+
+/// Serves the requests of an admitted client until it, its permitted life or the proxy ends.
+pub(super) async fn serve(site: &Arc<Running>, admitted: Arc<Admitted>, mut stream: Stream, place: Place<'_>, forwarded: &mut Forwarded) -> Ended {
+    let limits = &site.plan.limits;
+    let (version, ahead) = match stream.alpn() {
+        Some(alpn) if alpn == ALPN_H2 || alpn == b"h2" => (Version::Http2, Vec::new()),
+        Some(_) => (Version::Http1, Vec::new()),
+        None => match tokio::time::timeout(limits.request_header, wire::version(&mut stream)).await {
+            Ok(Ok(told)) => told,
+            Ok(Err(error)) => return Ended::Lost(End::Downstream, error),
+            Err(_) => return Ended::Idle,
+        },
+    };
+    let gauge = Gauge::new();
+    let connection = Arc::new(Connection {
+        introduction: Introduction::of(&admitted, &site.plan.identity),
+        from: place.from.name.clone(),
+        address: place.from.source,
+        server_name: stream.server_name().map(str::to_owned),
+        end: tokio::time::Instant::now() + site.around.limits.max_connection,
+        gauge: Arc::clone(&gauge),
+        begun: AtomicUsize::new(0),
+        ended: AtomicUsize::new(0),
+        abandoned: AtomicUsize::new(0),
+        tasks: Mutex::default(),
+        site: Arc::clone(site),
+        admitted,
+    });
+    let wire = Wire::downstream(stream, version, ahead, Arc::clone(&gauge), (place.counters.received.clone(), place.counters.sent.clone()));
+    let _all = Ends(Arc::clone(&connection));
+    let ended = http(&connection, wire, version).await;
+    (forwarded.up, forwarded.down) = (gauge.received(), gauge.sent());
+    if let Some(veto) = gauge.vetoed() {
+        site.around.parts.metrics.limit_rejected(&site.around.listener, veto.name());
+        tracing::warn!(target: "connection", event = "vetoed", listener = site.around.listener, peer = connection.from, why = veto.name());
+    }
+    ended
+}
+
+async fn http(connection: &Arc<Connection>, wire: Wire, version: Version) -> Ended {
+    let limits = &connection.site.plan.limits;
+    let shared = Arc::clone(connection);
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| request::serve(Arc::clone(&shared), request));
+    let io = TokioIo::new(wire);
+    let ended = match version {
+        Version::Http1 => {
+            let mut builder = http1::Builder::new();
+            // The head's time is watched with the rest: hyper's own would close connections that idle between requests.
+            builder.timer(TokioTimer::new()).header_read_timeout(None).max_header_size(limits.header).max_headers(FIELDS).half_close(false);
+            drive(connection, builder.serve_connection(io, service).with_upgrades(), http1::UpgradeableConnection::graceful_shutdown).await
+        }
+        Version::Http2 => {
+            let mut builder = http2::Builder::new(Streams(Arc::downgrade(connection)));
+            builder.timer(TokioTimer::new()).max_concurrent_streams(limits.streams).enable_connect_protocol();
+            builder.max_header_list_size(u32::try_from(limits.header).unwrap_or(u32::MAX)).max_send_buf_size(SEND_BUFFER);
+            builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+            builder.max_pending_accept_reset_streams(RESETS).max_local_error_reset_streams(LOCAL_RESETS);
+            drive(connection, builder.serve_connection(io, service), http2::Connection::graceful_shutdown).await
+        }
+    };
+    if matches!(ended, Ended::Finished) {
+        connection.finish().await;
+    }
+    ended
+}
+
+/// Lets hyper run; says goodbye in time, and ends what does not end by itself.
+async fn drive<C: Future<Output = Result<(), hyper::Error>>>(connection: &Arc<Connection>, running: C, goodbye: impl Fn(Pin<&mut C>)) -> Ended {
+    let around = &connection.site.around;
+    let (mut running, mut phase, mut leaving) = (pin!(running), around.phase.clone(), false);
+    let most = around.limits.max_connection;
+    let left = around.remaining(&connection.admitted).map_or(most, |left| left.min(most));
+    let farewell = tokio::time::Instant::now() + (left - FAREWELL.min(left / 2));
+    let head = connection.site.plan.limits.request_header;
+    let tick = (around.limits.idle.min(head) / 4).clamp(Duration::from_millis(20), Duration::from_secs(5));
+    loop {
+        tokio::select! {
+            biased;
+            ended = running.as_mut() => return match ended {
+                Ok(()) => Ended::Finished,
+                Err(error) => Ended::Lost(End::Downstream, std::io::Error::other(error)),
+            },
+            () = tokio::time::sleep_until(connection.end) => return Ended::Expired,
+            _ = phase.wait_for(|phase| *phase != Phase::Running), if !leaving => {
+                leaving = true;
+                goodbye(running.as_mut());
+            }
+            () = tokio::time::sleep_until(farewell), if !leaving => {
+                leaving = true;
+                goodbye(running.as_mut());
+            }
+            () = tokio::time::sleep(tick) => {
+                let quiet = connection.begun.load(Ordering::SeqCst) == connection.ended.load(Ordering::SeqCst);
+                let late = connection.gauge.head_since().is_some_and(|since| since > head);
+                let still = connection.gauge.still_for();
+                if late || still > around.limits.idle || (connection.begun.load(Ordering::SeqCst) == 0 && quiet && still > head) {
+                    return Ended::Idle;
+                }
+                if connection.abuses() {
+                    around.parts.metrics.limit_rejected(&around.listener, "rapid_reset");
+                    return Ended::Lost(End::Downstream, std::io::Error::other("requests are begun to be abandoned"));
+                }
+            }
+        }
+    }
+}
+
+/// Asks the targets of a pool whether they are well, as long as there is a pool.
+async fn check(pool: std::sync::Weak<Pool>) {
+    // Nobody's request: the operator wants to know.
+    let operator = admit::local();
+    loop {
+        let Some(pause) = pool.upgrade().and_then(|pool| pool.backend.health.as_ref().map(|health| health.every)) else { return };
+        tokio::time::sleep(pause).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let Some(health) = &pool.backend.health else { return };
+        let Ok(path) = health.path.parse::<PathAndQuery>() else { return };
+        let mut well = 0;
+        for spot in &pool.spots {
+            let asking = pool.ask(&operator, spot, Message::get(&spot.target.to_string(), path.clone()));
+            let answer = tokio::time::timeout(pause.max(Duration::from_secs(1)), asking).await;
+            let good = matches!(&answer, Ok(Ok((response, _))) if response.status().is_success() || response.status().is_redirection());
+            if spot.well.swap(good, Ordering::SeqCst) != good {
+                tracing::warn!(target: "upstream", event = if good { "well" } else { "unwell" }, upstream = pool.name(), address = %spot.target);
+            }
+            well += i64::from(good);
+        }
+        pool.healthy(well);
+    }
+}
+
+/// How long before its end a connection takes no new requests.
+const FAREWELL: Duration = Duration::from_secs(30);
+
+/// So many requests may be abandoned before it is looked at how many were not.
+const ABANDONED: usize = 200;
+
+const FIELDS: usize = 128;
+const SEND_BUFFER: usize = 256 * 1024;
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+const RESETS: usize = 50;
+const LOCAL_RESETS: usize = 100;

@@ -1,0 +1,252 @@
+//! What an HTTP listener is told to do, as typed values. The caller has checked them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Method;
+
+use crate::proxy::plan::Upstream;
+
+/// What is done with the requests of one listener.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// The first that fits decides; a request that none fits is refused.
+    pub routes: Vec<Route>,
+    /// What an attested client may call. Empty: everything; otherwise only what one of them allows.
+    pub allow: Vec<Allow>,
+    /// How the application is told who the client is.
+    pub identity: Vec<IdentityHeader>,
+    /// Further header fields that are stripped from requests and responses, in lower case.
+    pub strip: Vec<String>,
+    /// Peers whose forwarding fields are kept.
+    pub trusted_proxies: Vec<Network>,
+    /// The protocols that a connection may be upgraded to, in lower case.
+    pub upgrades: Vec<String>,
+    /// What one request, and all together, may take.
+    pub limits: HttpLimits,
+}
+
+/// Requests of a kind, and where they go.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Hosts, in lower case; `*.example.org` stands for one label and more. Empty: any.
+    pub hosts: Vec<String>,
+    /// Paths; see [`Pattern`]. Empty: any.
+    pub paths: Vec<Pattern>,
+    /// Methods. Empty: any.
+    pub methods: Vec<Method>,
+    /// Where they go.
+    pub to: To,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug)]
+pub enum To {
+    /// To an upstream.
+    Backend(Arc<Backend>),
+    /// To the same address by `https`, with 308.
+    RedirectToHttps,
+}
+
+/// A path, or with an asterisk at its end everything that begins so.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pattern(String);
+
+impl Pattern {
+    /// Reads a pattern: it begins with `/` or is `*`; an asterisk may stand only at the end.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
+        let body = text.strip_suffix('*').unwrap_or(text);
+        let good = (text == "*" || text.starts_with('/')) && !body.contains('*') && body.bytes().all(|octet| octet.is_ascii_graphic());
+        good.then(|| Self(text.to_owned()))
+    }
+
+    /// Whether it fits `path`.
+    #[must_use]
+    pub fn fits(&self, path: &str) -> bool {
+        match self.0.strip_suffix('*') {
+            Some(begin) => path.starts_with(begin),
+            None => path == self.0,
+        }
+    }
+}
+
+/// What clients of some policy entries may call.
+#[derive(Clone, Debug)]
+pub struct Allow {
+    /// The policy entry's id; an asterisk at the end stands for anything.
+    pub entry: String,
+    /// Methods. Empty: any.
+    pub methods: Vec<Method>,
+    /// Paths. Empty: any.
+    pub paths: Vec<Pattern>,
+}
+
+/// A form in which a verified identity is handed over.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum IdentityHeader {
+    /// `Client-Cert` (RFC 9440).
+    ClientCert,
+    /// `X-Flashbots-Measurement` and `X-Flashbots-Attestation-Type`.
+    Flashbots,
+    /// `Attested-Peer`, a structured field.
+    Structured,
+    /// `Attested-Token`, a signed EAR.
+    Token,
+    /// `X-Forwarded-Client-Cert`, as Envoy writes it.
+    Xfcc,
+}
+
+/// Addresses with a common beginning.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Network {
+    /// One of them.
+    pub address: IpAddr,
+    /// How many bits they have in common.
+    pub bits: u8,
+}
+
+impl Network {
+    /// Whether `address` is one of them.
+    #[must_use]
+    pub fn holds(&self, address: IpAddr) -> bool {
+        let same = |a: u128, b: u128, width: u32| {
+            let free = width.saturating_sub(u32::from(self.bits));
+            a.checked_shr(free).unwrap_or(0) == b.checked_shr(free).unwrap_or(0)
+        };
+        match (self.address.to_canonical(), address.to_canonical()) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => same(a.to_bits().into(), b.to_bits().into(), 32),
+            (IpAddr::V6(a), IpAddr::V6(b)) => same(a.to_bits(), b.to_bits(), 128),
+            _ => false,
+        }
+    }
+}
+
+/// An upstream that speaks HTTP.
+#[derive(Clone, Debug)]
+pub struct Backend {
+    /// Its targets, all speaking the same.
+    pub upstream: Arc<Upstream>,
+    /// Which HTTP plain targets speak. Attested ones agree on it in the handshake.
+    pub speaks: Speaks,
+    /// How a request finds its target.
+    pub balance: Balance,
+    /// Active health checks.
+    pub health: Option<HealthCheck>,
+    /// How long a target is left out after it could not be reached or was refused. Never longer than 5 s for a refusal.
+    pub ejection: Duration,
+    /// How many h2 streams a connection carries before another is opened.
+    pub streams: usize,
+    /// How many unused HTTP/1.1 connections to a target are kept, and for how long.
+    pub idle_connections: usize,
+    /// See [`Backend::idle_connections`].
+    pub idle: Duration,
+    /// Until the head of a response has to be there; `None` for no limit (streams of language models begin late).
+    pub first_byte: Option<Duration>,
+}
+
+/// Which HTTP a plain target speaks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Speaks {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}
+
+/// How a request finds its target.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Balance {
+    /// By the client's address and the request's host, always the same while it is healthy.
+    Hash,
+    /// The better of two random ones.
+    LeastRequest,
+    /// One after the other.
+    RoundRobin,
+}
+
+/// How targets are asked whether they are well.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HealthCheck {
+    /// The path that is got; any 2xx or 3xx is well.
+    pub path: String,
+    /// How often.
+    pub every: Duration,
+}
+
+/// What one request, and all of a listener together, may take.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct HttpLimits {
+    /// Octets of a request's head. Default 32 KiB.
+    pub header: usize,
+    /// Octets of a request's body. Default: any number.
+    pub body: Option<u64>,
+    /// From the first octet of an HTTP/1.1 head to its last, and from connecting to the first. Default 10 s.
+    pub request_header: Duration,
+    /// How long a request's body may stand still. Default 60 s.
+    pub request_body: Duration,
+    /// Requests at a time on one HTTP/2 connection. Default 128.
+    pub streams: u32,
+    /// Requests of the listener at a time. Default 16,384.
+    pub requests: usize,
+    /// Requests of the listener in a second, on average. Default: any number.
+    pub rate: Option<u32>,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            header: 32 * 1024,
+            body: None,
+            request_header: Duration::from_secs(10),
+            request_body: Duration::from_secs(60),
+            streams: 128,
+            requests: 16_384,
+            rate: None,
+        }
+    }
+}
+
+impl Site {
+    /// The upstreams it leads to.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
+        self.routes.iter().filter_map(|route| match &route.to {
+            To::Backend(backend) => Some(&*backend.upstream),
+            To::RedirectToHttps => None,
+        })
+    }
+
+    /// Everything goes to one backend, nothing else is set.
+    #[must_use]
+    pub fn to(backend: Backend) -> Self {
+        let route = Route { hosts: Vec::new(), paths: Vec::new(), methods: Vec::new(), to: To::Backend(Arc::new(backend)) };
+        Self {
+            routes: vec![route],
+            allow: Vec::new(),
+            identity: Vec::new(),
+            strip: Vec::new(),
+            trusted_proxies: Vec::new(),
+            upgrades: vec!["websocket".to_owned()],
+            limits: HttpLimits::default(),
+        }
+    }
+}
+
+impl Backend {
+    /// The defaults for an upstream.
+    #[must_use]
+    pub const fn of(upstream: Arc<Upstream>, speaks: Speaks) -> Self {
+        Self {
+            upstream,
+            speaks,
+            balance: Balance::RoundRobin,
+            health: None,
+            ejection: Duration::from_secs(5),
+            streams: 100,
+            idle_connections: 32,
+            idle: Duration::from_secs(60),
+            first_byte: None,
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! Connections to one upstream: attested once, used for many requests; targets chosen, left out and tried again.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+
+use super::Around;
+use super::body::Body;
+use super::message::Message;
+use super::plan::{Backend, Balance, Speaks};
+use super::target::{Exclusive, Shared, Spot};
+use super::wire::{Gauge, Wire};
+use crate::proxy::Phase;
+use crate::proxy::admit::Admitted;
+use crate::proxy::handshake::Handshakes;
+use crate::proxy::plan::Originate;
+use crate::proxy::standing::Ended;
+use crate::proxy::stream::Stream;
+use crate::proxy::upstream;
+use crate::refusal::Denied;
+use crate::tls::ALPN_H2;
+
+/// The connections of one upstream.
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) backend: Arc<Backend>,
+    pub(super) spots: Vec<Arc<Spot>>,
+    around: Arc<Around>,
+    turn: AtomicUsize,
+}
+
+/// Why a request has no answer from an upstream.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It did not answer in time.
+    Late,
+    /// The connection was lost after the request, or a part of it, was sent.
+    Lost(hyper::Error),
+    /// The target does not do what the request needs.
+    NoUpgrade,
+    /// The far end was refused.
+    Refused(Denied),
+    /// No target could be reached.
+    Unreachable(Vec<(String, io::Error)>),
+}
+
+/// What a request occupies until it is over.
+#[derive(Debug)]
+pub(super) struct Lease {
+    spot: Arc<Spot>,
+    shared: Option<Arc<Shared>>,
+}
+
+impl Lease {
+    fn of(spot: &Arc<Spot>, shared: Option<Arc<Shared>>) -> Self {
+        spot.in_flight.fetch_add(1, Ordering::SeqCst);
+        Self { spot: Arc::clone(spot), shared }
+    }
+
+    pub(super) fn target(&self) -> String {
+        self.spot.target.to_string()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.spot.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if let Some(shared) = &self.shared {
+            shared.streams.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// A connection that was just made.
+enum Made {
+    Exclusive(Exclusive),
+    Shared(Arc<Shared>),
+}
+
+/// A connection chosen for one request.
+enum Chosen {
+    Exclusive(Exclusive),
+    Shared(Arc<Shared>),
+}
+
+/// A connection is not used for new requests in its last while, so that those can end.
+const LAST: Duration = Duration::from_secs(30);
+
+/// How often a request that was not sent is tried on another connection.
+const TRIES: usize = 3;
+
+impl Pool {
+    pub(super) fn new(backend: Arc<Backend>, around: Arc<Around>) -> Arc<Self> {
+        let spots = backend.upstream.targets.iter().cloned().map(Spot::new).collect();
+        Arc::new(Self { backend, spots, around, turn: AtomicUsize::new(0) })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.backend.upstream.name
+    }
+
+    /// Notes how many targets are well.
+    pub(super) fn healthy(&self, targets: i64) {
+        self.around.parts.metrics.healthy_targets(self.name(), targets);
+    }
+
+    /// Sends a request for the client that was admitted. It is tried again only while nothing of it was sent.
+    pub(super) async fn send(&self, admitted: &Admitted, mut message: Message, key: u64) -> Result<(Response<Incoming>, Lease), Failure> {
+        let mut unreachable = Vec::new();
+        let (order, refused) = self.order(key);
+        if order.is_empty()
+            && let Some(denied) = refused
+        {
+            return Err(Failure::Refused(denied));
+        }
+        for spot in order {
+            for _ in 0..TRIES {
+                let chosen = match self.choose(admitted, spot).await {
+                    Ok(chosen) => chosen,
+                    Err(Failure::Unreachable(tried)) => {
+                        spot.eject(self.backend.ejection, None);
+                        unreachable.extend(tried);
+                        break;
+                    }
+                    Err(failure) => return Err(failure),
+                };
+                match self.send_on(chosen, spot, message).await {
+                    Ok(answer) => return Ok(answer),
+                    // The connection had ended before a byte of it was sent.
+                    Err((Some(unsent), _)) => {
+                        self.around.parts.metrics.upstream_retry(self.name(), "unsent");
+                        message = unsent;
+                    }
+                    Err((None, failure)) => return Err(failure),
+                }
+            }
+        }
+        Err(Failure::Unreachable(unreachable))
+    }
+
+    /// Asks one target, whatever is thought of it.
+    pub(super) async fn ask(&self, admitted: &Admitted, spot: &Arc<Spot>, message: Message) -> Result<(Response<Incoming>, Lease), Failure> {
+        let chosen = self.choose(admitted, spot).await?;
+        self.send_on(chosen, spot, message).await.map_err(|(_, failure)| failure)
+    }
+
+    /// The targets to try, the best first; and a refusal for which one is left out.
+    fn order(&self, key: u64) -> (Vec<&Arc<Spot>>, Option<Denied>) {
+        let mut refused = None;
+        let mut good: Vec<&Arc<Spot>> = Vec::with_capacity(self.spots.len());
+        for spot in &self.spots {
+            match spot.available() {
+                Ok(()) => good.push(spot),
+                Err(Some(denied)) => refused = Some(denied),
+                Err(None) => {}
+            }
+        }
+        if good.is_empty() && refused.is_none() {
+            // All are out for being unreachable or unwell: to try is better than to be sure of failing.
+            good = self.spots.iter().collect();
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        match self.backend.balance {
+            Balance::RoundRobin => {
+                let start = turn.checked_rem(good.len()).unwrap_or(0);
+                good.rotate_left(start);
+            }
+            Balance::LeastRequest => {
+                let start = turn.checked_rem(good.len()).unwrap_or(0);
+                good.rotate_left(start);
+                good.sort_by_key(|spot| spot.in_flight.load(Ordering::SeqCst));
+            }
+            Balance::Hash => good.sort_by_key(|spot| std::cmp::Reverse(weight(key, &spot.target.to_string()))),
+        }
+        (good, refused)
+    }
+
+    async fn choose(&self, admitted: &Admitted, spot: &Arc<Spot>) -> Result<Chosen, Failure> {
+        if let Some(shared) = spot.shared(self.backend.streams) {
+            return Ok(Chosen::Shared(shared));
+        }
+        if let Some(free) = spot.exclusive(self.backend.idle) {
+            return Ok(Chosen::Exclusive(free));
+        }
+        let shares = matches!(self.backend.upstream.originate, Originate::Attested(_)) || self.backend.speaks == Speaks::Http2;
+        let _one = if shares { Some(spot.connecting.lock().await) } else { None };
+        if shares {
+            // While we waited another may have made one, or been refused.
+            if let Some(shared) = spot.shared(self.backend.streams) {
+                return Ok(Chosen::Shared(shared));
+            }
+            if let Err(Some(denied)) = spot.available() {
+                return Err(Failure::Refused(denied));
+            }
+        }
+        match self.connect(admitted, spot).await? {
+            Made::Exclusive(free) => Ok(Chosen::Exclusive(free)),
+            Made::Shared(shared) => {
+                shared.streams.fetch_add(1, Ordering::SeqCst);
+                spot.share(Arc::clone(&shared));
+                Ok(Chosen::Shared(shared))
+            }
+        }
+    }
+
+    async fn connect(&self, admitted: &Admitted, spot: &Arc<Spot>) -> Result<Made, Failure> {
+        let (around, metrics) = (&*self.around, &self.around.parts.metrics);
+        let socket = match upstream::connect(admitted, &spot.target, self.backend.upstream.connect_timeout).await {
+            Ok(socket) => socket,
+            Err(error) => {
+                metrics.upstream_connect(self.name(), "unreachable");
+                tracing::warn!(target: "upstream", event = "unreachable", upstream = self.name(), address = %spot.target, %error);
+                return Err(Failure::Unreachable(vec![(spot.target.to_string(), error)]));
+            }
+        };
+        metrics.upstream_connect(self.name(), "ok");
+        let (stream, there, two) = match &self.backend.upstream.originate {
+            Originate::Plain => (Stream::Plain(socket), None, self.backend.speaks == Speaks::Http2),
+            Originate::Attested(side) => {
+                let handshakes = Handshakes { listener: &around.listener, limits: &around.limits, parts: &around.parts };
+                let refused = |denied: Denied| {
+                    metrics.refused(&around.listener, "upstream", denied.reason().code());
+                    tracing::warn!(target: "upstream", event = "refused", upstream = self.name(), address = %spot.target, reason = denied.reason().code(), detail = %denied);
+                    // A verdict is remembered for 5 s at most (PROTOCOL 3.6); only this target is left out.
+                    spot.eject(self.backend.ejection.min(Duration::from_secs(5)), Some(denied.clone()));
+                    Failure::Refused(denied)
+                };
+                let (there, stream) = Box::pin(handshakes.outbound(side, socket)).await.map_err(refused)?;
+                let two = stream.alpn().is_some_and(|alpn| alpn == ALPN_H2 || alpn == b"h2");
+                (stream, Some(there), two)
+            }
+        };
+        self.drive(stream, there, two).await.map_err(Failure::Lost)
+    }
+
+    /// Sets HTTP up on a stream and lets it run, until its life ends or the proxy is cut.
+    async fn drive(&self, stream: Stream, there: Option<Admitted>, two: bool) -> Result<Made, hyper::Error> {
+        let (now, most) = (Instant::now(), self.around.limits.max_connection);
+        let life = there.as_ref().and_then(|there| self.around.remaining(there)).map_or(most, |left| left.min(most));
+        let (end, fresh_until) = (now + most, now + life.saturating_sub(LAST.min(life / 2)));
+        let io = TokioIo::new(Wire::upstream(stream, Gauge::new()));
+        if two {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder.timer(TokioTimer::new()).keep_alive_interval(ALIVE).keep_alive_timeout(ALIVE).max_header_list_size(MAX_HEAD);
+            builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW).max_send_buf_size(SEND_BUFFER);
+            let (sender, mut connection) = builder.handshake(io).await?;
+            let extends = Arc::new(AtomicBool::new(false));
+            let noted = Arc::clone(&extends);
+            let running = poll_fn(move |cx| {
+                let polled = Pin::new(&mut connection).poll(cx);
+                noted.store(connection.is_extended_connect_protocol_enabled(), Ordering::SeqCst);
+                polled
+            });
+            self.run(running, there, end);
+            return Ok(Made::Shared(Arc::new(Shared { sender, extends, streams: AtomicUsize::new(0), fresh_until })));
+        }
+        let mut builder = http1::Builder::new();
+        builder.max_headers(MAX_FIELDS).max_header_size(MAX_HEAD_OCTETS);
+        let (sender, connection) = builder.handshake(io).await?;
+        self.run(connection.with_upgrades(), there, end);
+        Ok(Made::Exclusive(Exclusive::new(sender, fresh_until)))
+    }
+
+    /// Lets a connection run as long as its far end may be spoken to.
+    fn run(&self, connection: impl Future<Output = Result<(), hyper::Error>> + Send + 'static, there: Option<Admitted>, end: Instant) {
+        let (mut phase, alive, name) = (self.around.phase.clone(), self.around.alive.clone(), self.name().to_owned());
+        let (clock, metrics, listener) = (self.around.parts.clock.clone(), Arc::clone(&self.around.parts.metrics), self.around.listener.clone());
+        let over = async move {
+            match there {
+                Some(there) => there.ended(&clock).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(target: "upstream", event = "lost", upstream = name, %error);
+                },
+                ended = over => if let Ended::Withdrawn(denied) = ended {
+                    metrics.withdrawn(&listener, "upstream", denied.reason().code());
+                    tracing::warn!(target: "upstream", event = "withdrawn", upstream = name, reason = denied.reason().code(), detail = %denied);
+                },
+                () = tokio::time::sleep_until(end.into()) => {}
+                _ = phase.wait_for(|phase| *phase == Phase::Cut) => {}
+            }
+            drop(alive);
+        });
+    }
+
+    async fn send_on(&self, chosen: Chosen, spot: &Arc<Spot>, message: Message) -> Result<(Response<Incoming>, Lease), (Option<Message>, Failure)> {
+        match chosen {
+            Chosen::Shared(shared) => {
+                let lease = Lease::of(spot, Some(Arc::clone(&shared)));
+                if message.is_upgrade() && !extends(&shared.extends).await {
+                    return Err((None, Failure::NoUpgrade));
+                }
+                let mut sender = shared.sender.clone();
+                let (request, rest) = message.for_http2(matches!(self.backend.upstream.originate, Originate::Attested(_)));
+                let answer = self.in_time(sender.try_send_request(request)).await.map_err(|failure| (None, failure))?;
+                answer.map(|response| (response, lease)).map_err(|mut error| unsent(error.take_message(), rest, error.into_error()))
+            }
+            Chosen::Exclusive(mut free) => {
+                let lease = Lease::of(spot, None);
+                let (request, rest) = message.for_http1();
+                let answer = self.in_time(free.sender.try_send_request(request)).await.map_err(|failure| (None, failure))?;
+                let response = answer.map_err(|mut error| unsent(error.take_message(), rest, error.into_error()))?;
+                let (spot, most) = (Arc::clone(spot), self.backend.idle_connections);
+                tokio::spawn(async move {
+                    if free.sender.ready().await.is_ok() {
+                        spot.keep(free, most);
+                    }
+                });
+                Ok((response, lease))
+            }
+        }
+    }
+
+    async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, Failure> {
+        match self.backend.first_byte {
+            Some(limit) => tokio::time::timeout(limit, answer).await.map_err(|_| Failure::Late),
+            None => Ok(answer.await),
+        }
+    }
+}
+
+fn unsent(request: Option<Request<Body>>, rest: super::message::Rest, error: hyper::Error) -> (Option<Message>, Failure) {
+    (request.map(|request| rest.with(request)), Failure::Lost(error))
+}
+
+/// Whether the far end takes extended CONNECT; its settings may be on their way.
+async fn extends(far_end: &AtomicBool) -> bool {
+    for _ in 0..100 {
+        if far_end.load(Ordering::SeqCst) {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    false
+}
+
+/// Rendezvous hashing: a target that goes away moves only its own keys.
+fn weight(key: u64, target: &str) -> u64 {
+    let digest = crate::crypto::sha256(&[&key.to_be_bytes(), target.as_bytes()]);
+    digest.iter().take(8).fold(0, |sum, octet| (sum << 8) | u64::from(*octet))
+}
+
+/// How often a connection with requests on it is asked whether it is alive, and how long it may take to say so.
+const ALIVE: Duration = Duration::from_secs(20);
+
+const MAX_HEAD: u32 = 64 * 1024;
+const MAX_HEAD_OCTETS: usize = 64 * 1024;
+const MAX_FIELDS: usize = 128;
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+const SEND_BUFFER: usize = 256 * 1024;

@@ -1,0 +1,247 @@
+//! The life of one request: everything that can refuse it, then the upstream, then the answer.
+
+use std::convert::Infallible;
+use std::hash::{DefaultHasher, Hasher as _};
+use std::sync::Arc;
+use std::time::Instant;
+
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
+use hyper::http::request::Parts;
+use hyper::http::uri::PathAndQuery;
+use hyper::{Method, Request, Response, StatusCode, Version};
+use tokio::sync::watch;
+
+use super::answer::{self, Problem};
+use super::body::{Body, Downward, Gate, Held, Unread, Upward};
+use super::fields::{self, Came};
+use super::message::Message;
+use super::pool::Lease;
+use super::{Connection, identity, upgrade};
+use crate::proxy::admit::Ground;
+use crate::refusal::Denied;
+
+/// What is known of a request, for its record; made when it comes, written when it is over.
+pub(super) struct Record {
+    connection: Arc<Connection>,
+    method: Method,
+    host: String,
+    path: String,
+    upstream: String,
+    address: String,
+    request_id: String,
+    status: u16,
+    problem: Option<String>,
+    finished: bool,
+    started: Instant,
+    /// Held to the end of the response.
+    lease: Option<Lease>,
+}
+
+impl Record {
+    fn new(connection: &Arc<Connection>, parts: &Parts) -> Self {
+        connection.begin();
+        Self {
+            connection: Arc::clone(connection),
+            method: parts.method.clone(),
+            host: String::new(),
+            path: parts.uri.path().to_owned(),
+            upstream: String::new(),
+            address: String::new(),
+            request_id: String::new(),
+            status: 0,
+            problem: None,
+            finished: false,
+            started: Instant::now(),
+            lease: None,
+        }
+    }
+}
+
+impl Record {
+    pub(super) fn sent_to(&mut self, lease: &Lease) {
+        self.address = lease.target();
+    }
+
+    pub(super) fn holds(&mut self, lease: Lease) {
+        self.lease = Some(lease);
+    }
+}
+
+impl Held for Record {
+    fn finished(&mut self) {
+        self.finished = true;
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let site = &self.connection.site;
+        self.connection.over(self.finished);
+        let elapsed = self.started.elapsed();
+        site.around.parts.metrics.http_request(&site.around.listener, self.method.as_str(), self.status, elapsed.as_secs_f64());
+        let (tier, entry) = match &self.connection.admitted.ground {
+            Ground::Attested(tier, result) => (tier.name(), result.appraisal().entry()),
+            Ground::AnyClient(tier) => (tier.name(), ""),
+            Ground::Local => ("", ""),
+        };
+        tracing::info!(
+            target: "access", event = "request", listener = site.around.listener, peer = self.connection.from, tier, entry, method = self.method.as_str(),
+            host = self.host, path = self.path, status = self.status, upstream = self.upstream, address = self.address, request_id = self.request_id,
+            finished = self.finished, duration_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX), problem = self.problem.as_deref().unwrap_or_default(),
+        );
+    }
+}
+
+/// Serves one request. There is always an answer.
+pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let (parts, incoming) = request.into_parts();
+    let incoming = Unread::new(incoming, parts.version);
+    let mut record = Record::new(&connection, &parts);
+    let asked = parts.headers.clone();
+    let mut response = match answered(&connection, parts, incoming, &mut record).await {
+        Ok(response) => response.map(|body| match body {
+            Answer::Upstream(incoming) => Ok(incoming),
+            Answer::Own(body) => Err(body),
+        }),
+        Err(problem) => {
+            record.problem = Some(problem.detail.clone());
+            problem.answer(connection.audience(), &asked).map(Err)
+        }
+    };
+    record.status = response.status().as_u16();
+    if let Ok(id) = record.request_id.parse() {
+        response.headers_mut().insert(fields::REQUEST_ID, id);
+    }
+    let clean = connection.clean();
+    Ok(response.map(|body| match body {
+        Ok(incoming) => Downward::new(incoming, clean, record).boxed_unsync(),
+        Err(body) => {
+            record.finished();
+            body
+        }
+    }))
+}
+
+/// Whose body an answer has.
+pub(super) enum Answer {
+    Own(Body),
+    Upstream(Incoming),
+}
+
+async fn answered(connection: &Arc<Connection>, mut parts: Parts, incoming: Unread, record: &mut Record) -> Result<Response<Answer>, Problem> {
+    let site = &connection.site;
+    site.room()?;
+    let authority = fields::authority(&parts).map_err(|why| Problem::request(StatusCode::BAD_REQUEST, why))?;
+    record.host.clone_from(&authority);
+    if matches!(parts.method, Method::TRACE) {
+        return Err(Problem::denied(StatusCode::METHOD_NOT_ALLOWED, "TRACE would show the application's fields to whoever asks"));
+    }
+    let wanted = upgrade::wanted(&mut parts, &site.plan.upgrades)?;
+    if wanted.is_none() && parts.method == Method::CONNECT {
+        return Err(Problem::denied(StatusCode::METHOD_NOT_ALLOWED, "this listener is no forward proxy"));
+    }
+    if fields::looped(&parts.headers, &site.pseudonym) {
+        return Err(Problem::new(StatusCode::LOOP_DETECTED, "proxy_loop_detected", "the request has been here before"));
+    }
+    let path = path_of(&parts)?;
+    let pool = match site.route(&authority, path.path(), &parts.method) {
+        None => return Err(lost(connection, &authority)),
+        Some(super::Way::RedirectToHttps) => {
+            return Ok(answer::redirect(&format!("https://{}{path}", super::host_of(&authority))).map(Answer::Own));
+        }
+        Some(super::Way::Pool(pool)) => pool,
+    };
+    pool.name().clone_into(&mut record.upstream);
+    if !connection.may(&parts.method, path.path()) {
+        return Err(Problem::denied(StatusCode::FORBIDDEN, "no `allow` rule of this listener lets this client's entry make this call"));
+    }
+    let most = site.plan.limits.body;
+    if let (Some(most), Some(length)) = (most, incoming.size_hint().exact())
+        && length > most
+    {
+        return Err(Problem::request(StatusCode::PAYLOAD_TOO_LARGE, format!("a body of {length} octets; this listener takes {most}")));
+    }
+    prepare(connection, &mut parts, &authority, record)?;
+    let key = hash(&(connection.address, &authority));
+    if let Some(wanted) = wanted {
+        return upgrade::serve(connection, pool, parts, wanted, (authority, path), (record, key)).await;
+    }
+    let expects = parts.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let (agree, agreed) = watch::channel(false);
+    let gate = expects.then(|| Gate::until(agreed));
+    let (upward, fate) = Upward::new(incoming, most, site.plan.limits.request_body, gate, connection.clean());
+    parts.uri = hyper::Uri::default();
+    parts.extensions.clear();
+    let mut message = Message::new(Request::from_parts(parts, upward.boxed_unsync()), &authority, path);
+    if expects {
+        message = message.telling(agree);
+    }
+    let (response, lease) = pool.send(&connection.admitted, message, key).await.map_err(|failure| Problem::of(&failure, &fate))?;
+    record.sent_to(&lease);
+    record.holds(lease);
+    let response = returned(connection, response)?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Problem::new(StatusCode::BAD_GATEWAY, "http_protocol_error", "the upstream switched protocols unasked"));
+    }
+    Ok(response.map(Answer::Upstream))
+}
+
+/// The fields that go to the upstream: what others say of themselves removed, what we know said.
+fn prepare(connection: &Connection, parts: &mut Parts, authority: &str, record: &mut Record) -> Result<(), Problem> {
+    let site = &connection.site;
+    let trusted = connection.trusted();
+    let version = parts.version;
+    let fields = &mut parts.headers;
+    site.stripped(&identity::strip(fields, &site.plan.strip));
+    fields::strip_hop(fields);
+    fields::set_forwarding(fields, &Came { from: connection.address, secure: site.around.secure, host: authority, trusted });
+    fields::add_via(fields, version, &site.pseudonym);
+    let keep = trusted || !matches!(connection.admitted.ground, Ground::AnyClient(_));
+    let id = fields::request_id(fields, keep);
+    id.to_str().unwrap_or_default().clone_into(&mut record.request_id);
+    let now = site.around.parts.clock.now().map_err(|denied| internal(&denied))?;
+    connection.introduction.tell(fields, now);
+    Ok(())
+}
+
+/// What comes back from an upstream, made fit for the client.
+pub(super) fn returned(connection: &Connection, mut response: Response<Incoming>) -> Result<Response<Incoming>, Problem> {
+    let site = &connection.site;
+    let version = response.version();
+    let fields = response.headers_mut();
+    if version != Version::HTTP_2 && fields.contains_key(TRANSFER_ENCODING) && fields.contains_key(CONTENT_LENGTH) {
+        return Err(Problem::new(StatusCode::BAD_GATEWAY, "http_protocol_error", "the upstream gave both Content-Length and Transfer-Encoding"));
+    }
+    site.stripped(&identity::strip(fields, &site.plan.strip));
+    fields::strip_hop(fields);
+    fields::add_via(fields, version, &site.pseudonym);
+    response.extensions_mut().remove::<hyper::ext::ReasonPhrase>();
+    Ok(response)
+}
+
+/// The target's path and query; an asterisk of `OPTIONS *` stays one.
+fn path_of(parts: &Parts) -> Result<PathAndQuery, Problem> {
+    let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let plain = path.as_str() == "*" && parts.method == Method::OPTIONS;
+    if plain || path.as_str().starts_with('/') { Ok(path) } else { Err(Problem::request(StatusCode::BAD_REQUEST, "a target without a path")) }
+}
+
+/// No route fits. A client that reuses a connection for another host is told to make a new one (RFC 9110 15.5.20).
+fn lost(connection: &Connection, authority: &str) -> Problem {
+    let host = super::host_of(authority);
+    let other = connection.server_name.as_deref().is_some_and(|name| !name.eq_ignore_ascii_case(host));
+    let status = if other { StatusCode::MISDIRECTED_REQUEST } else { StatusCode::NOT_FOUND };
+    Problem::new(status, "destination_not_found", format!("no route of this listener fits a request to {authority:?}"))
+}
+
+pub(super) fn internal(denied: &Denied) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "proxy_internal_error", denied.to_string())
+}
+
+fn hash(key: &impl std::hash::Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,124 @@
+//! One target of an upstream: its connections, its health, what it was refused for.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hyper::client::conn::{http1, http2};
+
+use super::body::Body;
+use crate::proxy::plan::Target;
+use crate::refusal::Denied;
+
+/// A target and what is known of it.
+#[derive(Debug)]
+pub(super) struct Spot {
+    pub(super) target: Target,
+    /// Requests that are under way to it.
+    pub(super) in_flight: AtomicUsize,
+    /// What active checks found.
+    pub(super) well: AtomicBool,
+    links: Mutex<Links>,
+    /// Held while a shared connection is being made, so that one handshake serves all who wait.
+    pub(super) connecting: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Links {
+    shared: Vec<Arc<Shared>>,
+    free: Vec<Exclusive>,
+    out: Option<Out>,
+}
+
+/// A target is left out until then.
+#[derive(Clone, Debug)]
+struct Out {
+    until: Instant,
+    refused: Option<Denied>,
+}
+
+/// An HTTP/2 connection, for many requests.
+pub(super) struct Shared {
+    pub(super) sender: http2::SendRequest<Body>,
+    /// Whether the far end takes extended CONNECT, once its settings are there.
+    pub(super) extends: Arc<AtomicBool>,
+    pub(super) streams: AtomicUsize,
+    /// No new request after that.
+    pub(super) fresh_until: Instant,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("streams", &self.streams).finish_non_exhaustive()
+    }
+}
+
+/// An HTTP/1.1 connection, for one request at a time.
+#[derive(Debug)]
+pub(super) struct Exclusive {
+    pub(super) sender: http1::SendRequest<Body>,
+    pub(super) fresh_until: Instant,
+    since: Instant,
+}
+
+impl Exclusive {
+    pub(super) fn new(sender: http1::SendRequest<Body>, fresh_until: Instant) -> Self {
+        Self { sender, fresh_until, since: Instant::now() }
+    }
+}
+
+impl Spot {
+    pub(super) fn new(target: Target) -> Arc<Self> {
+        let (in_flight, well) = (AtomicUsize::new(0), AtomicBool::new(true));
+        Arc::new(Self { target, in_flight, well, links: Mutex::default(), connecting: tokio::sync::Mutex::default() })
+    }
+
+    fn links(&self) -> MutexGuard<'_, Links> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A shared connection with room for one more, counted on it.
+    pub(super) fn shared(&self, most: usize) -> Option<Arc<Shared>> {
+        let (mut links, now) = (self.links(), Instant::now());
+        links.shared.retain(|link| !link.sender.is_closed() && now < link.fresh_until);
+        let link = links.shared.iter().find(|link| link.streams.load(Ordering::SeqCst) < most)?;
+        link.streams.fetch_add(1, Ordering::SeqCst);
+        Some(Arc::clone(link))
+    }
+
+    pub(super) fn share(&self, link: Arc<Shared>) {
+        self.links().shared.push(link);
+    }
+
+    /// An unused connection that is still good.
+    pub(super) fn exclusive(&self, idle: Duration) -> Option<Exclusive> {
+        let (mut links, now) = (self.links(), Instant::now());
+        links.free.retain(|link| !link.sender.is_closed() && now < link.fresh_until && now.saturating_duration_since(link.since) < idle);
+        links.free.pop()
+    }
+
+    /// Keeps a connection for another request.
+    pub(super) fn keep(&self, mut link: Exclusive, most: usize) {
+        let mut links = self.links();
+        if links.free.len() < most {
+            link.since = Instant::now();
+            links.free.push(link);
+        }
+    }
+
+    /// Leaves the target out for a while.
+    pub(super) fn eject(&self, pause: Duration, refused: Option<Denied>) {
+        self.links().out = Some(Out { until: Instant::now() + pause, refused });
+    }
+
+    /// Whether it may be tried; if not for a refusal, which.
+    pub(super) fn available(&self) -> Result<(), Option<Denied>> {
+        let mut links = self.links();
+        match &links.out {
+            Some(out) if Instant::now() < out.until => return Err(out.refused.clone()),
+            Some(_) => links.out = None,
+            None => {}
+        }
+        if self.well.load(Ordering::SeqCst) { Ok(()) } else { Err(None) }
+    }
+}

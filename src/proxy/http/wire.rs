@@ -1,0 +1,242 @@
+//! The stream below hyper: counts, remembers when it last moved, vetoes ambiguous HTTP/1.1, resets what ends early.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use prometheus_client::metrics::counter::Counter;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+
+use super::abuse::{Abuse, Frames};
+use super::framing::{Ambiguous, Framing};
+use crate::proxy::stream::Stream;
+
+/// The first octets of an HTTP/2 connection (RFC 9113 3.4).
+pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Which HTTP is spoken on a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Version {
+    Http1,
+    Http2,
+}
+
+/// What a wire tells of itself while hyper has it.
+#[derive(Debug)]
+pub(super) struct Gauge {
+    begun: Instant,
+    /// Milliseconds from `begun` to the last octet in either direction.
+    moved: AtomicU64,
+    received: AtomicU64,
+    sent: AtomicU64,
+    /// Milliseconds from `begun` to the first octet of a head that is not complete, and one more.
+    head: AtomicU64,
+    /// From here on bytes pass unread: the connection was upgraded.
+    released: AtomicBool,
+    vetoed: OnceLock<Veto>,
+}
+
+/// Why the bytes of a peer were refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Veto {
+    Abuse(Abuse),
+    Ambiguous(Ambiguous),
+}
+
+impl Veto {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Abuse(abuse) => abuse.name(),
+            Self::Ambiguous(ambiguous) => ambiguous.name(),
+        }
+    }
+}
+
+impl Gauge {
+    pub(super) fn new() -> Arc<Self> {
+        let (moved, received, sent, head) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { begun: Instant::now(), moved, received, sent, head, released: AtomicBool::new(false), vetoed: OnceLock::new() })
+    }
+
+    pub(super) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn vetoed(&self) -> Option<Veto> {
+        self.vetoed.get().copied()
+    }
+
+    /// How long nothing has moved.
+    pub(super) fn still_for(&self) -> Duration {
+        self.begun.elapsed().saturating_sub(Duration::from_millis(self.moved.load(Ordering::Relaxed)))
+    }
+
+    /// For how long a request's head has been coming.
+    pub(super) fn head_since(&self) -> Option<Duration> {
+        let began = self.head.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.begun.elapsed().saturating_sub(Duration::from_millis(began)))
+    }
+
+    fn note_head(&self, within: bool) {
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        if !within {
+            self.head.store(0, Ordering::Relaxed);
+        } else if self.head.load(Ordering::Relaxed) == 0 {
+            self.head.store(now + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// The next octets are no HTTP. To be said before the peer is told.
+    pub(super) fn release(&self) {
+        self.released.store(true, Ordering::SeqCst);
+    }
+
+    fn note(&self, count: &AtomicU64, octets: usize) {
+        count.fetch_add(u64::try_from(octets).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.moved.store(u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+/// A stream under hyper.
+pub(super) struct Wire {
+    stream: Stream,
+    gauge: Arc<Gauge>,
+    counters: Option<(Counter, Counter)>,
+    rule: Rule,
+    /// What was read to tell the version, not yet passed on.
+    ahead: Vec<u8>,
+}
+
+enum Rule {
+    /// The far end is an upstream: its answers are parsed by hyper and written anew.
+    None,
+    Framing(Framing),
+    Frames(Frames),
+    /// A veto was told to hyper; nothing more is read.
+    Ended,
+}
+
+impl Wire {
+    /// An upstream's stream.
+    pub(super) fn upstream(stream: Stream, gauge: Arc<Gauge>) -> Self {
+        Self { stream, gauge, counters: None, rule: Rule::None, ahead: Vec::new() }
+    }
+
+    /// A client's stream, on which `version` is spoken.
+    pub(super) fn downstream(stream: Stream, version: Version, ahead: Vec<u8>, gauge: Arc<Gauge>, counters: (Counter, Counter)) -> Self {
+        let rule = match version {
+            Version::Http1 => Rule::Framing(Framing::new()),
+            Version::Http2 => Rule::Frames(Frames::new()),
+        };
+        Self { stream, gauge, counters: Some(counters), rule, ahead }
+    }
+
+    /// Judges what was just read into `into` behind `before`, and puts an end in its place where it is refused.
+    fn judge(&mut self, into: &mut ReadBuf<'_>, before: usize) -> io::Result<()> {
+        let fresh = into.filled().get(before..).unwrap_or_default();
+        match &mut self.rule {
+            Rule::None | Rule::Ended => Ok(()),
+            Rule::Framing(framing) => {
+                if framing.between_requests() && self.gauge.released.load(Ordering::SeqCst) {
+                    self.rule = Rule::None;
+                    return Ok(());
+                }
+                let followed = framing.follow(fresh);
+                self.gauge.note_head(framing.in_head());
+                let Err((good, why)) = followed else { return Ok(()) };
+                let _ = self.gauge.vetoed.set(Veto::Ambiguous(why));
+                self.rule = Rule::Ended;
+                into.set_filled(before.saturating_add(good));
+                self.ahead = POISON.to_vec();
+                self.pass_ahead(into);
+                Ok(())
+            }
+            Rule::Frames(frames) => frames.follow(fresh, Instant::now()).map_err(|abuse| {
+                let _ = self.gauge.vetoed.set(Veto::Abuse(abuse));
+                self.rule = Rule::Ended;
+                io::Error::new(io::ErrorKind::InvalidData, abuse.name())
+            }),
+        }
+    }
+}
+
+/// In place of what was refused. A NUL is no part of a head or a chunk's header: hyper refuses it, and answers 400 where an
+/// answer is due; the empty line makes it look.
+const POISON: &[u8] = b"\0\r\n\r\n";
+
+impl Wire {
+    fn pass_ahead(&mut self, into: &mut ReadBuf<'_>) {
+        let count = self.ahead.len().min(into.remaining());
+        into.put_slice(self.ahead.get(..count).unwrap_or_default());
+        self.ahead.drain(..count);
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if matches!(this.rule, Rule::Ended) {
+            this.pass_ahead(into);
+            return Poll::Ready(Ok(()));
+        }
+        let before = into.filled().len();
+        if this.ahead.is_empty() {
+            ready!(Pin::new(&mut this.stream).poll_read(cx, into))?;
+            let octets = into.filled().len().saturating_sub(before);
+            this.gauge.note(&this.gauge.received, octets);
+            if let Some((received, _)) = &this.counters {
+                received.inc_by(u64::try_from(octets).unwrap_or(u64::MAX));
+            }
+        } else {
+            this.pass_ahead(into);
+        }
+        Poll::Ready(this.judge(into, before))
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
+        this.gauge.note(&this.gauge.sent, written);
+        if let Some((_, sent)) = &this.counters {
+            sent.inc_by(u64::try_from(written).unwrap_or(u64::MAX));
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+        // hyper closes only what came to its end; everything else is reset when it is dropped.
+        this.stream.finish();
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Reads as little as tells which version a client speaks that was not asked: HTTP/2 with prior knowledge, or HTTP/1.1.
+/// Gives what was read.
+pub(super) async fn version(stream: &mut Stream) -> io::Result<(Version, Vec<u8>)> {
+    let mut read = Vec::with_capacity(PREFACE.len());
+    while read.len() < PREFACE.len() {
+        let mut octets = [0; PREFACE.len()];
+        let room = octets.get_mut(..PREFACE.len().saturating_sub(read.len())).unwrap_or_default();
+        let count = stream.read(room).await?;
+        read.extend_from_slice(octets.get(..count).unwrap_or_default());
+        if count == 0 || !PREFACE.starts_with(&read) {
+            return Ok((Version::Http1, read));
+        }
+    }
+    Ok((Version::Http2, read))
+}

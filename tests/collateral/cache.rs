@@ -1,0 +1,184 @@
+//! One question for a thousand, and a cache that no kill spoils.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use portcullis::attester::simulator::{Flaw, Kds, ServiceFault, Shelf as _};
+use portcullis::collateral::{Collateral, Item, Pace, Place, Reach, Settings, Source};
+use portcullis::evidence::EndorsementId;
+
+use crate::scene::{Client, PATIENCE, Server, appraisals, bare, collateral, mirror, needs, now, pace, scene, vendor, vouching};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_first_connections_ask_once_for_each_item() {
+    const CONNECTIONS: usize = 1000;
+    let (forge, parts) = (bare(20), scene());
+    let server = Server::start(&scene(), forge.clone()).await;
+    let (_, vendor) = vendor(std::slice::from_ref(&forge)).await;
+    // Slow enough that all of them wait together.
+    vendor.misbehave(ServiceFault::Slow(Duration::from_millis(150)));
+    let settings = Settings { sources: vec![mirror(&vendor)], pace: Pace { wait: PATIENCE, ..pace() }, reach: Reach::default(), cache: None };
+    let fresh = Collateral::start(settings, Some(vouching()), parts.clock.clone(), Arc::clone(&parts.metrics)).expect("a start");
+    let client = Arc::new(Client::start(&parts, appraisals(&parts, Some(fresh)), server.address));
+    let calls: Vec<_> = (0..CONNECTIONS)
+        .map(|_| {
+            tokio::spawn({
+                let client = Arc::clone(&client);
+                async move { client.call().await }
+            })
+        })
+        .collect();
+    let mut accepted = 0;
+    for call in calls {
+        accepted += usize::from(call.await.expect("no panic"));
+    }
+    assert_eq!(accepted, CONNECTIONS);
+    let asked = vendor.asked();
+    assert_eq!(asked.len(), needs(&forge).len(), "{asked:?}");
+    assert!(asked.values().all(|count| *count == 1), "{asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cache_survives_a_restart_and_another_process_finds_what_this_one_fetched() {
+    let (forge, parts) = (bare(21), scene());
+    let (_, vendor) = vendor(std::slice::from_ref(&forge)).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let start = |sources: Vec<Source>| {
+        let settings = Settings { sources, pace: pace(), reach: Reach::default(), cache: Some(folder.path().join("cache")) };
+        Collateral::start(settings, Some(vouching()), parts.clock.clone(), Arc::clone(&parts.metrics)).expect("a start")
+    };
+    let other = start(vec![mirror(&vendor)]); // started before anything is there
+    let first = start(vec![mirror(&vendor)]);
+    first.get(&needs(&forge), PATIENCE).await;
+    let asked = vendor.questions();
+    settled(|| std::fs::read_dir(folder.path().join("cache")).expect("a folder").count() == needs(&forge).len()).await;
+    other.get(&needs(&forge), PATIENCE).await;
+    assert!(needs(&forge).iter().all(|item| other.find(item, now()).is_some()));
+    assert_eq!(vendor.questions(), asked, "found on disk");
+    drop((first, other));
+    let offline = start(Vec::new());
+    assert!(needs(&forge).iter().all(|item| offline.find(item, now()).is_some()), "read at the start");
+}
+
+async fn settled(holds: impl Fn() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("it settles");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_or_torn_file_of_the_cache_is_not_believed() {
+    let (forge, parts) = (bare(22), scene());
+    let (_, vendor) = vendor(std::slice::from_ref(&forge)).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let start = |sources: Vec<Source>| {
+        let settings = Settings { sources, pace: pace(), reach: Reach::default(), cache: Some(folder.path().to_owned()) };
+        Collateral::start(settings, Some(vouching()), parts.clock.clone(), Arc::clone(&parts.metrics)).expect("a start")
+    };
+    let first = start(vec![mirror(&vendor)]);
+    first.get(&needs(&forge), PATIENCE).await;
+    settled(|| std::fs::read_dir(folder.path()).expect("a folder").count() == needs(&forge).len()).await;
+    drop(first);
+    let whole: Vec<(PathBuf, Vec<u8>)> = files(folder.path()).into_iter().map(|file| (file.clone(), std::fs::read(file).expect("a file"))).collect();
+    for (file, bytes) in &whole {
+        for at in [0, 10, 40, 80, bytes.len() / 2, bytes.len() - 1] {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            for spoilt in [&changed[..], &bytes[..at]] {
+                std::fs::write(file, spoilt).expect("written");
+                let offline = start(Vec::new());
+                assert_eq!(offline.show().len(), whole.len() - 1, "{at}");
+                assert!(!file.exists(), "it is removed");
+                whole.iter().for_each(|(file, bytes)| std::fs::write(file, bytes).expect("written"));
+            }
+        }
+    }
+    assert_eq!(start(Vec::new()).show().len(), whole.len());
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect()
+}
+
+/// What the writer says before it writes.
+const WRITING: &str = "now it writes";
+
+const WRITER: &str = "PORTCULLIS_TEST_CACHE";
+const SOURCE: &str = "PORTCULLIS_TEST_SOURCE";
+
+/// Kill -9 during a write, a hundred times.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_kill_spoils_the_cache() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = folder.path().join("cache");
+    let (forge, parts) = (bare(23), scene());
+    let kds = Kds::new(vec![forge.clone()], now());
+    let source = folder.path().join("source");
+    // Minted once: signatures are salted.
+    let minted = |item: &Item| {
+        let page = kds.page(&item.id.path, Flaw::None).expect("a page").body;
+        let file = source.join(item.id.path.trim_start_matches('/'));
+        std::fs::create_dir_all(file.parent().expect("a folder")).expect("folders");
+        std::fs::write(file, &page).expect("written");
+        portcullis::collateral::read(item.id.name, &page, None).expect("an item").endorsement.bytes
+    };
+    let wanted: Vec<Vec<u8>> = needs(&forge).iter().map(minted).collect();
+    let (mut most, mut parts_left) = (0, 0);
+    for round in 0..100_u64 {
+        let mut writer = Command::new(std::env::current_exe().expect("this program"))
+            .args(["cache::writes_until_it_is_killed", "--exact", "--ignored", "--nocapture"])
+            .env(WRITER, &cache)
+            .env(SOURCE, &source)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        let said = BufReader::new(writer.stdout.take().expect("a pipe")).lines();
+        assert!(said.map_while(Result::ok).any(|line| line.contains(WRITING)), "it writes");
+        tokio::time::sleep(Duration::from_micros(round * 7919 % 120_000)).await;
+        writer.kill().expect("killed");
+        writer.wait().expect("an end");
+        parts_left += if cache.exists() { files(&cache).iter().filter(|file| file.extension().is_some_and(|kind| kind == "part")).count() } else { 0 };
+        let settings = Settings { sources: Vec::new(), pace: pace(), reach: Reach::default(), cache: Some(cache.clone()) };
+        let read = Collateral::start(settings, None, parts.clock.clone(), Arc::clone(&parts.metrics)).expect("the cache loads");
+        let shown = read.show();
+        most = most.max(shown.len());
+        for item in shown {
+            let bytes = item.held.expect("held").0.endorsement.bytes;
+            assert!(wanted.contains(&bytes), "round {round}: {} holds what nobody wrote", item.key);
+        }
+    }
+    println!("after 100 kills: up to {most} items, {parts_left} unfinished files seen");
+    assert!(most > 0, "nothing was ever written");
+}
+
+#[tokio::test]
+#[ignore = "runs as a process of its own, to be killed"]
+async fn writes_until_it_is_killed() {
+    let (Some(cache), Some(folder)) = (std::env::var_os(WRITER), std::env::var_os(SOURCE)) else { return };
+    let (forge, parts) = (bare(23), scene());
+    let source = Source { services: Vec::new(), place: Place::Folder(folder.into()) };
+    let settings = Settings { sources: vec![source], pace: pace(), reach: Reach::default(), cache: Some(cache.into()) };
+    let fresh = Collateral::start(settings, None, parts.clock.clone(), Arc::clone(&parts.metrics)).expect("a start");
+    println!("{WRITING}");
+    for round in 0_u64.. {
+        let of = |item: Item| Item { service: format!("https://vendor-{}.example", round % 200), id: EndorsementId { ..item.id } };
+        fresh.hurry();
+        fresh.get(&needs(&forge).into_iter().map(of).collect::<Vec<_>>(), PATIENCE).await;
+    }
+}
+
+#[tokio::test]
+async fn a_cache_that_cannot_be_written_stops_the_start() {
+    let parts = scene();
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let settings = Settings { cache: Some(file.path().join("cache")), ..Settings::default() };
+    assert!(Collateral::start(settings, None, parts.clock.clone(), Arc::clone(&parts.metrics)).is_err());
+    drop(collateral(&parts, Vec::new()));
+}
