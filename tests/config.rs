@@ -243,7 +243,9 @@ const COLLATERAL: &[Wrong] = &[
 /// Every error with its words, its place and its advice.
 #[test]
 fn a_wrong_file_is_refused_with_the_place_and_what_to_write() {
-    for (group, cases) in [("file", FILE), ("identity", IDENTITY), ("listener", LISTENER), ("upstream", UPSTREAM), ("policies", POLICIES), ("collateral", COLLATERAL)] {
+    for (group, cases) in
+        [("file", FILE), ("identity", IDENTITY), ("listener", LISTENER), ("upstream", UPSTREAM), ("policies", POLICIES), ("collateral", COLLATERAL)]
+    {
         let mut told = String::new();
         for Wrong(name, from, to) in cases {
             assert!(LEAST.contains(from), "{name}: {from} is not in the file");
