@@ -11,7 +11,6 @@ mod appraise;
 pub mod azure;
 mod chain;
 pub mod intel;
-pub mod keystone;
 pub mod memo;
 pub mod roots;
 pub mod sgx;
