@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+mod ed25519;
+
 /// The signature schemes that evidence uses.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Scheme {
@@ -14,6 +16,9 @@ pub enum Scheme {
     EcdsaP384Sha384,
     /// ECDSA on P-521 over SHA-512. Key: uncompressed point (133 bytes). Signature: `r ‖ s`, 66 bytes each, big-endian.
     EcdsaP521Sha512,
+    /// Ed25519 with SHA3-512 in place of SHA-512: Keystone's. Key: 32 bytes. Signature: `R ‖ S`, 32 bytes each. Only
+    /// canonical encodings, no points of small order, no cofactor.
+    Ed25519Sha3,
     /// RSASSA-PKCS1-v1_5, SHA-256, modulus 2048 to 8192 bits. Key: PKCS#1 `RSAPublicKey` DER.
     RsaPkcs1Sha256,
     /// RSASSA-PKCS1-v1_5, SHA-384, modulus 2048 to 8192 bits. Key: PKCS#1 `RSAPublicKey` DER.
@@ -25,14 +30,14 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// The length of each half of an ECDSA signature, in octets; `None` for RSA.
+    /// The length of each half of an ECDSA signature, in octets; `None` for the others.
     #[must_use]
     pub const fn half(self) -> Option<usize> {
         match self {
             Self::EcdsaP256Sha256 => Some(32),
             Self::EcdsaP384Sha384 => Some(48),
             Self::EcdsaP521Sha512 => Some(66),
-            Self::RsaPkcs1Sha256 | Self::RsaPkcs1Sha384 | Self::RsaPssSha256 | Self::RsaPssSha384 => None,
+            Self::Ed25519Sha3 | Self::RsaPkcs1Sha256 | Self::RsaPkcs1Sha384 | Self::RsaPssSha256 | Self::RsaPssSha384 => None,
         }
     }
 }
@@ -55,6 +60,12 @@ pub fn sha512(parts: &[&[u8]]) -> [u8; 64] {
     backend::sha512(parts)
 }
 
+/// SHA3-512 of the concatenated parts.
+#[must_use]
+pub fn sha3_512(parts: &[&[u8]]) -> [u8; 64] {
+    backend::sha3_512(parts)
+}
+
 /// Whether two byte strings are equal, in time that depends on their lengths alone.
 #[must_use]
 pub fn same(a: &[u8], b: &[u8]) -> bool {
@@ -64,6 +75,9 @@ pub fn same(a: &[u8], b: &[u8]) -> bool {
 /// Whether `signature` over `message` verifies under `key`. A key that cannot be read verifies nothing.
 #[must_use]
 pub fn verifies(scheme: Scheme, key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    if scheme == Scheme::Ed25519Sha3 {
+        return ed25519::verifies(key, message, signature, sha3_512);
+    }
     backend::verifies(scheme, key, message, signature)
 }
 
@@ -128,6 +142,10 @@ mod backend {
         hash(&digest::SHA512, parts)
     }
 
+    pub(super) fn sha3_512(parts: &[&[u8]]) -> [u8; 64] {
+        hash(&digest::SHA3_512, parts)
+    }
+
     pub(super) fn same(a: &[u8], b: &[u8]) -> bool {
         constant_time::verify_slices_are_equal(a, b).is_ok()
     }
@@ -143,6 +161,7 @@ mod backend {
 
     pub(super) fn verifies(scheme: Scheme, key: &[u8], message: &[u8], signature: &[u8]) -> bool {
         match scheme {
+            Scheme::Ed25519Sha3 => return false,
             Scheme::EcdsaP256Sha256 => UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key).verify(message, signature),
             Scheme::EcdsaP384Sha384 => UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, key).verify(message, signature),
             Scheme::EcdsaP521Sha512 => UnparsedPublicKey::new(&ECDSA_P521_SHA512_FIXED, key).verify(message, signature),
@@ -203,6 +222,10 @@ mod backend {
         hash::<Sha512, 64>(parts)
     }
 
+    pub(super) fn sha3_512(parts: &[&[u8]]) -> [u8; 64] {
+        hash::<sha3::Sha3_512, 64>(parts)
+    }
+
     pub(super) fn same(a: &[u8], b: &[u8]) -> bool {
         a.ct_eq(b).into()
     }
@@ -218,6 +241,7 @@ mod backend {
 
     pub(super) fn verifies(scheme: Scheme, key: &[u8], message: &[u8], signature: &[u8]) -> bool {
         match scheme {
+            Scheme::Ed25519Sha3 => false,
             Scheme::EcdsaP256Sha256 => ecdsa!(p256, key, message, signature),
             Scheme::EcdsaP384Sha384 => ecdsa!(p384, key, message, signature),
             Scheme::EcdsaP521Sha512 => ecdsa!(p521, key, message, signature),
@@ -243,6 +267,7 @@ mod tests {
         assert_eq!(HEXLOWER.encode(&sha256(&[b"a", b"bc"])), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert!(HEXLOWER.encode(&sha384(&[b"abc"])).starts_with("cb00753f45a35e8bb5a03d699ac65007272c32ab0eded163"));
         assert!(HEXLOWER.encode(&sha512(&[b"abc"])).starts_with("ddaf35a193617abacc417349ae20413112e6fa4e89a97ea2"));
+        assert!(HEXLOWER.encode(&sha3_512(&[b"a", b"bc"])).starts_with("b751850b1a57168a5693cd924b6b096e08f621827444f70d884f5d0240d2712e"));
     }
 
     #[test]
@@ -258,5 +283,6 @@ mod tests {
         for scheme in [Scheme::RsaPkcs1Sha256, Scheme::RsaPkcs1Sha384, Scheme::RsaPssSha256, Scheme::RsaPssSha384] {
             assert!(!verifies(scheme, b"", b"m", b""));
         }
+        assert!(!verifies(Scheme::Ed25519Sha3, b"", b"m", b"") && !verifies(Scheme::Ed25519Sha3, &[0; 32], b"m", &[0; 64]));
     }
 }

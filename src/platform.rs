@@ -1,6 +1,6 @@
 //! The platforms: one row each. A new platform is one file in `evidence`, `verify` and `attester`, and a row here.
 
-use crate::evidence::{EndorsementId, Evidence, hcl, intel, saved::Saved, snp};
+use crate::evidence::{EndorsementId, Evidence, hcl, intel, keystone, saved::Saved, snp};
 use crate::policy::{AppraisalPolicy, Roots, Vocabulary};
 use crate::refusal::{Denied, Finding, Reason};
 use crate::verify::{self, Anchor, Origin, TrustAnchors, Verifier};
@@ -58,7 +58,7 @@ impl Platform {
 }
 
 /// Every platform of this build.
-pub const PLATFORMS: &[Platform] = &[SEV_SNP, AZURE_SNP, INTEL_SGX, INTEL_TDX];
+pub const PLATFORMS: &[Platform] = &[SEV_SNP, AZURE_SNP, INTEL_SGX, INTEL_TDX, KEYSTONE];
 
 const SEV_SNP: Platform = Platform {
     name: "sev-snp",
@@ -110,6 +110,19 @@ const INTEL_TDX: Platform = Platform {
     provider: &crate::attester::tdx::Tdx,
     #[cfg(feature = "simulator")]
     simulated: &crate::attester::simulator::intel::SimulatedTdx,
+};
+
+const KEYSTONE: Platform = Platform {
+    name: "keystone",
+    media_type: keystone::MEDIA_TYPE,
+    verifier: &verify::keystone::Keystone,
+    anchors: verify::keystone::anchors,
+    vendor_service: "",
+    saved: keystone::SAVED,
+    #[cfg(feature = "proxy")]
+    provider: &crate::attester::keystone::Keystone,
+    #[cfg(feature = "simulator")]
+    simulated: &crate::attester::simulator::SimulatedKeystone,
 };
 
 /// The platform that this evidence is of: by its media type, and by its content where platforms share one.

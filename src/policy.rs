@@ -142,6 +142,8 @@ pub enum Accept {
     },
     /// These parts of the firmware.
     Components(Vec<FirmwarePart>),
+    /// All of these words are there.
+    Includes(Vec<String>),
     /// At most this many seconds old.
     MaxAge(u64),
     /// At least this number.

@@ -56,6 +56,44 @@ fn simulated_evidence_is_nothing_without_a_policy_that_names_its_roots() {
     assert_eq!((run.code, run.json()["reason"].as_str()), (1, Some("chain_untrusted")), "{}", run.shown());
 }
 
+/// A broken chain is not one trouble but several, and each has its own way out.
+#[test]
+fn a_chain_that_does_not_hold_is_told_with_what_to_do_about_this_one() {
+    let desk = laboratory();
+    let bytes = |name: &str| std::fs::read(desk.path(name)).expect("a file");
+    desk.run(&format!("simulate turin --product turin --at {AT}"));
+    desk.run(&format!("simulate other --seed 2 --at {AT}"));
+    desk.run(&format!("simulate cloud --vlek cloud.example --at {AT}"));
+    let cut = bytes("guest/vcek.der").split_at(600).0.to_vec();
+    for (name, file, content) in [
+        ("cut", "vcek.der", cut),
+        ("line", "ask.der", bytes("turin/ask.der")),
+        ("chip", "vcek.der", bytes("other/vcek.der")),
+        ("kind", "vcek.der", bytes("cloud/vlek.der")),
+    ] {
+        std::fs::create_dir(desk.path(name)).expect("a folder");
+        for piece in ["report.bin", "vcek.der", "ask.der", "crl.der"] {
+            desk.write(&format!("{name}/{piece}"), if piece == file { content.clone() } else { bytes(&format!("guest/{piece}")) });
+        }
+    }
+    let general = portcullis::refusal::Reason::ChainUntrusted.explanation();
+    for (words, told) in [
+        (format!("verify guest --at {AT}"), "insecure_roots"),
+        (format!("verify cut --policy lab.json --at {AT}"), "cut short"),
+        (format!("verify line --policy lab.json --at {AT}"), "another processor line"),
+        (format!("verify chip --policy lab.json --at {AT}"), "another chip"),
+        (format!("verify kind --policy lab.json --at {AT}"), "vcek"),
+        ("verify guest --policy lab.json --at 2099-01-01T00:00:00Z".to_owned(), "has expired"),
+        ("verify guest --policy lab.json --at 2000-01-01T00:00:00Z".to_owned(), "machine's clock"),
+    ] {
+        let run = desk.run(&format!("{words} --json"));
+        let finding = run.json()["findings"][0].clone();
+        let fix = finding["fix"].as_str().unwrap_or_default();
+        assert_eq!((run.code, finding["reason"].as_str()), (1, Some("chain_untrusted")), "{words}: {}", run.shown());
+        assert!(fix.contains(told) && fix != general, "{words}: {fix}");
+    }
+}
+
 /// Each forgery changes one thing of a guest that is accepted.
 #[test]
 fn every_forgery_is_refused_with_its_reason_and_exit_code() {

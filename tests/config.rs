@@ -225,27 +225,10 @@ const POLICIES: &[Wrong] = &[
     Wrong("no table", "[policy.p]\nfile", "[policy]\np"),
 ];
 
-const COLLATERAL: &[Wrong] = &[
-    Wrong("no sources", "[policy.p]", "[collateral]\nsources = []\n[policy.p]"),
-    Wrong("a platform without a service", "[policy.p]", "[collateral]\nsources = [\"vax=vendor\"]\n[policy.p]"),
-    Wrong("a mirror without TLS", "[policy.p]", "[collateral]\nsources = [\"http://mirror.example\"]\n[policy.p]"),
-    Wrong("a mirror of another kind", "[policy.p]", "[collateral]\nsources = [\"ftp://mirror.example\"]\n[policy.p]"),
-    Wrong("a mirror with a query", "[policy.p]", "[collateral]\nsources = [\"https://mirror.example/?a=b\"]\n[policy.p]"),
-    Wrong("an absent folder", "[policy.p]", "[collateral]\nsources = [\"absent\"]\n[policy.p]"),
-    Wrong("an absent bundle", "[policy.p]", "[collateral]\nsources = [\"absent.json\"]\n[policy.p]"),
-    Wrong("roots that are none", "[policy.p]", "[collateral]\nroots = \"text.pem\"\n[policy.p]"),
-    Wrong("a proxy over TLS", "[policy.p]", "[collateral]\nproxy = \"https://proxy.example:3128\"\n[policy.p]"),
-    Wrong("haste", "[policy.p]", "[collateral]\nrefresh = \"1s\"\n[policy.p]"),
-    Wrong("a deny list without a key", "[policy.p]", "[deny]\nfile = \"broken.json\"\n[policy.p]"),
-    Wrong("a deny list without a signature", "[policy.p]", "[deny]\nfile = \"broken.json\"\nkey = \"text.pem\"\n[policy.p]"),
-];
-
 /// Every error with its words, its place and its advice.
 #[test]
 fn a_wrong_file_is_refused_with_the_place_and_what_to_write() {
-    for (group, cases) in
-        [("file", FILE), ("identity", IDENTITY), ("listener", LISTENER), ("upstream", UPSTREAM), ("policies", POLICIES), ("collateral", COLLATERAL)]
-    {
+    for (group, cases) in [("file", FILE), ("identity", IDENTITY), ("listener", LISTENER), ("upstream", UPSTREAM), ("policies", POLICIES)] {
         let mut told = String::new();
         for Wrong(name, from, to) in cases {
             assert!(LEAST.contains(from), "{name}: {from} is not in the file");

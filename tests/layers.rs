@@ -71,6 +71,10 @@ const PLATFORM_PLACES: &[(&str, &str)] = &[
     ("evidence/snp", "its formats"),
     ("platform.rs", "its row"),
     ("verify/azure", "judges it behind a paravisor"),
+    ("evidence/keystone", "its formats"),
+    ("evidence/snp", "its formats"),
+    ("platform.rs", "its row"),
+    ("verify/keystone", "its judgement"),
     ("verify/snp", "its judgement"),
 ];
 

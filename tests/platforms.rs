@@ -14,7 +14,8 @@ use std::time::Duration;
 use portcullis::app::App;
 use portcullis::clock::Clock;
 use portcullis::config::Config;
-use portcullis::platform::PLATFORMS;
+use portcullis::platform::{PLATFORMS, Platform};
+use portcullis::policy::Written;
 use program::Desk;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -32,10 +33,29 @@ fn desk() -> Desk {
             if !desk.path(&format!("{policy}.json")).exists() {
                 done(&desk, &format!("policy init {policy}.json --insecure-simulator"));
             }
-            done(&desk, &format!("policy add {policy}.json --id {name} --from evidence-{name} --yes"));
+            let needed: String = needed(platform).map(|key| format!(" --insecure {key}=test")).collect();
+            done(&desk, &format!("policy add {policy}.json --id {name} --from evidence-{name} --yes{needed}"));
         }
     }
     desk
+}
+
+/// The keys without which no policy has an entry of this platform.
+fn needed(platform: &Platform) -> impl Iterator<Item = &'static str> {
+    let loosening = platform.verifier.vocabulary().loosening.iter();
+    loosening.filter(|loosening| loosening.written == Written::Needed).map(|loosening| loosening.key)
+}
+
+#[test]
+fn a_platform_that_is_off_unless_named_is_off_unless_named() {
+    let desk = Desk::new();
+    for platform in PLATFORMS.iter().filter(|platform| needed(platform).next().is_some()) {
+        let name = platform.name;
+        done(&desk, &format!("simulate evidence-{name} --platform {name}"));
+        done(&desk, &format!("policy init {name}.json --insecure-simulator"));
+        let run = desk.run(&format!("policy add {name}.json --id {name} --from evidence-{name} --yes"));
+        assert!(run.code != 0 && run.stderr.contains(&format!("{name} is off unless the entry says")), "{}", run.shown());
+    }
 }
 
 fn done(desk: &Desk, words: &str) {

@@ -125,10 +125,9 @@ impl Vouching {
 impl Vet for Vouching {
     fn vet(&self, item: &Item, endorsement: &Endorsement, others: &dyn Fn(&EndorsementId) -> Option<Endorsement>, now: Timestamp) -> Result<(), NotVouched> {
         let grounds = Grounds { anchors: &self.anchors, revocation: Revocation::Required, memo: &self.memo, now };
-        let mut known = false;
-        // Every platform of the service has its say: one that knows nothing of an item does not vouch for it either.
-        for row in PLATFORMS.iter().filter(|platform| platform.vendor_service == item.service) {
-            known = true;
+        let rows = PLATFORMS.iter().filter(|platform| platform.vendor_service == item.service);
+        let mut refused = NotVouched::Refused("no platform of this build has this service".to_owned());
+        for row in rows {
             let missing = RefCell::new(None);
             let noted = |id: &EndorsementId| {
                 let found = others(id);
@@ -137,11 +136,13 @@ impl Vet for Vouching {
                 }
                 found
             };
-            if let Err(denied) = row.verifier.vouch(&item.id, endorsement, &noted, &grounds) {
-                return Err(missing.take().map_or_else(|| NotVouched::Refused(denied.to_string()), NotVouched::Needs));
+            match (row.verifier.vouch(&item.id, endorsement, &noted, &grounds), missing.take()) {
+                (Ok(()), _) => return Ok(()),
+                (Err(_), Some(missing)) => refused = NotVouched::Needs(missing),
+                (Err(denied), None) => refused = NotVouched::Refused(denied.to_string()),
             }
         }
-        if known { Ok(()) } else { Err(NotVouched::Refused("no platform of this build has this service".to_owned())) }
+        Err(refused)
     }
 }
 

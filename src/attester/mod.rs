@@ -6,6 +6,7 @@ pub mod azure;
 pub mod batch;
 mod document;
 mod imds;
+pub mod keystone;
 mod sev_guest;
 pub mod sgx;
 #[cfg(feature = "simulator")]
@@ -112,6 +113,8 @@ pub struct Places {
     pub tpm: PathBuf,
     /// Azure's instance metadata service.
     pub imds: SocketAddr,
+    /// The socket of a Keystone runtime's attestation service.
+    pub keystone_socket: PathBuf,
     /// The privilege level (VMPL) to ask from: the least that the kernel allows when not set. A verifier's policy must
     /// allow it too.
     pub privlevel: Option<u8>,
@@ -125,6 +128,7 @@ impl Default for Places {
             tpm: PathBuf::from("/dev/tpmrm0"),
             imds: imds::ADDRESS,
             gramine: PathBuf::from("/dev/attestation"),
+            keystone_socket: PathBuf::from("/run/keystone/attestation.sock"),
             privlevel: None,
         }
     }

@@ -215,7 +215,12 @@ impl Heap {
 fn recognise(path: &Path, bytes: Vec<u8>) -> Vec<Piece> {
     let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     let file = path.file_name().and_then(|file| file.to_str()).unwrap_or_default();
-    if let Some(platform) = PLATFORMS.iter().find(|platform| platform.saved.evidence == file) {
+    // Platforms share names such as report.bin: content decides where it says something, and a broken report is its
+    // name's to refuse.
+    let named_so = PLATFORMS.iter().filter(|platform| platform.saved.evidence == file);
+    let looks_so = |platform: &&Platform| (platform.saved.is_evidence)(&bytes);
+    if let Some(first) = named_so.clone().next() {
+        let platform = named_so.clone().find(looks_so).or_else(|| PLATFORMS.iter().find(looks_so)).unwrap_or(first);
         return vec![raw(platform, bytes)];
     }
     if let Some(member) = PLATFORMS.iter().flat_map(|platform| platform.verifier.members()).find(|member| member.label == stem) {

@@ -64,7 +64,7 @@ pub(super) fn judge(subject: Subject, policy: &Loaded, now: Timestamp) -> Judged
         Err(_) => platform.verifier.read(&at_hand.evidence, &at_hand.endorsements).ok(),
     };
     if let Ok(appraisal) = &verdict {
-        warn_of(appraisal, policy, &at_hand.endorsements, &lists(platform, &at_hand.evidence), &mut warnings);
+        warn_of(appraisal, policy, &at_hand, platform, &mut warnings);
     }
     Judged { name, verdict, evidence: Some(at_hand.evidence), platform: Some(platform), claims, warnings, ignored }
 }
@@ -166,12 +166,15 @@ fn bound_to(claims: &[u8], platform: &Platform, evidence: &Evidence, warnings: &
 }
 
 /// What an accepting verdict leaves open.
-fn warn_of(appraisal: &Appraisal, policy: &Loaded, endorsements: &Endorsements, lists: &str, warnings: &mut Vec<String>) {
+fn warn_of(appraisal: &Appraisal, policy: &Loaded, at_hand: &AtHand, platform: &Platform, warnings: &mut Vec<String>) {
     if policy.path.is_none() {
         warnings.push("genuineness only: nothing was pinned, any code on any genuine machine passes; give --policy to judge what runs".to_owned());
     }
-    if !appraisal.revocation_checked() {
-        let list = endorsements.iter().any(|endorsement| endorsement.media_type == "application/pkix-crl");
+    if appraisal.origin() == Origin::Operator && !appraisal.revocation_checked() {
+        warnings.push("revocation was not checked: nobody publishes a list for keys of your own; take a lost machine's key out of the policy".to_owned());
+    } else if !appraisal.revocation_checked() && !platform.vendor_service.is_empty() {
+        let lists = lists(platform, &at_hand.evidence);
+        let list = at_hand.endorsements.iter().any(|endorsement| endorsement.media_type == "application/pkix-crl");
         let why = if list { "the revocation list at hand is not current or not the root's" } else { "no revocation list was given" };
         warnings.push(format!("revocation was not checked: {why}; add the vendor's current list to the files{lists}"));
     }

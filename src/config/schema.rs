@@ -360,7 +360,7 @@ pub static COLLATERAL: Section = Section {
         key(
             "refresh",
             "duration, 1m to 30d",
-            "`\"24h\"`",
+            "`\"1d\"`",
             "How often revocation lists and TCB data are asked for again, long before they end: how soon a revocation is known.",
         ),
         key(

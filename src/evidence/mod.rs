@@ -15,6 +15,7 @@ pub mod endorsement;
 pub mod eventlog;
 pub mod hcl;
 pub mod intel;
+pub mod keystone;
 pub mod leaf;
 pub mod saved;
 pub mod snp;

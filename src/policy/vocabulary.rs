@@ -47,6 +47,8 @@ pub struct Loosening {
 /// How a loosening key is written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Written {
+    /// A text that says why, without which no entry of the platform is read: it is off unless somebody turns it on.
+    Needed,
     /// `true`.
     True,
     /// A text that says why.
@@ -151,6 +153,11 @@ pub enum Rule {
         default: u64,
         /// The longest that may be written, in seconds.
         most: u64,
+    },
+    /// Texts that must all be among the claim's.
+    Includes {
+        /// The claim: several words.
+        claim: &'static str,
     },
     /// A bit mask that must be set in the claim: `"0x…"`.
     Mask {

@@ -204,6 +204,11 @@ fn check(constraint: &Constraint, claims: &Claims, now: Timestamp) -> Vec<Findin
             Some(found) => flags.iter().filter_map(|flag| wrong_bit(claim, flag, found, *set, *clear)).collect(),
             None => one(claim, "a bit field".to_owned(), None),
         },
+        (Rule::Includes { claim }, Accept::Includes(wanted)) => {
+            let found = claims.texts(claim).unwrap_or_default();
+            let missing: Vec<_> = wanted.iter().filter(|word| !found.contains(word)).cloned().collect();
+            if missing.is_empty() { Vec::new() } else { one(claim, missing.join(", "), (!found.is_empty()).then(|| found.join(", "))) }
+        }
         (Rule::MaxAge { claim, .. }, Accept::MaxAge(most)) => match claims.number(claim).map(Timestamp) {
             Some(made) if made <= now.plus(CLOCK_SKEW) && now <= made.plus(*most) => Vec::new(),
             made => one(claim, format!("at most {most} s before {now}"), made.map(|made| made.to_string())),

@@ -3,6 +3,8 @@
 //! Establishes that a signature chain holds from a pinned key down to a certificate. What a leaf says is its
 //! platform's business.
 
+use std::borrow::Cow;
+
 use x509_parser::certificate::Validity;
 use x509_parser::der_parser::{Oid, oid};
 use x509_parser::oid_registry::{
@@ -28,13 +30,14 @@ const MAX_CRL: usize = 64 * 1024;
 
 /// One certificate, with the name that findings use for it.
 pub(super) fn certificate<'a>(what: &'static str, der: &'a [u8]) -> Result<X509Certificate<'a>, Denied> {
+    const WHOLE: &str = "staple or give the certificate as its vendor serves it: this one is cut short, has something behind it, or is no certificate";
     if der.len() > MAX_CERTIFICATE {
-        return untrusted(what, format!("at most {MAX_CERTIFICATE} octets"), der.len());
+        return distrusted(what, format!("at most {MAX_CERTIFICATE} octets"), der.len(), WHOLE);
     }
     match X509Certificate::from_der(der) {
         Ok((&[], certificate)) => Ok(certificate),
-        Ok((rest, _)) => untrusted(what, "one DER certificate", format!("{} octets behind it", rest.len())),
-        Err(error) => untrusted(what, "one DER certificate", error),
+        Ok((rest, _)) => distrusted(what, "one DER certificate", format!("{} octets behind it", rest.len()), WHOLE),
+        Err(error) => distrusted(what, "one DER certificate", error, WHOLE),
     }
 }
 
@@ -116,20 +119,27 @@ pub(super) fn issued_by(
     memo: &dyn SignatureMemo,
     now: Timestamp,
 ) -> Result<(), Denied> {
-    if certificate.signature_algorithm != certificate.tbs_certificate.signature {
-        return untrusted(what, "one signature algorithm inside and out", "two");
-    }
-    if !key.signed(memo, &certificate.signature_algorithm, certificate.tbs_certificate.as_ref(), &certificate.signature_value.data) {
-        return untrusted(what, "a signature by its issuer", "none that verifies");
+    if !signed_by(certificate, key, memo) {
+        let fix = "its issuer is another than the certificate beside it says: staple both as the vendor serves them together";
+        return distrusted(what, "a signature by its issuer", UNVERIFIED, fix);
     }
     valid(what, certificate.validity(), now)
+}
+
+/// Whether `certificate` is signed by `key`, with one algorithm inside and out.
+pub(super) fn signed_by(certificate: &X509Certificate<'_>, key: &SigningKey<'_>, memo: &dyn SignatureMemo) -> bool {
+    let algorithm = &certificate.signature_algorithm;
+    *algorithm == certificate.tbs_certificate.signature && key.signed(memo, algorithm, certificate.tbs_certificate.as_ref(), &certificate.signature_value.data)
 }
 
 /// Proves that a certificate may issue others.
 pub(super) fn is_authority(what: &'static str, certificate: &X509Certificate<'_>) -> Result<(), Denied> {
     let authority = certificate.basic_constraints().ok().flatten().is_some_and(|constraints| constraints.value.ca);
     let signs = certificate.key_usage().ok().flatten().is_none_or(|usage| usage.value.key_cert_sign());
-    if authority && signs { Ok(()) } else { untrusted(what, "a certificate authority", "basicConstraints or keyUsage that say otherwise") }
+    if authority && signs {
+        return Ok(());
+    }
+    distrusted(what, "a certificate authority", "basicConstraints or keyUsage that say otherwise", FORGED)
 }
 
 /// What a revocation list at hand says about certificates.
@@ -206,14 +216,31 @@ pub(super) fn untrusted<T>(what: &'static str, expected: impl ToString, found: i
     Finding::new(Reason::ChainUntrusted, what, expected.to_string(), found.to_string()).refuse()
 }
 
+/// The same with what to do about it here.
+pub(super) fn distrusted<T>(what: &'static str, expected: impl ToString, found: impl ToString, fix: impl Into<Cow<'static, str>>) -> Result<T, Denied> {
+    Finding::new(Reason::ChainUntrusted, what, expected.to_string(), found.to_string()).fix(fix).refuse()
+}
+
+/// What is found in place of a signature that verifies.
+pub(super) const UNVERIFIED: &str = "none that verifies";
+
+/// What no vendor ever issued.
+const FORGED: &str = "no vendor issues such a certificate: it was tampered with or made by somebody else; find out where it came from";
+
 /// A refusal because something the verdict needs is not at hand.
 pub(super) fn unavailable<T>(what: &'static str, expected: impl ToString, found: impl ToString) -> Result<T, Denied> {
     Finding::new(Reason::CollateralUnavailable, what, expected.to_string(), found.to_string()).refuse()
 }
 
-fn valid(what: &'static str, validity: &Validity, now: Timestamp) -> Result<(), Denied> {
+/// Proves that `now` is inside a certificate's validity.
+pub(super) fn valid(what: &'static str, validity: &Validity, now: Timestamp) -> Result<(), Denied> {
     let (from, until) = (moment(validity.not_before.timestamp()), moment(validity.not_after.timestamp()));
-    if (from..=until).contains(&now) { Ok(()) } else { untrusted(what, format!("validity at {now}"), format!("{from} to {until}")) }
+    let fix = match now {
+        _ if now < from => "it is not valid yet: look at this machine's clock first",
+        _ if now > until => "it has expired: staple the one that the vendor serves now; evidence of an earlier day is judged with --at",
+        _ => return Ok(()),
+    };
+    distrusted(what, format!("validity at {now}"), format!("{from} to {until}"), fix)
 }
 
 fn rsa(key: &SubjectPublicKeyInfo<'_>) -> bool {

@@ -34,6 +34,7 @@ pub(super) fn verifies_once(memo: &dyn SignatureMemo, scheme: Scheme, key: &[u8]
         Scheme::EcdsaP256Sha256 => b"ecdsa-p256-sha256",
         Scheme::EcdsaP384Sha384 => b"ecdsa-p384-sha384",
         Scheme::EcdsaP521Sha512 => b"ecdsa-p521-sha512",
+        Scheme::Ed25519Sha3 => b"ed25519-sha3",
         Scheme::RsaPkcs1Sha256 => b"rsa-pkcs1-sha256",
         Scheme::RsaPkcs1Sha384 => b"rsa-pkcs1-sha384",
         Scheme::RsaPssSha256 => b"rsa-pss-sha256",

@@ -11,6 +11,7 @@ mod appraise;
 pub mod azure;
 mod chain;
 pub mod intel;
+pub mod keystone;
 pub mod memo;
 pub mod roots;
 pub mod sgx;
@@ -64,8 +65,7 @@ pub trait Verifier: Debug + Sync {
     }
 
     /// Refuses what is not the vendor's or not what `id` names, as far as can be told without evidence: before it is kept.
-    /// `others` finds what is at hand. An item that only another platform of the same service uses is not refused.
-    /// Establishes nothing for a verdict, which judges everything anew.
+    /// `others` finds what is at hand. Establishes nothing for a verdict, which judges everything anew.
     ///
     /// # Errors
     /// Every code about chains and collateral.

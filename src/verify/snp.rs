@@ -20,7 +20,7 @@ pub(super) use vocabulary::{FIELDS, LOOSENING};
 
 use x509_parser::prelude::X509Certificate;
 
-use super::chain::{self, Revocations, SigningKey, untrusted};
+use super::chain::{self, Revocations, SigningKey, distrusted};
 use super::roots::{Anchor, Origin};
 use super::{AuthenticClaims, Grounds, Verifier};
 use crate::crypto::{Scheme, verifies};
@@ -126,8 +126,8 @@ fn vek_kind(report: &Report) -> Result<VekKind, Denied> {
     match report.signing_key() {
         Some(ReportSigner::Vcek) => Ok(VekKind::Vcek),
         Some(ReportSigner::Vlek) => Ok(VekKind::Vlek),
-        Some(ReportSigner::None) => untrusted("report.signing_key", "VCEK or VLEK", "none: the report is not signed"),
-        None => untrusted("report.signing_key", "VCEK (0) or VLEK (1)", format!("a value without a meaning in {:#x}", report.key_info)),
+        Some(ReportSigner::None) => distrusted("report.signing_key", "VCEK or VLEK", "none: the report is not signed", UNSIGNED),
+        None => distrusted("report.signing_key", "VCEK (0) or VLEK (1)", format!("a value without a meaning in {:#x}", report.key_info), UNSIGNED),
     }
 }
 
@@ -137,19 +137,26 @@ fn endorsed<'a>(report: &Report, endorsements: &'a Endorsements) -> Result<(X509
     let other = if kind == VekKind::Vcek { VekKind::Vlek } else { VekKind::Vcek };
     let Some(der) = endorsements.find(kind.name()) else {
         return match endorsements.find(other.name()) {
-            Some(_) => untrusted("report.signing_key", format!("a certificate of the {}", kind.name()), format!("one of the {}", other.name())),
+            Some(_) => {
+                let fix = format!("the host signs with its {}: staple {0}.der in place of {}.der", kind.name(), other.name());
+                distrusted("report.signing_key", format!("a certificate of the {}", kind.name()), format!("one of the {}", other.name()), fix)
+            }
             None => chain::unavailable(kind.name(), format!("the {} certificate", kind.name()), "none stapled or configured"),
         };
     };
     let certificate = chain::certificate(kind.name(), der)?;
     let vek = Vek::of(&certificate)?;
     if vek.kind != kind {
-        return untrusted("vek.subject", format!("the {} that the report names", kind.name()), vek.kind.name());
+        let fix = format!("the file is another certificate than its name says: staple the {} of this chip or cloud", kind.name());
+        return distrusted("vek.subject", format!("the {} that the report names", kind.name()), vek.kind.name(), fix);
     }
     if let Some([family, model, _]) = report.cpuid {
         match Product::of_cpuid(family, model) {
             Some(product) if product == vek.product => {}
-            Some(product) => return untrusted("vek.productName", format!("{}, the report's product", product.vendor_name()), vek.product_name),
+            Some(product) => {
+                let fix = format!("the certificate is of another processor line: staple the {} that the vendor issued for this chip", kind.name());
+                return distrusted("vek.productName", format!("{}, the report's product", product.vendor_name()), vek.product_name, fix);
+            }
             None => {
                 let found = format!("family {family:#x} model {model:#x}");
                 return Finding::new(Reason::PlatformNotAllowed, "report.cpuid", "a processor of a known product", found).refuse();
@@ -179,21 +186,21 @@ fn authorities<'a>(vek: &Vek, certificate: &X509Certificate<'_>, endorsements: &
     let intermediate = chain::certificate(name, der)?;
     authority_names(name, &intermediate, vek.kind, vek.product)?;
     if certificate.issuer().as_raw() != intermediate.subject().as_raw() {
-        return untrusted("vek.issuer", intermediate.subject(), certificate.issuer());
+        let fix = format!("the two are not of one chain: staple {name} as the vendor serves it for {}", vek.product.vendor_name());
+        return distrusted("vek.issuer", intermediate.subject(), certificate.issuer(), fix);
     }
     chain::issued_by(vek.kind.name(), certificate, &SigningKey::of_certificate(&intermediate), grounds.memo, grounds.now)?;
-    let mut refused = None;
     for anchor in grounds.anchors.of("sev-snp", vek.product.name()) {
         let root = SigningKey::of_spki("ark", &anchor.spki)?;
-        match chain::issued_by(name, &intermediate, &root, grounds.memo, grounds.now) {
-            Ok(()) => {
-                let until = chain::moment(intermediate.validity().not_after.timestamp());
-                return Ok(Link { intermediate, intermediate_name: name, product: vek.product, root, origin: anchor.origin, until });
-            }
-            Err(denied) => refused = Some(denied),
+        if chain::signed_by(&intermediate, &root, grounds.memo) {
+            chain::valid(name, intermediate.validity(), grounds.now)?;
+            let until = chain::moment(intermediate.validity().not_after.timestamp());
+            return Ok(Link { intermediate, intermediate_name: name, product: vek.product, root, origin: anchor.origin, until });
         }
     }
-    Err(refused.unwrap_or_else(|| Finding::new(Reason::ChainUntrusted, "ark", "a pinned root of this product", "none").into()))
+    let fix = "whoever made this has AMD's names and not AMD's key. The simulator's evidence, in a laboratory: write \"insecure_roots\": [\"simulator\"] into \
+               the policy. Anything else: this is no genuine machine";
+    distrusted(name, "a signature by a root that the policy trusts", chain::UNVERIFIED, fix)
 }
 
 /// Refuses an intermediate that is not of this product's for this kind of key, or may not issue.
@@ -201,12 +208,16 @@ fn authority_names(name: &'static str, intermediate: &X509Certificate<'_>, kind:
     let prefix = if kind == VekKind::Vcek { "SEV-" } else { "SEV-VLEK-" };
     let subject = format!("{prefix}{}", product.vendor_name());
     if chain::common_name(intermediate.subject()) != Some(&subject) {
-        return untrusted(name, format!("CN={subject}"), intermediate.subject());
+        return distrusted(name, format!("CN={subject}"), intermediate.subject(), other_line(name, product));
     }
     if !of_root(intermediate.issuer(), product) {
-        return untrusted(name, format!("issued by CN=ARK-{}", product.vendor_name()), intermediate.issuer());
+        return distrusted(name, format!("issued by CN=ARK-{}", product.vendor_name()), intermediate.issuer(), other_line(name, product));
     }
     chain::is_authority(name, intermediate)
+}
+
+fn other_line(name: &str, product: Product) -> String {
+    format!("it is of another processor line or another kind of key: staple the {name} that the vendor serves for {}", product.vendor_name())
 }
 
 /// A root may come along; it must be one of ours, and is never believed for coming along.
@@ -214,7 +225,11 @@ fn no_foreign_root(endorsements: &Endorsements, product: Product, grounds: &Grou
     let Some(der) = endorsements.find("ark") else { return Ok(()) };
     let ark = chain::certificate("ark", der)?;
     let pinned = grounds.anchors.of("sev-snp", product.name()).any(|anchor| anchor.spki == ark.public_key().raw);
-    if pinned { Ok(()) } else { untrusted("ark", format!("the pinned key of ARK-{}", product.vendor_name()), "another root key") }
+    if pinned {
+        return Ok(());
+    }
+    let fix = "a root is never believed for coming along: leave ark out. The simulator's is trusted by a policy with \"insecure_roots\": [\"simulator\"] alone";
+    distrusted("ark", format!("the pinned key of ARK-{}", product.vendor_name()), "another root key", fix)
 }
 
 fn of_root(name: &x509_parser::x509::X509Name<'_>, product: Product) -> bool {
@@ -244,20 +259,24 @@ fn same_platform(report: &Report, vek: &Vek) -> Result<Tcb, Denied> {
         return Finding::new(Reason::TcbTooLow, "report.reported_tcb", format!("the certificate's {}", shown(vek.tcb)), shown(reported)).refuse();
     }
     if report.chip_key_masked() {
-        return untrusted("report.mask_chip_key", "0", "1: the host masks the chip's key");
+        let fix = "the host's firmware masks the key (MaskChipKey): its operator has to clear it, or to load a VLEK";
+        return distrusted("report.mask_chip_key", "0", "1: the host masks the chip's key", fix);
     }
     let Some(hwid) = &vek.hwid else { return Ok(reported) };
     if report.chip_id == [0; 64] {
-        return untrusted("report.chip_id", "the chip of the VCEK", "zero: masked by the host");
+        let fix = "the host's firmware masks the chip (MaskChipId): its operator has to clear it, or to load a VLEK";
+        return distrusted("report.chip_id", "the chip of the VCEK", "zero: masked by the host", fix);
     }
     let (chip, rest) = report.chip_id.split_at_checked(hwid.len()).unwrap_or_default();
     if chip != hwid.as_slice() || rest.iter().any(|octet| *octet != 0) {
         let hex = data_encoding::HEXLOWER;
-        return untrusted("report.chip_id", format!("the certificate's hwID {}", hex.encode(hwid)), hex.encode(&report.chip_id));
+        let fix = "the certificate is of another chip: the guest has moved, or the file is of another machine; staple the VCEK of this chip and TCB";
+        return distrusted("report.chip_id", format!("the certificate's hwID {}", hex.encode(hwid)), hex.encode(&report.chip_id), fix);
     }
     Ok(reported)
 }
 
+const UNSIGNED: &str = "the host has no key of the vendor's for its guests (SNP_CONFIG): its operator has to provision the VCEK or load a VLEK";
 const POLICY_DEFINED: u64 = (1 << 26) - 1;
 const POLICY_ALWAYS_ONE: u64 = 1 << 17;
 const POLICY_MIGRATE_MA: u64 = 1 << 18;

@@ -13,9 +13,10 @@ pub(super) mod vocabulary;
 use super::intel::{self, Line, tcb};
 use super::roots::Anchor;
 use super::{AuthenticClaims, Grounds, Member, Tie, Verifier};
-use crate::evidence::eventlog::Log;
+use crate::crypto::sha384;
 use crate::evidence::intel::collateral::TcbInfo;
-use crate::evidence::intel::{Body, Quote, TdReport, log};
+use crate::evidence::intel::log::{self, Events};
+use crate::evidence::intel::{Body, Quote, TdReport};
 use crate::evidence::tpm::Hash;
 use crate::evidence::{Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence};
 use crate::policy::{Accept, Entry, Vocabulary};
@@ -48,7 +49,7 @@ impl Verifier for Tdx {
     fn read(&self, evidence: &Evidence, endorsements: &Endorsements) -> Result<Claims, Denied> {
         let mut claims = LINE.read(evidence, endorsements)?;
         if let Some(log) = events(evidence)? {
-            log::claims(&log, &mut claims);
+            log.claims(&mut claims);
         }
         Ok(claims)
     }
@@ -78,7 +79,7 @@ impl Verifier for Tdx {
         let mut authentic = LINE.authenticate(evidence, endorsements, grounds)?;
         if let Some(log) = log {
             registers(&LINE.quote(evidence)?, &log)?;
-            log::claims(&log, &mut authentic.claims);
+            log.claims(&mut authentic.claims);
         }
         Ok(authentic)
     }
@@ -95,15 +96,22 @@ pub(super) fn foreseen(line: &Line, entry: &Entry) -> Vec<EndorsementId> {
     needs
 }
 
-fn events(evidence: &Evidence) -> Result<Option<Log>, Denied> {
-    evidence.member(log::LABEL).map(|member| log::read(&member.bytes)).transpose()
+fn events(evidence: &Evidence) -> Result<Option<Events>, Denied> {
+    evidence.member(log::LABEL).map(|member| Events::parse(&member.bytes)).transpose()
 }
+
+/// RTMR3's number in a log: 1 to 4 are RTMR0 to RTMR3.
+const RTMR3: u32 = 4;
 
 /// Proves that the log tells what the registers hold: replayed, it gives each register of the quote that it extends, and
 /// those that it does not extend are zero.
-fn registers(quote: &Quote, log: &Log) -> Result<(), Denied> {
+fn registers(quote: &Quote, log: &Events) -> Result<(), Denied> {
     let Body::TrustDomain(report) = &quote.body else { return Ok(()) };
-    let replayed = log.replay(Hash::Sha384)?;
+    let mut replayed = log.firmware.replay(Hash::Sha384)?;
+    for event in &log.guest {
+        let register = replayed.entry(RTMR3).or_insert_with(|| vec![0; 48]);
+        *register = sha384(&[register, &event.digest()]).to_vec();
+    }
     let hex = |octets: &[u8]| data_encoding::HEXLOWER.encode(octets);
     if let Some(foreign) = replayed.keys().find(|register| !(1..=4).contains(*register)) {
         return Finding::new(Reason::EventLogMismatch, "log", "events of the registers 1 to 4 (RTMR0 to RTMR3)", foreign.to_string()).refuse();

@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use portcullis::attester::simulator::Forge;
+use portcullis::attester::simulator::{Forge, KeystoneForge};
 use portcullis::config::Config;
 use portcullis::diagnostic::{Source, render};
 use portcullis::evidence::batch::Proof;
 use portcullis::evidence::binding::{BindingClaims, Kind};
 use portcullis::evidence::cbor::Reader;
 use portcullis::evidence::cmw::Collection;
+use portcullis::evidence::keystone;
 use portcullis::evidence::leaf::Leaf;
 use portcullis::evidence::snp::{MEDIA_TYPE, Product, REPORT_SIZE, Report, Vek, table};
 use portcullis::evidence::{Auxiliary, Endorsement, Endorsements, Evidence, KeyDigest, ReportData, Timestamp};
@@ -44,6 +45,7 @@ pub(crate) const PARSERS: &[Parser] = &[
     Parser { name: "cbor", feed: cbor, seeds: cbor_seeds },
     Parser { name: "collection", feed: collection, seeds: collection_seeds },
     Parser { name: "config", feed: config, seeds: config_seeds },
+    Parser { name: "keystone", feed: keystone, seeds: keystone_seeds },
     Parser { name: "leaf", feed: leaf, seeds: leaf_seeds },
     Parser { name: "policy", feed: policy, seeds: policy_seeds },
     Parser { name: "session_frames", feed: session_frames, seeds: session_frames_seeds },
@@ -97,6 +99,18 @@ pub(crate) fn config(data: &[u8]) -> bool {
             false
         }
     }
+}
+
+/// A Keystone report and its signatures.
+pub(crate) fn keystone(data: &[u8]) -> bool {
+    let Ok(report) = keystone::Report::parse(data) else { return false };
+    assert_eq!(report.encode(), data, "accepted another encoding");
+    let _ = (report.bound(), report.claims(), portcullis::verify::keystone::signed(data));
+    true
+}
+
+fn keystone_seeds() -> Vec<Vec<u8>> {
+    [0, 11, 64, 1024].map(|length| KeystoneForge::new(1).report(&vec![7; length]).encode()).to_vec()
 }
 
 /// A peer's leaf certificate and the evidence in it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Simulated, Simulation, impossible, intel_forge as forge};
 use crate::attester::{Attester, Quote, Unavailable};
-use crate::evidence::intel::log;
+use crate::evidence::intel::log::{self, Events};
 use crate::evidence::{Auxiliary, Challenge};
 
 pub use super::intel_certificates::{CrlList, IntelCa, PckCertificate};
@@ -101,7 +101,7 @@ impl Attester for Machine {
     }
 
     fn listed(&self) -> Result<Vec<Auxiliary>, Unavailable> {
-        let member = |log: &Vec<u8>| Auxiliary { label: log::LABEL.to_owned(), media_type: log::MEDIA_TYPE.to_owned(), bytes: log.clone() };
+        let member = |log: &Events| Auxiliary { label: log::LABEL.to_owned(), media_type: log::MEDIA_TYPE.to_owned(), bytes: log.encode() };
         Ok(self.forge.log.iter().map(member).collect())
     }
 }

@@ -6,7 +6,8 @@ use super::intel_collateral::{IntelCollateral, Level};
 use crate::attester::Quote;
 use crate::crypto::{sha256, sha384, sha512};
 use crate::evidence::eventlog::{Event, Log};
-use crate::evidence::intel::{self, Body, EnclaveReport, MEDIA_TYPE, Newer, TdReport, VENDOR, certification, log};
+use crate::evidence::intel::log::Events;
+use crate::evidence::intel::{self, Body, EnclaveReport, MEDIA_TYPE, Newer, TdReport, VENDOR, certification};
 use crate::evidence::tpm::Hash;
 use crate::evidence::{Endorsement, Endorsements, Evidence, ReportData, Timestamp};
 
@@ -81,8 +82,8 @@ pub struct IntelForge {
     pub root_crl: CrlList,
     /// The intermediate's revocation list.
     pub pck_crl: CrlList,
-    /// The event log, as the member that lies beside the quote.
-    pub log: Option<Vec<u8>>,
+    /// The event log that lies beside the quote.
+    pub log: Option<Events>,
     /// Short names of endorsements that are not stapled.
     pub unstapled: Vec<&'static str>,
 }
@@ -140,10 +141,10 @@ impl IntelForge {
             report_data: [0; 64],
             newer,
         };
-        Self::new(version, Body::TrustDomain(report), Some(log::encode(&log.encode())), seed, now)
+        Self::new(version, Body::TrustDomain(report), Some(Events { firmware: log, guest: Vec::new() }), seed, now)
     }
 
-    fn new(version: u16, body: Body, log: Option<Vec<u8>>, seed: u64, now: Timestamp) -> Self {
+    fn new(version: u16, body: Body, log: Option<Events>, seed: u64, now: Timestamp) -> Self {
         let enclave = matches!(body, Body::Enclave(_));
         let (mrsigner, isvprodid) = if enclave { (QE_SIGNER, 1) } else { (TD_QE_SIGNER, 2) };
         let mut ppid = [0; 16];

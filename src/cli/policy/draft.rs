@@ -85,6 +85,7 @@ fn pinned(field: &Field, claims: &Claims) -> anyhow::Result<Value> {
         Rule::Components { claim } => claims.list(claim).map(|parts| parts.iter().map(part).collect()),
         Rule::Minimum { claim } | Rule::Rising { claim, .. } => claims.number(claim).map(Value::from),
         Rule::Numbers { claim, .. } => claims.number(claim).map(|found| json!([found])),
+        Rule::Includes { claim } => claims.texts(claim).map(Value::from),
         Rule::Words { claim, .. } => claims.text(claim).map(|found| json!([found])),
         Rule::Tcb { claims: wanted, product, products, .. } => {
             let product = products.iter().find(|known| claims.text(product) == Some(known.name));

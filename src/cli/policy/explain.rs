@@ -121,6 +121,7 @@ fn said(constraint: &Constraint, entry: &Entry) -> String {
             };
             format!("each part is one of these, and each type is there\n{}", parts.iter().map(one).collect::<Vec<_>>().join("\n"))
         }
+        (Accept::Includes(words), _) => format!("has {}", words.join(", ")),
         (Accept::MaxAge(most), _) => format!("is at most {most} s old"),
         (Accept::Minimum(least), _) => format!("is at least {least}"),
         (Accept::Numbers(values), _) => is_one_of(values.iter().map(u64::to_string)),

@@ -42,6 +42,7 @@ fn platform(out: &mut String, vocabulary: &Vocabulary) {
     );
     for key in vocabulary.loosening {
         let value = match key.written {
+            Written::Needed => "a text that says why; without it the file is refused",
             Written::True => "`true`",
             Written::Why => "a text that says why",
         };
@@ -87,6 +88,7 @@ fn written(field: &Field) -> String {
             format!("hex of 32, 48 or 64 octets{zero}, or `{{ \"any_of\": [hex, …] }}`")
         }
         Rule::Flags { .. } => "an object of names with `true` or `false`".to_owned(),
+        Rule::Includes { .. } => "a list of texts".to_owned(),
         Rule::MaxAge { most, .. } => format!("a duration, at most `{most}s`"),
         Rule::Mask { .. } => "`\"0x…\"`".to_owned(),
         Rule::Minimum { .. } => "a number".to_owned(),

@@ -51,7 +51,11 @@ fn assemble(files: &[SavedFile], is_ours: fn(&[u8]) -> bool) -> Option<Assembled
     used.push(quote);
     let mut evidence = Evidence::new(MEDIA_TYPE, quote.bytes.clone());
     if let Some(ccel) = named(&["ccel_data.bin"]).filter(|_| is_tdx_quote(&quote.bytes)) {
-        evidence.auxiliary.push(Auxiliary { label: log::LABEL.to_owned(), media_type: log::MEDIA_TYPE.to_owned(), bytes: log::encode(&ccel.bytes) });
+        evidence.auxiliary.push(Auxiliary {
+            label: log::LABEL.to_owned(),
+            media_type: log::MEDIA_TYPE.to_owned(),
+            bytes: log::Events::of_firmware(&ccel.bytes).map_or_else(|_| ccel.bytes.clone(), |events| events.encode()),
+        });
         used.push(ccel);
     }
     let mut endorsements = Vec::new();
