@@ -7,6 +7,7 @@ pub mod batch;
 mod document;
 mod imds;
 pub mod keystone;
+mod patience;
 mod sev_guest;
 pub mod sgx;
 #[cfg(feature = "simulator")]
@@ -43,24 +44,6 @@ pub trait Attester: Send + Sync {
     /// [`Unavailable`] when there is such a member on this platform and it cannot be read.
     fn listed(&self) -> Result<Vec<Auxiliary>, Unavailable> {
         Ok(Vec::new())
-    }
-}
-
-impl<A: Attester + ?Sized> Attester for Box<A> {
-    fn platform(&self) -> &'static str {
-        (**self).platform()
-    }
-
-    fn provider(&self) -> &'static str {
-        (**self).provider()
-    }
-
-    fn attest(&self, challenge: &Challenge) -> Result<Quote, Unavailable> {
-        (**self).attest(challenge)
-    }
-
-    fn listed(&self) -> Result<Vec<Auxiliary>, Unavailable> {
-        (**self).listed()
     }
 }
 

@@ -8,12 +8,13 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::ioctl::{Updater, ioctl, opcode};
 
 use super::Unavailable;
+use super::patience::patiently;
 use crate::evidence::snp::REPORT_SIZE;
 
 /// The name under which configuration knows this way.
@@ -52,19 +53,7 @@ impl SevGuest {
 
     /// A report over `user_data`. Retries while the host is busy and ten seconds last.
     pub(super) fn report(&self, user_data: &[u8; 64]) -> Result<Extended, Unavailable> {
-        let deadline = Instant::now() + self.patience;
-        let mut pause = Duration::from_millis(5);
-        loop {
-            let failure = match self.attempt(user_data) {
-                Ok(extended) => return Ok(extended),
-                Err(failure) => failure,
-            };
-            if !failure.is_transient() || Instant::now() + pause >= deadline {
-                return Err(explain(&self.path, &failure));
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_secs(1));
-        }
+        patiently(self.patience, || self.attempt(user_data), Failure::is_transient).map_err(|failure| explain(&self.path, &failure))
     }
 
     fn attempt(&self, user_data: &[u8; 64]) -> Result<Extended, Failure> {

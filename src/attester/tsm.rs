@@ -8,13 +8,14 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aws_lc_rs::rand;
 use rustix::io::Errno;
 use tracing::warn;
 
 use super::Unavailable;
+use super::patience::patiently;
 use crate::evidence::snp::table::MAX_TABLE;
 
 /// The name under which configuration knows this way.
@@ -69,19 +70,7 @@ impl Tsm {
     /// # Errors
     /// [`Unavailable`], transient when the kernel or the host was busy to the end.
     pub fn report(&self, inblob: &[u8; 64]) -> Result<Blobs, Unavailable> {
-        let deadline = Instant::now() + self.patience;
-        let mut pause = Duration::from_millis(5);
-        loop {
-            let failure = match self.attempt(inblob) {
-                Ok(blobs) => return Ok(blobs),
-                Err(failure) => failure,
-            };
-            if !failure.is_transient() || Instant::now() + pause >= deadline {
-                return Err(failure.explain(&self.root));
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_secs(1));
-        }
+        patiently(self.patience, || self.attempt(inblob), Failure::is_transient).map_err(|failure| failure.explain(&self.root))
     }
 
     fn attempt(&self, inblob: &[u8; 64]) -> Result<Blobs, Failure> {
