@@ -9,6 +9,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsStream;
 
+use super::deadline::in_time;
 use super::standing::{Ended, Kept, Standing};
 use crate::admin::metrics::{Direction, Metrics};
 use crate::attester::batch::{BatchedQuote, QuoteError};
@@ -110,7 +111,7 @@ pub(super) async fn client<S: AsyncRead + AsyncWrite + Unpin>(
         Clients::Any => None,
         Clients::Attested(peer) => Some(peer),
     };
-    let verdict = in_time(around.limit, async {
+    let verdict = in_time("exchange", around.limit, async {
         if let Some(peer) = peer {
             ready(peer, &pending, PeerRole::Client, around.clock)?;
         }
@@ -131,7 +132,7 @@ pub(super) async fn server<S: AsyncRead + AsyncWrite + Unpin>(
     around: Surroundings<'_>,
 ) -> Result<Opened<S>, Refused<S>> {
     let settings = side.settings();
-    let verdict = in_time(around.limit, async {
+    let verdict = in_time("exchange", around.limit, async {
         ready(&settings.peer, &pending, PeerRole::Server, around.clock)?;
         match settings.tier {
             Tier::Certificate => by_certificate(&settings.peer, &pending, around).await,
@@ -206,14 +207,6 @@ fn current<S: AsyncRead + AsyncWrite + Unpin>(pending: &Pending<S>, result: &Att
         return Finding::new(Reason::EvidenceStale, "verdict.until", format!("after {now}"), end.to_string()).refuse();
     }
     Ok(())
-}
-
-async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T, Denied>>) -> Result<T, Denied> {
-    // Boxed: the exchange's state is large, and the connection outlives it.
-    match tokio::time::timeout(limit, Box::pin(work)).await {
-        Ok(done) => done,
-        Err(_) => Finding::new(Reason::Timeout, "exchange", format!("an end within {} s", limit.as_secs()), "none").refuse(),
-    }
 }
 
 /// READY: everything about the peer's certificate that can refuse before a quote is spent.

@@ -2,10 +2,11 @@
 
 use super::Parts;
 use super::admit::{self, Admitted, Refused, Surroundings};
+use super::deadline::in_time;
 use super::plan::Limits;
 use super::stream::{Socket, Stream};
 use crate::admin::metrics::Direction;
-use crate::refusal::{Denied, Finding, Reason};
+use crate::refusal::Denied;
 use crate::tls::{self, ClientSide, ServerSide};
 
 /// For whom handshakes are made.
@@ -20,26 +21,20 @@ pub(super) struct Handshakes<'a> {
 impl Handshakes<'_> {
     /// A client that connected to us.
     pub(super) async fn inbound(self, side: &ServerSide, socket: Socket) -> Result<(Admitted, Stream), Denied> {
-        let handshake = self.in_time(tls::accept(side, socket)).await;
+        let handshake = in_time("handshake", self.limits.handshake, tls::accept(side, socket)).await;
         self.counted(Direction::Inbound, &handshake);
         opened(admit::client(side, handshake?, self.surroundings()).await)
     }
 
     /// A server that we connected to.
     pub(super) async fn outbound(self, side: &ClientSide, socket: Socket) -> Result<(Admitted, Stream), Denied> {
-        let handshake = self.in_time(tls::connect(side, socket)).await;
+        let handshake = in_time("handshake", self.limits.handshake, tls::connect(side, socket)).await;
         self.counted(Direction::Outbound, &handshake);
         opened(admit::server(side, handshake?, self.surroundings()).await)
     }
 
     fn surroundings(&self) -> Surroundings<'_> {
         Surroundings { clock: &self.parts.clock, metrics: &self.parts.metrics, limit: self.limits.exchange }
-    }
-
-    async fn in_time<T>(&self, handshake: impl Future<Output = Result<T, Denied>>) -> Result<T, Denied> {
-        let limit = self.limits.handshake;
-        let late = || Finding::new(Reason::Timeout, "handshake", format!("an end within {} s", limit.as_secs()), "none").refuse();
-        tokio::time::timeout(limit, handshake).await.unwrap_or_else(|_| late())
     }
 
     fn counted<T>(&self, direction: Direction, handshake: &Result<T, Denied>) {

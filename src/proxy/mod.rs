@@ -6,6 +6,7 @@
 mod admit;
 pub mod appraisal;
 mod connection;
+mod deadline;
 mod handshake;
 pub mod http;
 mod limits;
@@ -216,8 +217,7 @@ pub struct Answer {
 /// No application byte goes either way; the connection is closed.
 pub async fn ask(side: &tls::ClientSide, socket: tokio::net::TcpStream, clock: &Clock, metrics: &Metrics) -> Answer {
     let limits = plan::Limits::default();
-    let late = || Finding::new(Reason::Timeout, "handshake", format!("an end within {} s", limits.handshake.as_secs()), "none").refuse();
-    let pending = match tokio::time::timeout(limits.handshake, tls::connect(side, socket)).await.unwrap_or_else(|_| late()) {
+    let pending = match deadline::in_time("handshake", limits.handshake, tls::connect(side, socket)).await {
         Ok(pending) => pending,
         Err(denied) => return Answer { chain: Vec::new(), verdict: Err(denied) },
     };

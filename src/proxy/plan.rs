@@ -111,7 +111,7 @@ pub enum Originate {
     Plain,
 }
 
-/// Deadlines and caps of a listener (PROTOCOL 3.4).
+/// Deadlines and caps of a listener (docs/protocol.md, "Lives and limits").
 ///
 /// There is no setting for bytes that wait before the verdict: the proxy reads none, they stay in the kernel's buffer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
