@@ -1,5 +1,5 @@
 //! Evidence in certificates: what we make we read, and every other way to put something into a leaf is refused with its
-//! reason (PROTOCOL 6.2, the certificate cases).
+//! reason.
 
 use std::collections::BTreeMap;
 

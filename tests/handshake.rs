@@ -1,5 +1,5 @@
 //! Handshakes alone: possession of the key, the kind of handshake and the protocol, each refused with its reason
-//! (PROTOCOL 6.1, the TLS cases) before any exchange, appraisal or dialling.
+//! before any exchange, appraisal or dialling.
 #![cfg(feature = "simulator")]
 
 #[path = "support/sidecar.rs"]

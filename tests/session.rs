@@ -1,5 +1,5 @@
 //! The exchange without sockets: the protocol's vectors, and every frame that comes at the wrong time or in the wrong
-//! form (PROTOCOL 6.1, and 6.2 as far as it needs no signature).
+//! form.
 
 #[path = "support/skipped.rs"]
 mod skipped;

@@ -53,7 +53,7 @@ fn the_default_machine_is_accepted_in_every_product_and_version() {
     }
 }
 
-/// The catalogue's cases that a forge makes: PROTOCOL 6.3.
+/// What a forge makes of the cases that `tests/snp_catalogue.rs` lists.
 #[test]
 fn every_forgery_of_the_catalogue_is_refused_for_its_reason() {
     let genoa = || Forge::new(Product::Genoa, 1, NOW);

@@ -12,7 +12,7 @@ use x509_parser::revocation_list::CertificateRevocationList;
 use crate::evidence::cbor::{Reader, Writer};
 use crate::evidence::{Endorsement, EndorsementId, Timestamp};
 
-/// No item is read beyond this many octets (PROTOCOL 4.11).
+/// No item is read beyond this many octets: the largest genuine ones, TCB statements with their chains, have some tens of KiB.
 pub const MAX_ITEM: usize = 1 << 20;
 
 /// The media type of a signed JSON document with the PEM chain of its signer: CBOR `[body, chain]`.

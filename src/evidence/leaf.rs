@@ -16,7 +16,7 @@ use crate::refusal::{Denied, Finding, Reason};
 /// A leaf longer than this is not read: the evidence, and as much again for names and a CA's extensions.
 pub const MAX_LEAF: usize = 32 * 1024;
 
-/// The evidence extension's value is not longer than this (PROTOCOL 1.5).
+/// The evidence extension's value is not longer than this (docs/protocol.md, "Evidence in a certificate").
 pub const MAX_EVIDENCE: usize = 16 * 1024;
 
 const MAX_EXTENSIONS: usize = 32;
@@ -250,7 +250,7 @@ fn malformed<T>(expected: impl Into<String>, found: impl Into<String>) -> Result
 const ID_PE_CMW: &str = "1.3.6.1.5.5.7.1.35";
 const SUBJECT_ALT_NAME: &str = "2.5.29.17";
 
-/// Extensions in which other programs put evidence (PROTOCOL 1.6). Beside ours they make it unclear what is meant.
+/// Extensions in which other programs put evidence (docs/protocol.md, "Other formats"). Beside ours they make it unclear what is meant.
 const FOREIGN_EVIDENCE: &[&str] = &[
     "0.6.9.42.840.113741.1337.6", // Gramine's wire form, kept by it on purpose
     "1.2.840.113741.1.13.1.0",

@@ -23,7 +23,7 @@ use crate::evidence::cmw::Collection;
 use crate::evidence::{KeyDigest, Timestamp};
 use crate::refusal::Denied;
 
-/// The longest life of a certificate of ours (PROTOCOL 3.6).
+/// The longest life of a certificate of ours (docs/protocol.md, "Binding claims").
 pub const MAX_LIFETIME: Duration = Duration::from_secs(crate::evidence::binding::MAX_LIFETIME);
 
 /// A certificate is valid from this long before its evidence was made, for peers whose clock is behind.
