@@ -76,6 +76,7 @@ const PLATFORM_PLACES: &[(&str, &str)] = &[
     ("platform.rs", "its row"),
     ("verify/keystone", "its judgement"),
     ("verify/snp", "its judgement"),
+    ("verify/vtpm.rs", "speaks beside it"),
 ];
 
 /// The one place of hand-written system calls.

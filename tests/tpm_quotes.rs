@@ -12,9 +12,15 @@ use std::process::{Command, Stdio};
 use data_encoding::{BASE64, HEXLOWER};
 use portcullis::evidence::eventlog::Log;
 use portcullis::evidence::hcl::{HclReport, RuntimeClaims};
-use portcullis::evidence::tpm::{Attest, Extras, Hash, Member, Pcrs, Signature};
+use portcullis::evidence::tpm::{Attest, Extras, Hash, Instance, MEDIA_TYPE, Member, Pcrs, Signature};
+use portcullis::evidence::{Auxiliary, Evidence, Timestamp};
+use portcullis::platform;
+use portcullis::policy::AppraisalPolicy;
 use portcullis::refusal::Reason;
+use portcullis::verify::memo::NoMemo;
 use portcullis::verify::tpm::{AttestationKey, prove};
+use portcullis::verify::vtpm::beside;
+use portcullis::verify::{Grounds, Origin};
 use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer as _, Pem, X509Certificate};
 
@@ -171,6 +177,39 @@ fn captured_quotes_are_good_and_every_change_is_refused() {
             assert_eq!(reason, Err(Reason::TpmQuoteInvalid), "{}", changed.name);
         }
     }
+}
+
+/// The captured key of a Google VM with its certificates, beside evidence of which no capture exists.
+#[test]
+fn a_captured_certificate_leads_to_googles_root() {
+    let Some(folder) = folder() else { return };
+    let amd = folder.join("gcp-cvm/vtpm-on-amd-sev");
+    let quote = captured(&folder).into_iter().find(|quote| quote.name == "gcp amd").expect("the quote");
+    let chain = read(&amd.join("ak_cert_chain.pem"));
+    let certificates: Vec<_> = Pem::iter_from_buffer(&chain).map(|block| block.expect("PEM").contents).collect();
+    let policy = AppraisalPolicy::genuine(&[]);
+    let anchors = platform::anchors(&policy);
+    let judged = |certificates: &[Vec<u8>], at: &str| {
+        let extras = Extras { certificates: certificates.to_vec(), log: None };
+        let bytes = Member::encode(&quote.member.signed, &quote.member.signature.encode(), &quote.member.pcrs, &extras);
+        let mut evidence = Evidence::new("application/vnd.example", Vec::new());
+        evidence.auxiliary.push(Auxiliary { label: "vtpm".to_owned(), media_type: MEDIA_TYPE.to_owned(), bytes });
+        let grounds = Grounds { anchors: &anchors, revocation: policy.revocation, memo: &NoMemo, now: Timestamp::parse(at).expect("a moment") };
+        beside(&evidence, &grounds).map(|certified| certified.expect("a quote").origin).map_err(|denied| denied.reason())
+    };
+    const THEN: &str = "2026-02-02T07:57:47Z";
+    assert_eq!(judged(&certificates, THEN), Ok(Origin::Vendor), "with the root that came along");
+    assert_eq!(judged(&certificates[..2], THEN), Ok(Origin::Vendor), "without it");
+    assert_eq!(judged(&certificates[..1], THEN), Err(Reason::ChainUntrusted), "without the issuer");
+    assert_eq!(judged(&certificates, "2026-02-01T00:00:00Z"), Err(Reason::ChainUntrusted), "before it was made");
+    for at in (0..certificates[0].len()).step_by(7) {
+        let mut changed = certificates.clone();
+        changed[0][at] ^= 1;
+        let reason = judged(&changed, THEN).expect_err("a changed certificate");
+        assert!(matches!(reason, Reason::ChainUntrusted | Reason::TpmQuoteInvalid), "octet {at}: {reason}");
+    }
+    let instance = Instance::of_certificate(&certificates[0]).expect("an instance");
+    assert_eq!((instance.zone.as_str(), instance.project_id.as_str(), instance.id), ("us-central1-f", "lockboot", 3_414_240_648_225_485_836));
 }
 
 #[test]

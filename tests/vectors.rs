@@ -24,6 +24,7 @@ fn folder() -> PathBuf {
 fn platform_of(case: &Value) -> Option<&'static Platform> {
     match case["platform"].as_str()? {
         "keystone" => platform::by_name("keystone"),
+        "gcp-cvm" if case["id"].as_str()?.contains("/snp-") => platform::by_name("sev-snp"),
         "snp" => platform::by_name("sev-snp"),
         "az-snp-vtpm" => platform::by_name("azure-snp"),
         "sgx" => platform::by_name("intel-sgx"),

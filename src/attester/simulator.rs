@@ -104,7 +104,8 @@ impl Simulated for SimulatedSnp {
     }
 
     fn roots(&self) -> Vec<(String, Vec<u8>)> {
-        roots().map(|(product, spki)| (product.name().to_owned(), spki)).into()
+        let google = ("google-ekak".to_owned(), VtpmAuthority::Google.root_spki());
+        roots().map(|(product, spki)| (product.name().to_owned(), spki)).into_iter().chain([google]).collect()
     }
 
     fn attester(&self, simulation: &Simulation) -> Result<Box<dyn Attester>, Unavailable> {

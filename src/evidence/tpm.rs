@@ -3,11 +3,13 @@
 //! A quote says what stood in platform configuration registers (PCRs) when somebody asked, and repeats what the asker
 //! said. It is not TEE evidence: who holds the signing key has to be known from elsewhere.
 
+mod instance;
 mod member;
 
 use super::cursor::Cursor;
 use crate::refusal::{Denied, Finding, Reason};
 
+pub use instance::Instance;
 pub use member::{Extras, MEDIA_TYPE, Member, Pcrs};
 
 /// A hash algorithm by its TPM_ALG_ID.

@@ -17,7 +17,7 @@ mod vocabulary;
 use super::roots::Origin;
 use super::tpm::{self, AttestationKey, Certified};
 use super::{Anchor, AuthenticClaims, Grounds, Member, Tie, Verifier, snp};
-use crate::evidence::hcl::{self, HclReport, Kind, RuntimeClaims};
+use crate::evidence::hcl::{HclReport, Kind, RuntimeClaims};
 use crate::evidence::{Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence, snp as snp_evidence, tpm as tpm_evidence};
 use crate::policy::{Entry, Vocabulary};
 use crate::refusal::{Denied, Finding, Reason};
@@ -128,7 +128,7 @@ impl Verifier for Azure {
             claims: claims::claims(hardware.claims, &parts.report, &parts.runtime, &parts.vtpm, certified.is_some().then_some(claims::CERTIFIED)),
             bound: tpm::extra_data(&parts.vtpm.quote.extra_data),
             until: certified.as_ref().map_or(hardware.until, |certified| certified.until.min(hardware.until)),
-            origin: certified.map_or(hardware.origin, |certified| weaker(certified.origin, hardware.origin)),
+            origin: certified.map_or(hardware.origin, |certified| hardware.origin.with(certified.origin)),
             revocation_checked: hardware.revocation_checked,
         })
     }
@@ -160,11 +160,3 @@ fn attestation_key(parts: &Parts, grounds: &Grounds<'_>) -> Result<(AttestationK
     let certified = tpm::certified(&parts.vtpm.extras.certificates, &key, grounds.anchors.of_platform(ROOTS), grounds)?;
     Ok((key, Some(certified)))
 }
-
-/// Evidence is no more genuine than its least genuine part.
-fn weaker(one: Origin, other: Origin) -> Origin {
-    if one == Origin::Vendor { other } else { one }
-}
-
-/// The media type of the evidence.
-pub const MEDIA_TYPE: &str = hcl::MEDIA_TYPE;

@@ -18,6 +18,7 @@ pub mod sgx;
 pub mod snp;
 pub mod tdx;
 pub mod tpm;
+pub mod vtpm;
 
 use std::fmt::Debug;
 

@@ -12,6 +12,16 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// Evidence is no more genuine than its least genuine part.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Simulator, _) | (_, Self::Simulator) => Self::Simulator,
+            (Self::Operator, _) | (_, Self::Operator) => Self::Operator,
+            (Self::Vendor, Self::Vendor) => Self::Vendor,
+        }
+    }
+
     /// Its spelling in logs and documents.
     #[must_use]
     pub const fn name(self) -> &'static str {

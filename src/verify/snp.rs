@@ -9,6 +9,7 @@
 //! 5. the certificate is for this chip and this TCB ([`same_platform`])
 //! 6. the report's signature over the received octets
 //! 7. what no genuine guest has: undefined bits, an impossible VMPL, TCB versions out of order ([`plausible`])
+//! 8. the quote of the cloud's vTPM, where one came along ([`vtpm::beside`])
 //!
 //! Whether the guest is wanted is stage 2's: see [`vocabulary`].
 
@@ -22,7 +23,7 @@ use x509_parser::prelude::X509Certificate;
 
 use super::chain::{self, Revocations, SigningKey, distrusted};
 use super::roots::{Anchor, Origin};
-use super::{AuthenticClaims, Grounds, Verifier};
+use super::{AuthenticClaims, Grounds, Member, Verifier, vtpm};
 use crate::crypto::{Scheme, verifies};
 use crate::evidence::snp::{Product, Report, SIGNED_SIZE, SigningKey as ReportSigner, Tcb, Vek, VekKind};
 use crate::evidence::{Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence, Timestamp};
@@ -33,7 +34,7 @@ use crate::refusal::{Denied, Finding, Reason};
 #[derive(Debug)]
 pub struct Snp;
 
-/// AMD's roots: the ARK of each product, by its name.
+/// AMD's roots: the ARK of each product, by its name; and the root of the vTPMs that may speak beside.
 #[must_use]
 pub fn anchors() -> Vec<Anchor> {
     let ark = |product: Product, spki: &[u8]| Anchor {
@@ -46,6 +47,7 @@ pub fn anchors() -> Vec<Anchor> {
         ark(Product::Genoa, include_bytes!("roots/ark-genoa.spki.der")),
         ark(Product::Milan, include_bytes!("roots/ark-milan.spki.der")),
         ark(Product::Turin, include_bytes!("roots/ark-turin.spki.der")),
+        vtpm::anchor(),
     ]
 }
 
@@ -57,11 +59,17 @@ impl Verifier for Snp {
     fn read(&self, evidence: &Evidence, endorsements: &Endorsements) -> Result<Claims, Denied> {
         let report = Report::parse(&evidence.bytes)?;
         let vek = [VekKind::Vcek, VekKind::Vlek].into_iter().find_map(|kind| Vek::parse(endorsements.find(kind.name())?).ok());
-        Ok(claims::claims(&report, vek.as_ref()))
+        let mut claims = claims::claims(&report, vek.as_ref());
+        vtpm::claims(evidence, &mut claims)?;
+        Ok(claims)
     }
 
     fn bound(&self, evidence: &Evidence) -> Result<Bound, Denied> {
         Report::parse(&evidence.bytes).map(|report| Bound::Long(report.bound_data()))
+    }
+
+    fn members(&self) -> &'static [Member] {
+        &[vtpm::MEMBER]
     }
 
     fn needs(&self, evidence: &Evidence) -> Result<Vec<EndorsementId>, Denied> {
@@ -104,12 +112,15 @@ impl Verifier for Snp {
                 .refuse();
         }
         plausible(&report, &vek, tcb)?;
+        let beside = vtpm::beside(evidence, grounds)?;
+        let mut claims = claims::claims(&report, Some(&vek));
+        vtpm::claims(evidence, &mut claims)?;
         Ok(AuthenticClaims {
             platform: vocabulary::VOCABULARY.tee,
-            claims: claims::claims(&report, Some(&vek)),
+            claims,
             bound: Bound::Long(report.bound_data()),
-            until: [Some(vek.not_after), Some(link.until), revocation].into_iter().flatten().min().unwrap_or(grounds.now),
-            origin: link.origin,
+            until: [Some(vek.not_after), Some(link.until), revocation, beside.map(|beside| beside.until)].into_iter().flatten().min().unwrap_or(grounds.now),
+            origin: beside.map_or(link.origin, |beside| link.origin.with(beside.origin)),
             revocation_checked: revocation.is_some(),
         })
     }

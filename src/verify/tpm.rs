@@ -59,7 +59,15 @@ impl AttestationKey {
         Ok(Self::of(&SigningKey::of_spki("vtpm.ak", spki)?))
     }
 
-    pub(super) fn of(key: &SigningKey<'_>) -> Self {
+    /// The key of a certificate, DER.
+    ///
+    /// # Errors
+    /// `chain_untrusted` when it cannot be read.
+    pub fn of_certificate(der: &[u8]) -> Result<Self, Denied> {
+        Ok(Self::of(&SigningKey::of_certificate(&chain::certificate(CHAIN, der)?)))
+    }
+
+    fn of(key: &SigningKey<'_>) -> Self {
         Self { raw: key.raw().to_vec(), ecdsa: key.ecdsa() }
     }
 
@@ -153,11 +161,12 @@ fn replayed(member: &Member) -> Result<(), Denied> {
 }
 
 /// What a chain of certificates above an attestation key came to.
-pub(super) struct Certified {
+#[derive(Clone, Copy, Debug)]
+pub struct Certified {
     /// The first end of a certificate.
-    pub(super) until: Timestamp,
+    pub until: Timestamp,
     /// Whose root it ends at.
-    pub(super) origin: Origin,
+    pub origin: Origin,
 }
 
 /// Proves that the member's certificates lead from `key` to one of `anchors`. The root may come along or not.

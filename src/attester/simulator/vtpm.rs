@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair};
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256};
+use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use time::OffsetDateTime;
 use x509_parser::prelude::FromDer as _;
@@ -184,11 +184,30 @@ impl VtpmAuthority {
         let (root_key, issuer_key) = (pair(root_key), pair(issuer_key));
         let root = params(root_name, now.minus(YEAR), now.plus(20 * YEAR), true);
         let issuer = params(issuer_name, now.minus(YEAR), now.plus(10 * YEAR), true);
-        let leaf = params(name, now.minus(86_400), now.plus(YEAR), false);
+        let mut leaf = params(name, now.minus(86_400), now.plus(YEAR), false);
+        if self == Self::Google {
+            leaf.custom_extensions.push(CustomExtension::from_oid_content(INSTANCE, instance(name)));
+        }
         let leaf = leaf.signed_by(&pair(key.pkcs8()), &Issuer::from_params(&issuer, &issuer_key));
         let issuer = issuer.signed_by(&issuer_key, &Issuer::from_params(&root, &root_key));
         [leaf, issuer].map(|certificate| certificate.expect("the parameters are sound").der().to_vec()).into()
     }
+}
+
+/// The extension that names an instance.
+const INSTANCE: &[u64] = &[1, 3, 6, 1, 4, 1, 11129, 2, 1, 21];
+
+/// Its value for an instance called `name`, in the order of Google's.
+fn instance(name: &str) -> Vec<u8> {
+    yasna::construct_der(|writer| {
+        writer.write_sequence(|writer| {
+            writer.next().write_utf8_string("simulated1-a");
+            writer.next().write_u64(1);
+            writer.next().write_utf8_string("simulator");
+            writer.next().write_u64(42);
+            writer.next().write_utf8_string(name);
+        });
+    })
 }
 
 fn pair(pkcs8: &'static [u8]) -> KeyPair {

@@ -1,10 +1,13 @@
 //! The policy keys of SEV-SNP, with the defaults of the appraisal rules.
 
-use crate::policy::{Always, Component, Field, Flag, Loosening, Meaning, Product, Rule, TcbClaims, Unset, Vocabulary, Written, Zero};
+use crate::policy::{Always, Component, Field, Flag, Loosening, Meaning, Product, Rule, TcbClaims, Unset, Vocabulary, Written, Zero, both};
 use crate::refusal::Reason;
+use crate::verify::vtpm;
 
 /// The platform's words. The order is that of findings: the most telling first.
-pub(super) static VOCABULARY: Vocabulary = Vocabulary { tee: "sev-snp", fields: FIELDS, machine: &["chip_id"], operator_key: None, loosening: LOOSENING };
+pub(super) static VOCABULARY: Vocabulary = Vocabulary { tee: "sev-snp", fields: &ALL, machine: &["chip_id"], operator_key: None, loosening: LOOSENING };
+
+static ALL: [Field; FIELDS.len() + vtpm::FIELDS.len()] = both(FIELDS, vtpm::FIELDS);
 
 pub(in crate::verify) const LOOSENING: &[Loosening] = &[
     loosens("insecure_allow_debug", "accepts guests that the host can debug: for laboratories", Written::True),
