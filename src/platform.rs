@@ -32,7 +32,11 @@ impl Platform {
     #[must_use]
     pub fn served(&self, evidence: &Evidence) -> Vec<(&'static str, String)> {
         let needs = if self.vendor_service.is_empty() { Vec::new() } else { self.verifier.needs(evidence).unwrap_or_default() };
-        needs.into_iter().map(|EndorsementId { name, path }| (name, format!("{}{path}", self.vendor_service))).collect()
+        let served = |id: EndorsementId| {
+            let (service, path) = id.place(self.vendor_service);
+            (id.name, format!("{service}{path}"))
+        };
+        needs.into_iter().map(served).collect()
     }
 
     /// The refusal; where an endorsement is missing or out of date, with the vendor's address of it.

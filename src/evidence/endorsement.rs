@@ -5,8 +5,19 @@
 pub struct EndorsementId {
     /// The short name under which it is stapled (`end/<name>`) and saved (`<name>.der`): `vcek`, `ask`, `crl`, …
     pub name: &'static str,
-    /// Where the vendor's own service serves it, relative to the service's address. Names the item unmistakably.
+    /// Where the vendor's own service serves it, relative to the service's address; or a whole `https://` address where the
+    /// vendor has it elsewhere. Names the item unmistakably.
     pub path: String,
+}
+
+impl EndorsementId {
+    /// The address of the service that has it, and the path there: `service`, unless the path is a whole address.
+    #[must_use]
+    pub fn place<'a>(&'a self, service: &'a str) -> (&'a str, &'a str) {
+        const SCHEME: &str = "https://";
+        let host = self.path.strip_prefix(SCHEME).and_then(|rest| rest.find('/'));
+        host.and_then(|host| self.path.split_at_checked(SCHEME.len().saturating_add(host))).unwrap_or((service, &self.path))
+    }
 }
 
 /// One endorsement as received: an input, never an authority.
@@ -60,5 +71,18 @@ impl IntoIterator for Endorsements {
 
     fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_item_is_at_the_platforms_service_unless_it_names_another() {
+        let id = |path: &str| EndorsementId { name: "crl", path: path.to_owned() };
+        assert_eq!(id("/vcek/v1/Genoa/crl").place("https://a.example"), ("https://a.example", "/vcek/v1/Genoa/crl"));
+        assert_eq!(id("https://b.example/root.der").place("https://a.example"), ("https://b.example", "/root.der"));
+        assert_eq!(id("https://b.example").place("https://a.example"), ("https://a.example", "https://b.example"));
     }
 }

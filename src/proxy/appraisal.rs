@@ -188,7 +188,11 @@ impl Appraisals {
 /// The items of collateral that a platform's verifier names.
 #[must_use]
 pub fn items(platform: &Platform, ids: Vec<EndorsementId>) -> Vec<Item> {
-    ids.into_iter().map(|id| Item { service: platform.vendor_service.to_owned(), id }).collect()
+    let item = |id: EndorsementId| {
+        let (service, path) = id.place(platform.vendor_service);
+        Item { service: service.to_owned(), id: EndorsementId { name: id.name, path: path.to_owned() } }
+    };
+    ids.into_iter().map(item).collect()
 }
 
 impl Judge for Appraisals {
