@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use portcullis::attester::simulator::intel::IntelForge;
 use portcullis::attester::simulator::{Forge, KeystoneForge};
 use portcullis::config::Config;
 use portcullis::diagnostic::{Source, render};
@@ -11,6 +12,9 @@ use portcullis::evidence::batch::Proof;
 use portcullis::evidence::binding::{BindingClaims, Kind};
 use portcullis::evidence::cbor::Reader;
 use portcullis::evidence::cmw::Collection;
+use portcullis::evidence::intel::collateral::{QeIdentity, Signed, TcbInfo};
+use portcullis::evidence::intel::log::{Events, GuestEvent};
+use portcullis::evidence::intel::{Quote, chain};
 use portcullis::evidence::keystone;
 use portcullis::evidence::leaf::Leaf;
 use portcullis::evidence::snp::{MEDIA_TYPE, Product, REPORT_SIZE, Report, Vek, table};
@@ -45,6 +49,10 @@ pub(crate) const PARSERS: &[Parser] = &[
     Parser { name: "cbor", feed: cbor, seeds: cbor_seeds },
     Parser { name: "collection", feed: collection, seeds: collection_seeds },
     Parser { name: "config", feed: config, seeds: config_seeds },
+    Parser { name: "intel_authenticate", feed: intel_authenticate, seeds: intel_authenticate_seeds },
+    Parser { name: "intel_collateral", feed: intel_collateral, seeds: intel_collateral_seeds },
+    Parser { name: "intel_log", feed: intel_log, seeds: intel_log_seeds },
+    Parser { name: "intel_quote", feed: intel_quote, seeds: intel_quote_seeds },
     Parser { name: "keystone", feed: keystone, seeds: keystone_seeds },
     Parser { name: "leaf", feed: leaf, seeds: leaf_seeds },
     Parser { name: "policy", feed: policy, seeds: policy_seeds },
@@ -190,6 +198,66 @@ pub(crate) fn snp_report(data: &[u8]) -> bool {
         let _ = (platform.verifier.read(&evidence, &Endorsements::default()), platform.verifier.bound(&evidence), platform.verifier.needs(&evidence));
     }
     true
+}
+
+/// The whole of stage 1 for Intel's quotes: evidence, chains, revocation lists and signed JSON, as a peer staples them.
+pub(crate) fn intel_authenticate(data: &[u8]) -> bool {
+    let Ok(presented) = Collection::decode(data) else { return false };
+    let Some(platform) = platform::of_evidence(&presented.tee) else { return false };
+    let vocabularies = platform::vocabularies();
+    let policy = AppraisalPolicy { roots: Roots::VendorAndSimulator, ..AppraisalPolicy::genuine(&vocabularies) };
+    let appraiser = Appraiser { anchors: platform::anchors(&policy), policy };
+    let _ = platform.verifier.read(&presented.tee, &presented.endorsements);
+    let _ = platform.verifier.needs(&presented.tee);
+    appraiser.examine(platform.verifier, &presented.tee, &presented.endorsements, &NoMemo, NOW).is_ok()
+}
+
+/// What Intel signs about machines, and the chains of who signed.
+pub(crate) fn intel_collateral(data: &[u8]) -> bool {
+    let Ok(signed) = Signed::decode("tcb_info", data) else { return false };
+    assert_eq!(signed.encode(), data, "accepted another encoding");
+    let _ = chain("tcb_info", signed.chain);
+    TcbInfo::read(signed.body).is_ok() || QeIdentity::read(signed.body).is_ok()
+}
+
+/// The event log beside a trust domain's quote.
+pub(crate) fn intel_log(data: &[u8]) -> bool {
+    let Ok(events) = Events::parse(data) else { return false };
+    assert_eq!(Events::parse(&events.encode()), Ok(events), "what was read is written as something else");
+    true
+}
+
+/// Intel's quotes.
+pub(crate) fn intel_quote(data: &[u8]) -> bool {
+    let Ok(quote) = Quote::parse(data) else { return false };
+    assert_eq!(quote.encode(), data, "accepted another encoding");
+    true
+}
+
+fn intel_authenticate_seeds() -> Vec<Vec<u8>> {
+    let bind = binding_claims_seeds().swap_remove(0);
+    let collection = |forge: IntelForge| {
+        let quote = forge.quote(&ReportData([7; 64]));
+        Collection { tee: quote.evidence, bind: bind.clone(), endorsements: quote.endorsements }.encode()
+    };
+    vec![collection(IntelForge::tdx15(1, NOW)), collection(IntelForge::sgx(1, NOW))]
+}
+
+fn intel_collateral_seeds() -> Vec<Vec<u8>> {
+    let endorsements = IntelForge::tdx15(1, NOW).endorsements();
+    ["tcb_info", "qe_identity"].map(|name| endorsements.find(name).expect("minted").to_vec()).to_vec()
+}
+
+fn intel_log_seeds() -> Vec<Vec<u8>> {
+    let events = IntelForge::tdx10(1, NOW).log.expect("a log");
+    let guest = vec![GuestEvent { kind: 0x0800_0001, name: "app-id".to_owned(), payload: vec![1, 2, 3] }];
+    vec![events.encode(), Events { guest, ..events }.encode()]
+}
+
+fn intel_quote_seeds() -> Vec<Vec<u8>> {
+    let mut padded = IntelForge::tdx10(1, NOW);
+    padded.trailing = vec![0; 40];
+    [IntelForge::sgx(1, NOW), padded, IntelForge::tdx15(1, NOW)].map(|forge| forge.sign(&ReportData([7; 64]))).to_vec()
 }
 
 fn binding_claims_seeds() -> Vec<Vec<u8>> {
