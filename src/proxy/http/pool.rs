@@ -254,9 +254,16 @@ impl Pool {
             let (sender, mut connection) = builder.handshake(io).await?;
             let extends = Arc::new(AtomicBool::new(false));
             let noted = Arc::clone(&extends);
+            // hyper does not wake the connection when settings come: it is asked until they have.
+            let mut asking = Box::pin(tokio::time::sleep(SETTINGS));
             let running = poll_fn(move |cx| {
                 let polled = Pin::new(&mut connection).poll(cx);
-                noted.store(connection.is_extended_connect_protocol_enabled(), Ordering::SeqCst);
+                if !noted.load(Ordering::SeqCst) {
+                    noted.store(connection.is_extended_connect_protocol_enabled(), Ordering::SeqCst);
+                    while !noted.load(Ordering::SeqCst) && now.elapsed() < SETTINGS * 100 && asking.as_mut().poll(cx).is_ready() {
+                        asking.as_mut().reset(tokio::time::Instant::now() + SETTINGS);
+                    }
+                }
                 polled
             });
             self.run(running, there, end);
@@ -354,6 +361,9 @@ fn weight(key: u64, target: &str) -> u64 {
 
 /// How often a connection with requests on it is asked whether it is alive, and how long it may take to say so.
 const ALIVE: Duration = Duration::from_secs(20);
+
+/// How often it is looked whether the settings of a new connection have come.
+const SETTINGS: Duration = Duration::from_millis(10);
 
 const MAX_HEAD: u32 = 64 * 1024;
 const MAX_HEAD_OCTETS: usize = 64 * 1024;
