@@ -1,0 +1,295 @@
+//! Where requests go, who may make them, and what one client may take: routes, `allow`, targets, limits, floods.
+#![cfg(feature = "simulator")]
+
+#[path = "support/web.rs"]
+mod web;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use web::{Mirror, Pair, Setup, curl, desk, heard, say, sidecar};
+
+/// An attested listener of the certificate tier: clients that know nothing of us get at what is behind.
+async fn front(desk: &tempfile::TempDir, upstreams: &str, listener: &str) -> (portcullis::app::App, SocketAddr) {
+    let text = format!(
+        "{upstreams}\n[[listener]]\nname = \"in\"\nbind = \"127.0.0.1:0\"\nprotocol = \"http\"\ncertificate = \"attested\"\n\
+         freshness = \"certificate\"\ninsecure_accept_replay_risk = true\n{listener}\n"
+    );
+    let app = sidecar(desk, &text).await;
+    let address = app.tcp_address("in").expect("an address");
+    (app, address)
+}
+
+fn upstream(name: &str, targets: &[SocketAddr], more: &str) -> String {
+    let targets = targets.iter().map(|target| format!("\"http://{target}\"")).collect::<Vec<_>>().join(", ");
+    format!("[[upstream]]\nname = \"{name}\"\ntargets = [{targets}]\n{more}\n")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_route_that_fits_decides_and_no_route_denies() {
+    let (shop, bills) = (Mirror::start().await, Mirror::start().await);
+    let desk = desk();
+    let upstreams = upstream("shop", &[shop.address], "") + &upstream("bills", &[bills.address], "");
+    let routes = "route = [ { host = \"old.test\", redirect = \"https\" }, { host = \"*.bills.test\", upstream = \"bills\" },\n\
+                  { paths = [\"/bills/*\"], methods = [\"GET\", \"HEAD\"], upstream = \"bills\" }, { host = \"shop.test\", upstream = \"shop\" } ]\ndefault = \"deny\"";
+    let (app, address) = front(&desk, &upstreams, routes).await;
+    let ask = async |host: &str, path: &str, more: &[&str]| {
+        let url = format!("https://{host}:{}{path}", address.port());
+        let resolve = format!("{host}:{}:127.0.0.1", address.port());
+        curl(&[&["-k", "--resolve", &resolve, &url], more].concat()).await
+    };
+    for (host, path, more, shown, reached) in [
+        ("shop.test", "/", &[][..], " 200", Some((1, 0))),
+        ("a.bills.test", "/", &[], " 200", Some((1, 1))),
+        ("bills.test", "/", &[], " 404", None),
+        ("shop.test", "/bills/7", &[], " 200", Some((1, 2))),
+        ("shop.test", "/bills/7", &["-d", "x"], " 200", Some((2, 2))),
+        ("other.test", "/", &[], " 404", None),
+        ("other.test", "/", &["-H", "Host: another.test"], " 421", None),
+        ("shop.test", "/", &["-H", "Host: SHOP.test:99"], " 200", Some((3, 2))),
+    ] {
+        let answer = ask(host, path, more).await;
+        assert!(answer.lines().next().is_some_and(|line| line.contains(shown)), "{host}{path} {more:?}: {answer}");
+        if let Some(reached) = reached {
+            assert_eq!((shop.heads().len(), bills.heads().len()), reached, "{host}{path} {more:?}");
+        }
+    }
+    let answer = ask("old.test", "/a?b=c", &[]).await;
+    assert!(answer.contains(" 308") && answer.to_lowercase().contains("location: https://old.test/a?b=c"), "{answer}");
+    app.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_may_call_what_its_entry_is_allowed_and_nothing_else() {
+    let mirror = Mirror::start().await;
+    let rules = "allow = [ { entry = \"ops\", paths = [\"/*\"] }, { entry = \"web-*\", methods = [\"GET\"], paths = [\"/api/*\", \"/exact\"] } ]";
+    let pair = Pair::start(mirror.address, Setup { server: rules, ..Setup::default() }).await;
+    for (path, more, status) in [
+        ("/api/x", &[][..], " 200"),
+        ("/exact", &[], " 200"),
+        ("/api/x", &["-d", "x"], " 403"),
+        ("/exactly", &[], " 403"),
+        ("/", &[], " 403"),
+        ("/api", &[], " 403"),
+        // What the application might take for another path is judged as it is sent.
+        ("/public/../api/x", &["--path-as-is"], " 403"),
+        ("/API/x", &[], " 403"),
+    ] {
+        let answer = curl(&[&[format!("http://{}{path}", pair.entrance).as_str()], more].concat()).await;
+        assert!(answer.lines().next().is_some_and(|line| line.contains(status)), "{path} {more:?}: {answer}");
+    }
+    assert_eq!(mirror.heads().len(), 2);
+    pair.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_target_is_passed_over_and_one_that_is_unwell_left_out() {
+    let (one, other) = (Mirror::start().await, Mirror::start().await);
+    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
+    let desk = desk();
+    let (app, address) = front(&desk, &upstream("app", &[one.address, gone, other.address], "ejection = \"1h\""), "upstream = \"app\"").await;
+    for number in 0..12 {
+        let answer = curl(&["-k", "-d", "x", &format!("https://{address}/{number}")]).await;
+        assert!(answer.contains(" 200"), "{answer}");
+    }
+    let metrics = app.metrics().text();
+    assert!(metrics.contains("upstream_connects_total{upstream=\"app\",result=\"unreachable\"} 1\n"), "{metrics}");
+    assert!(one.heads().len() >= 4 && other.heads().len() >= 4, "{} {}", one.heads().len(), other.heads().len());
+    app.drain().await;
+
+    // One target answers its checks with an error: no request goes there any more.
+    let (unwell, asked) = always_500().await;
+    let health = "health = { path = \"/healthz\", every = \"100ms\" }";
+    let (app, address) = front(&desk, &upstream("app", &[one.address, unwell], health), "upstream = \"app\"").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(app.metrics().text().contains("upstream_healthy_targets{upstream=\"app\"} 1\n"), "{}", app.metrics().text());
+    for _ in 0..6 {
+        assert!(curl(&["-k", &format!("https://{address}/")]).await.contains(" 200"));
+    }
+    assert!(asked.lock().expect("no panic").iter().all(|head| head.starts_with("GET /healthz ")));
+    app.drain().await;
+    // With none well, trying is better than failing for sure.
+    let (app, address) = front(&desk, &upstream("app", &[unwell], health), "upstream = \"app\"").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(curl(&["-k", &format!("https://{address}/")]).await.contains(" 500"));
+    app.drain().await;
+}
+
+/// A server that is always unwell, and keeps the first line of what it is asked.
+async fn always_500() -> (SocketAddr, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let (address, asked) = (listener.local_addr().expect("an address"), std::sync::Arc::<std::sync::Mutex<Vec<String>>>::default());
+    let kept = std::sync::Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = vec![0; 4096];
+            let count = stream.read(&mut head).await.unwrap_or(0);
+            kept.lock().expect("no panic").push(String::from_utf8_lossy(&head[..count]).lines().next().unwrap_or_default().to_owned());
+            let _ = stream.write_all(b"HTTP/1.1 500 Unwell\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
+        }
+    });
+    (address, asked)
+}
+
+/// One target is refused by its evidence; the others go on, and that one alone is left out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_target_leaves_the_others_alone() {
+    let mirror = Mirror::start().await;
+    let desk = desk();
+    let behind = upstream("app", &[mirror.address], "");
+    let listener = "[[listener]]\nname = \"in\"\nbind = \"127.0.0.1:0\"\nprotocol = \"http\"\ncertificate = \"attested\"\nupstream = \"app\"\n";
+    let good = sidecar(&desk, &format!("{behind}{listener}")).await;
+    let stranger = sidecar(&desk, &format!("{behind}{listener}[identity.simulator]\nmeasurement = \"{}\"\n", "7".repeat(96))).await;
+    let (right, wrong) = (good.tcp_address("in").expect("an address"), stranger.tcp_address("in").expect("an address"));
+    let client = sidecar(
+        &desk,
+        &format!(
+            "[[upstream]]\nname = \"far\"\ntargets = [\"tls://{wrong}\", \"tls://{right}\"]\nattested = {{ policy = \"mesh\" }}\n\
+             [[listener]]\nname = \"out\"\nbind = \"127.0.0.1:0\"\nprotocol = \"http\"\nupstream = \"far\"\n"
+        ),
+    )
+    .await;
+    let url = format!("http://{}/", client.tcp_address("out").expect("an address"));
+    let mut refused = 0;
+    for _ in 0..10 {
+        let answer = curl(&[&url]).await;
+        if answer.contains(" 502") {
+            assert!(answer.contains("measurement_unknown"), "{answer}");
+            refused += 1;
+        } else {
+            assert!(answer.contains(" 200"), "{answer}");
+        }
+    }
+    // The request that met the refusal is not tried elsewhere; those after it do not go there.
+    assert_eq!(refused, 1);
+    assert!(stranger.metrics().text().contains("handshakes_total{listener=\"in\",direction=\"inbound\",result=\"ok\"} 1\n"));
+    for app in [client, good, stranger] {
+        app.drain().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bounds_of_heads_bodies_and_patience_are_kept() {
+    let mirror = Mirror::start().await;
+    let limits = "limits = { header = \"4KiB\", body = \"1KiB\", request_header = \"300ms\", request_body = \"300ms\" }";
+    let pair = Pair::start(mirror.address, Setup { client: limits, ..Setup::default() }).await;
+    let url = format!("http://{}/", pair.entrance);
+    let long = format!("X-Long: {}", "a".repeat(5000));
+    assert!(curl(&["--http1.1", "-H", &long, &url]).await.contains(" 431"));
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        assert!(curl(&[version, "-d", &"b".repeat(1024), &url]).await.contains(" 200"));
+        let answer = curl(&[version, "-d", &"b".repeat(1025), &url]).await;
+        assert!(answer.contains(" 413"), "{version}: {answer}");
+        let chunked = curl(&[version, "-H", "Transfer-Encoding: chunked", "-H", "Expect:", "-d", &"b".repeat(1025), &url]).await;
+        assert!(chunked.contains(" 413"), "{version}: {chunked}");
+    }
+    // A head that does not come to its end, and a body that stands still.
+    let mut slow = TcpStream::connect(pair.entrance).await.expect("a listener");
+    slow.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: ").await.expect("written");
+    let begun = Instant::now();
+    assert_eq!(heard(&mut slow).await, "");
+    assert!(begun.elapsed() < Duration::from_millis(900), "the slow head was waited for");
+    let answer = say(pair.entrance, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf").await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(mirror.heads().iter().all(|head| !head.contains("x-slow")));
+    pair.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_than_there_is_room_for_is_told_to_come_again() {
+    let mirror = Mirror::start().await;
+    let pair = Pair::start(mirror.address, Setup { client: "limits = { requests = 3 }", ..Setup::default() }).await;
+    let ask = || {
+        let url = format!("http://{}/slow", pair.entrance);
+        async move { curl(&[&url]).await.to_lowercase() }
+    };
+    let answers = tokio::join!(ask(), ask(), ask(), ask(), ask(), ask());
+    let answers = [answers.0, answers.1, answers.2, answers.3, answers.4, answers.5];
+    let served = answers.iter().filter(|answer| answer.contains(" 200")).count();
+    let shed =
+        answers.iter().filter(|answer| answer.contains(" 503") && answer.contains("retry-after: 1") && answer.contains("connection_limit_reached")).count();
+    assert_eq!((served, shed), (3, 3), "{answers:?}");
+    assert!(ask().await.contains(" 200"), "there is room again");
+    pair.end().await;
+    let pair = Pair::start(mirror.address, Setup { client: "limits = { rate = 5 }", ..Setup::default() }).await;
+    let mut told = Vec::new();
+    for _ in 0..10 {
+        told.push(curl(&[&format!("http://{}/", pair.entrance)]).await.contains(" 429"));
+    }
+    assert!(told.iter().filter(|told| **told).count() >= 2 && !told[0], "{told:?}");
+    pair.end().await;
+}
+
+/// An HTTP/2 connection by hand: preface and empty settings are sent.
+async fn by_hand(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("a listener");
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("written");
+    stream.write_all(&frame(4, 0, 0, &[])).await.expect("written");
+    stream
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("short");
+    [&length.to_be_bytes()[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Sends the same again and again until the far end has had enough.
+async fn flooded(mut stream: TcpStream, mut next: impl FnMut(u32) -> Vec<u8>) -> u32 {
+    let mut buffer = vec![0; 64 * 1024];
+    for count in 0..200_000 {
+        let written = tokio::time::timeout(Duration::from_secs(5), stream.write_all(&next(count))).await;
+        if !matches!(written, Ok(Ok(()))) {
+            return count;
+        }
+        while let Ok(read) = stream.try_read(&mut buffer) {
+            if read == 0 {
+                return count;
+            }
+        }
+        if count % 64 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    u32::MAX
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods_of_frames_end_their_connection_and_harm_nobody_else() {
+    let mirror = Mirror::start().await;
+    let pair = Pair::start(mirror.address, Setup::default()).await;
+    // :method GET, :scheme http, :path /, :authority a.
+    let head = [0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
+    let open = |count: u32| frame(1, 5, count * 2 + 1, &head);
+    let floods: [(&str, Box<dyn FnMut(u32) -> Vec<u8> + Send>); 6] = [
+        ("ping_flood", Box::new(|_| frame(6, 0, 0, &[0; 8]))),
+        ("settings_flood", Box::new(|_| frame(4, 0, 0, &[]))),
+        ("priority_flood", Box::new(|_| frame(2, 0, 1, &[0, 0, 0, 3, 1]))),
+        ("rapid_reset", Box::new(move |count| [open(count), frame(3, 0, count * 2 + 1, &[0, 0, 0, 8])].concat())),
+        ("continuation_flood", Box::new(move |count| if count == 0 { frame(1, 1, 1, &head) } else { frame(9, 0, 1, b"\x40\x01x\x01y") })),
+        ("empty_data_flood", Box::new(move |count| if count == 0 { frame(1, 4, 1, &[0x83, 0x86, 0x84, 0x41, 0x01, b'a']) } else { frame(0, 0, 1, &[]) })),
+    ];
+    for (name, next) in floods {
+        let sent = flooded(by_hand(pair.entrance).await, next).await;
+        assert!(sent < 50_000, "{name}: the connection was still open after {sent}");
+        let answer = curl(&["--http2-prior-knowledge", &format!("http://{}/", pair.entrance)]).await;
+        assert!(answer.contains(" 200"), "{name}: another client is harmed: {answer}");
+    }
+    let metrics = pair.client.metrics().text();
+    for name in ["ping_flood", "settings_flood", "priority_flood"] {
+        assert!(metrics.contains(&format!("limits_rejected_total{{listener=\"out\",limit=\"{name}\"}} 1\n")), "{name} not in\n{metrics}");
+    }
+    // A client that never reads does not make us hold its answers.
+    let mut deaf = by_hand(pair.entrance).await;
+    deaf.write_all(&frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])).await.expect("written");
+    for count in 0..50 {
+        deaf.write_all(&open(count)).await.expect("written");
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut some = [0; 16];
+    deaf.read_exact(&mut some).await.expect("settings");
+    assert!(curl(&[&format!("http://{}/", pair.entrance)]).await.contains(" 200"));
+    drop(deaf);
+    pair.end().await;
+}
