@@ -1,6 +1,6 @@
 //! The platforms: one row each. A new platform is one file in `evidence`, `verify` and `attester`, and a row here.
 
-use crate::evidence::{EndorsementId, Evidence, hcl, intel, keystone, saved::Saved, snp};
+use crate::evidence::{EndorsementId, Evidence, hcl, intel, keystone, nitro, saved::Saved, snp};
 use crate::policy::{AppraisalPolicy, Roots, Vocabulary};
 use crate::refusal::{Denied, Finding, Reason};
 use crate::verify::{self, Anchor, Origin, TrustAnchors, Verifier};
@@ -62,7 +62,7 @@ impl Platform {
 }
 
 /// Every platform of this build.
-pub const PLATFORMS: &[Platform] = &[SEV_SNP, AZURE_SNP, INTEL_SGX, INTEL_TDX, KEYSTONE];
+pub const PLATFORMS: &[Platform] = &[SEV_SNP, AZURE_SNP, INTEL_SGX, INTEL_TDX, KEYSTONE, NITRO, NITROTPM];
 
 const SEV_SNP: Platform = Platform {
     name: "sev-snp",
@@ -127,6 +127,32 @@ const KEYSTONE: Platform = Platform {
     provider: &crate::attester::keystone::Keystone,
     #[cfg(feature = "simulator")]
     simulated: &crate::attester::simulator::SimulatedKeystone,
+};
+
+const NITRO: Platform = Platform {
+    name: "nitro",
+    media_type: nitro::MEDIA_TYPE,
+    verifier: &verify::nitro::ENCLAVE,
+    anchors: verify::nitro::enclave_anchors,
+    vendor_service: "",
+    saved: nitro::saved::ENCLAVE,
+    #[cfg(feature = "proxy")]
+    provider: &crate::attester::nitro::Enclave,
+    #[cfg(feature = "simulator")]
+    simulated: &crate::attester::simulator::nitro::SimulatedNitro(nitro::Kind::Enclave),
+};
+
+const NITROTPM: Platform = Platform {
+    name: "nitrotpm",
+    media_type: nitro::TPM_MEDIA_TYPE,
+    verifier: &verify::nitro::TPM,
+    anchors: verify::nitro::tpm_anchors,
+    vendor_service: "",
+    saved: nitro::saved::TPM,
+    #[cfg(feature = "proxy")]
+    provider: &crate::attester::nitro::Tpm,
+    #[cfg(feature = "simulator")]
+    simulated: &crate::attester::simulator::nitro::SimulatedNitro(nitro::Kind::Tpm),
 };
 
 /// The platform that this evidence is of: by its media type, and by its content where platforms share one.

@@ -1,6 +1,8 @@
 //! Real evidence captured by others: every case of a manifest that this build has a platform for gives the manifest's
 //! verdict and claims. The folder is named by `PORTCULLIS_VECTORS`; any folder of the same form runs unchanged.
 
+#[path = "support/cose_claims.rs"]
+mod cose_claims;
 #[path = "support/skipped.rs"]
 mod skipped;
 
@@ -27,6 +29,8 @@ fn platform_of(case: &Value) -> Option<&'static Platform> {
         "gcp-cvm" if case["id"].as_str()?.contains("/snp-") => platform::by_name("sev-snp"),
         "snp" => platform::by_name("sev-snp"),
         "az-snp-vtpm" => platform::by_name("azure-snp"),
+        "nitro" => platform::by_name("nitro"),
+        "nitrotpm" => platform::by_name("nitrotpm"),
         "sgx" => platform::by_name("intel-sgx"),
         "tdx" => platform::by_name("intel-tdx"),
         // Other formats around a plain quote: the quote is judged.
@@ -64,7 +68,9 @@ impl<'a> Case<'a> {
             files.push(SavedFile { name: path.file_name()?.to_str()?.to_owned(), bytes });
         }
         let assembled = (platform.saved.assemble)(&files).unwrap_or_default();
-        let whole = || files.iter().find(|file| file.name == platform.saved.evidence).map(|file| Evidence::new(platform.media_type, file.bytes.as_slice()));
+        let by_name = || files.iter().find(|file| file.name == platform.saved.evidence);
+        let by_content = || files.iter().find(|file| (platform.saved.is_evidence)(&file.bytes));
+        let whole = || by_name().or_else(by_content).map(|file| Evidence::new(platform.media_type, file.bytes.as_slice()));
         let mut endorsements: Endorsements = assembled.endorsements.into_iter().collect();
         for file in files.iter().filter(|file| !assembled.used.contains(&file.name)) {
             if let Some(name) = file.name.strip_suffix(".der") {
@@ -137,7 +143,8 @@ impl<'a> Case<'a> {
         // Of formats around a quote the manifest claims other things too.
         let intel = self.platform.name.starts_with("intel-");
         let of_quote = |name: &str| self.id.starts_with("tdx/") || self.id.starts_with("sgx/") || QUOTE_CLAIMS.contains(&name);
-        let theirs = if intel { quote_claims(self.claims) } else { self.claims.clone() };
+        let other = || cose_claims::in_our_words(self.platform.name, self.claims).unwrap_or_else(|| self.claims.clone());
+        let theirs = if intel { quote_claims(self.claims) } else { other() };
         theirs
             .iter()
             .filter(|(name, _)| !intel || of_quote(name))

@@ -7,6 +7,8 @@ pub mod batch;
 mod document;
 mod imds;
 pub mod keystone;
+pub mod nitro;
+mod nsm;
 mod patience;
 mod sev_guest;
 pub mod sgx;
@@ -90,6 +92,10 @@ pub struct Places {
     pub tsm_root: PathBuf,
     /// The folder of Gramine's attestation files.
     pub gramine: PathBuf,
+    /// AWS's command for documents of a NitroTPM.
+    pub nitro_tpm_attest: PathBuf,
+    /// The Nitro Secure Module's device.
+    pub nsm: PathBuf,
     /// The sev-guest device.
     pub sev_guest: PathBuf,
     /// The TPM: a resource-managed device, or the socket of a software TPM.
@@ -107,6 +113,8 @@ impl Default for Places {
     fn default() -> Self {
         Self {
             tsm_root: PathBuf::from("/sys/kernel/config/tsm/report"),
+            nitro_tpm_attest: PathBuf::from("/usr/bin/nitro-tpm-attest"),
+            nsm: PathBuf::from("/dev/nsm"),
             sev_guest: PathBuf::from("/dev/sev-guest"),
             tpm: PathBuf::from("/dev/tpmrm0"),
             imds: imds::ADDRESS,

@@ -1,6 +1,6 @@
 //! The sev-guest device: the kernel's older way to SEV-SNP reports (Linux, include/uapi/linux/sev-guest.h).
 //!
-//! The only file with `unsafe` in it: an ioctl takes addresses. Each structure handed over lives, unmoved, until the call
+//! A file with `unsafe` in it: an ioctl takes addresses. Each structure handed over lives, unmoved, until the call
 //! is over, and has the size that the kernel copies; the host's table lands in a buffer of ours and is read elsewhere.
 #![allow(unsafe_code, reason = "an ioctl hands addresses to the kernel")]
 

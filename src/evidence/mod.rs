@@ -17,6 +17,7 @@ pub mod hcl;
 pub mod intel;
 pub mod keystone;
 pub mod leaf;
+pub mod nitro;
 pub mod saved;
 pub mod snp;
 pub mod spki;

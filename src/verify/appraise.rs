@@ -65,7 +65,7 @@ pub(super) fn answers(found: &Bound, binding: &Binding) -> Result<(), Denied> {
     if found.answers(binding.expected()) {
         return Ok(());
     }
-    let hex = |octets: &[u8]| data_encoding::HEXLOWER.encode(octets);
+    let hex = |octets: &[u8]| if octets.is_empty() { "none".to_owned() } else { data_encoding::HEXLOWER.encode(octets) };
     Finding::new(Reason::BindingMismatch, "report.report_data", hex(found.asked(binding.expected())), hex(found.octets()))
         .fix("something between the two sides terminates TLS, or the evidence is from another connection; connect the sidecars directly")
         .refuse()

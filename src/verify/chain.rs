@@ -142,6 +142,16 @@ pub(super) fn is_authority(what: &'static str, certificate: &X509Certificate<'_>
     distrusted(what, "a certificate authority", "basicConstraints or keyUsage that say otherwise", FORGED)
 }
 
+/// Proves that a certificate may issue others with `below` authorities between them and the last certificate.
+pub(super) fn may_issue(what: &'static str, certificate: &X509Certificate<'_>, below: usize) -> Result<(), Denied> {
+    is_authority(what, certificate)?;
+    let most = certificate.basic_constraints().ok().flatten().and_then(|constraints| constraints.value.path_len_constraint);
+    match most.map(usize::try_from) {
+        Some(Ok(most)) if most < below => untrusted(what, format!("a path length of at least {below}"), most),
+        _ => Ok(()),
+    }
+}
+
 /// What a revocation list at hand says about certificates.
 pub(super) struct Revocations<'a> {
     list: CertificateRevocationList<'a>,

@@ -13,6 +13,7 @@ mod chain;
 pub mod intel;
 pub mod keystone;
 pub mod memo;
+pub mod nitro;
 pub mod roots;
 pub mod sgx;
 pub mod snp;

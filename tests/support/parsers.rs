@@ -6,17 +6,23 @@ use std::path::Path;
 
 use portcullis::attester::simulator::intel::IntelForge;
 use portcullis::attester::simulator::{Forge, KeystoneForge};
+
+use portcullis::attester::simulator::elliptic::{Curve, EcKey};
+use portcullis::attester::simulator::nitro::NitroForge;
 use portcullis::config::Config;
 use portcullis::diagnostic::{Source, render};
 use portcullis::evidence::batch::Proof;
 use portcullis::evidence::binding::{BindingClaims, Kind};
 use portcullis::evidence::cbor::Reader;
+use portcullis::evidence::cbor::foreign::Item;
 use portcullis::evidence::cmw::Collection;
+use portcullis::evidence::cose::{self, Sign1, decode_key, encode_key};
 use portcullis::evidence::intel::collateral::{QeIdentity, Signed, TcbInfo};
 use portcullis::evidence::intel::log::{Events, GuestEvent};
 use portcullis::evidence::intel::{Quote, chain};
 use portcullis::evidence::keystone;
 use portcullis::evidence::leaf::Leaf;
+use portcullis::evidence::nitro::{self, Document};
 use portcullis::evidence::snp::{MEDIA_TYPE, Product, REPORT_SIZE, Report, Vek, table};
 use portcullis::evidence::{Auxiliary, Endorsement, Endorsements, Evidence, KeyDigest, ReportData, Timestamp};
 use portcullis::platform;
@@ -54,7 +60,9 @@ pub(crate) const PARSERS: &[Parser] = &[
     Parser { name: "intel_log", feed: intel_log, seeds: intel_log_seeds },
     Parser { name: "intel_quote", feed: intel_quote, seeds: intel_quote_seeds },
     Parser { name: "keystone", feed: keystone, seeds: keystone_seeds },
+    Parser { name: "cose", feed: cose, seeds: cose_seeds },
     Parser { name: "leaf", feed: leaf, seeds: leaf_seeds },
+    Parser { name: "nitro_document", feed: nitro_document, seeds: nitro_document_seeds },
     Parser { name: "policy", feed: policy, seeds: policy_seeds },
     Parser { name: "session_frames", feed: session_frames, seeds: session_frames_seeds },
     Parser { name: "snp_authenticate", feed: snp_authenticate, seeds: snp_authenticate_seeds },
@@ -138,6 +146,41 @@ pub(crate) fn policy(data: &[u8]) -> bool {
     let text = String::from_utf8_lossy(data);
     drop(render(&Source { name: "policy.json", text: &text }, &diagnostics));
     accepted
+}
+
+/// A COSE_Sign1, and CBOR that others write.
+pub(crate) fn cose(data: &[u8]) -> bool {
+    let Ok(item) = Item::decode(data) else { return false };
+    assert_eq!(item.encode(), data, "accepted what it does not write");
+    let Ok(sign1) = Sign1::decode("input", data) else { return false };
+    let _ = (sign1.scheme(), sign1.to_be_signed());
+    let _ = (decode_key("input", sign1.payload), Sign1::decode("input", sign1.payload));
+    true
+}
+
+/// An attestation document of AWS Nitro: read, judged, written.
+pub(crate) fn nitro_document(data: &[u8]) -> bool {
+    let Ok((_, document)) = Document::parse(data) else { return false };
+    let payload = document.encode();
+    let again = nitro::envelope(b"\xa1\x01\x38\x22", &payload, &[0; 96]);
+    assert_eq!(Document::parse(&again).expect("what was written").1, document, "what was written is read otherwise");
+    examined(&Evidence::new(document.kind.media_type(), data.to_vec()), &Endorsements::default())
+}
+
+/// Every verifier's view of evidence, and the verdict under the simulator's roots; whether it was readable.
+fn examined(evidence: &Evidence, endorsements: &Endorsements) -> bool {
+    let Some(platform) = platform::of_evidence(evidence) else { return false };
+    let read = platform.verifier.read(evidence, endorsements);
+    let _ = (platform.verifier.bound(evidence), platform.verifier.needs(evidence));
+    let policy = AppraisalPolicy { roots: Roots::VendorAndSimulator, ..AppraisalPolicy::genuine(&platform::vocabularies()) };
+    let appraiser = Appraiser { anchors: platform::anchors(&policy), policy };
+    let verdict = appraiser.examine(platform.verifier, evidence, endorsements, &NoMemo, NOW);
+    if verdict.is_ok() {
+        let data = [7; 64];
+        let bound = platform.verifier.bound(evidence).expect("what was accepted");
+        assert_eq!(bound.octets(), &data[..bound.octets().len()], "accepted what was not signed");
+    }
+    read.is_ok()
 }
 
 /// Frames behind one another, each of a kind that may stand alone.
@@ -275,6 +318,18 @@ fn binding_claims_seeds() -> Vec<Vec<u8>> {
 
 fn cbor_seeds() -> Vec<Vec<u8>> {
     [binding_claims_seeds(), collection_seeds()].concat()
+}
+
+fn cose_seeds() -> Vec<Vec<u8>> {
+    let key = EcKey::derive(Curve::P384, &[b"seed"]).public();
+    let key = encode_key(&key).expect("a key");
+    let sign1 = |tagging| cose::encode(tagging, &cose::protected(-35), &key, &[7; 96]);
+    vec![sign1(cose::Tagging::Tagged), sign1(cose::Tagging::Untagged)]
+}
+
+fn nitro_document_seeds() -> Vec<Vec<u8>> {
+    let quote = |kind| NitroForge::new(kind, 1, NOW).quote(&[7; 64]).evidence.bytes;
+    vec![quote(nitro::Kind::Enclave), quote(nitro::Kind::Tpm)]
 }
 
 fn collection_seeds() -> Vec<Vec<u8>> {
