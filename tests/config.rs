@@ -2,13 +2,15 @@
 //! error has its words, its place and its advice.
 #![cfg(feature = "cli")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis::attester::batch::BatchSettings;
 use portcullis::collateral::{Pace, Reach};
-use portcullis::config::{CollateralSource, Config, Freshness, Log, LogFormat, Simulator, schema};
+use portcullis::config::{CollateralSource, Config, Forward, Freshness, Log, LogFormat, Simulator, schema};
 use portcullis::policy::Mode;
-use portcullis::proxy::plan;
+use portcullis::proxy::http::plan::{Backend, Balance, HttpLimits, Site, Speaks};
+use portcullis::proxy::plan::{self, Originate, Upstream};
 
 const POLICY: &str = r#"{ "version": 1, "name": "p", "accept": [] }"#;
 
@@ -66,6 +68,15 @@ fn defaults() -> Vec<(&'static str, &'static str, String)> {
     let collateral = parse(&format!("{LEAST}[collateral]\n")).expect("a good file").collateral.expect("one");
     assert_eq!((collateral.timeout, collateral.wait, collateral.refresh), (None, None, None), "the collateral's own defaults hold");
     let pace = Pace::default();
+    let http = LEAST.replace(
+        "certificate = \"attested\"",
+        "certificate = \"attested\"\nprotocol = \"http\"\nclients = \"attested\"\npolicy = \"p\"\ninsecure_allow_any_genuine_platform = true",
+    );
+    let checked = parse(&http.replace("tcp://127.0.0.1:8080\"]", "http://127.0.0.1:8080\"]\nhealth = { path = \"/\" }")).expect("a good file");
+    let Forward::Http(asked) = &checked.listeners[0].forward else { panic!("not HTTP") };
+    let plain = Upstream { name: String::new(), targets: Vec::new(), originate: Originate::Plain, connect_timeout: Duration::ZERO };
+    let (backend, requests) = (Backend::of(Arc::new(plain), Speaks::Http1), HttpLimits::default());
+    let backed = Site::to(Backend::of(Arc::clone(&backend.upstream), Speaks::Http1));
     let source = |source: &CollateralSource| format!("{:?}", format!("{:?}", source.place).to_lowercase());
     let quoted = |text: &str| format!("\"{text}\"");
     let far = &config.upstreams["far"];
@@ -78,8 +89,19 @@ fn defaults() -> Vec<(&'static str, &'static str, String)> {
         ("[identity.simulator]", "seed", simulator.seed.to_string()),
         ("[identity.simulator]", "platform", quoted(&simulator.platform)),
         ("[identity.simulator]", "quote_delay", span(simulator.quote_delay)),
-        // There is no other yet.
-        ("[[listener]]", "protocol", quoted("tcp")),
+        ("[[listener]]", "protocol", quoted(if matches!(config.listeners[0].forward, Forward::Tcp(_)) { "tcp" } else { "http" })),
+        // What no route fits is always refused: there is no other word.
+        ("[[listener]]", "default", quoted("deny")),
+        ("[[listener]]", "upgrades", format!("{:?}", backed.upgrades)),
+        ("[listener.identity_headers]", "modes", format!("{:?}", asked.identity)),
+        ("[listener.limits]", "header", format!("\"{}KiB\"", requests.header / 1024)),
+        ("[listener.limits]", "request_header", span(requests.request_header)),
+        ("[listener.limits]", "request_body", span(requests.request_body)),
+        ("[listener.limits]", "streams", requests.streams.to_string()),
+        ("[listener.limits]", "requests", requests.requests.to_string()),
+        ("[[upstream]]", "balance", quoted(if backend.balance == Balance::RoundRobin { "round-robin" } else { "another" })),
+        ("[[upstream]]", "ejection", span(backend.ejection)),
+        ("[upstream.health]", "every", span(checked.upstreams["app"].http.health.as_ref().expect("one").1)),
         ("[[listener]]", "clients", quoted(if served.clients.is_none() { "any" } else { "attested" })),
         ("[[listener]]", "freshness", quoted(served.freshness.name())),
         ("[[listener]]", "mode", format!("\"{:04o}\"", config.listeners[0].mode)),
