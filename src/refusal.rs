@@ -189,9 +189,9 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// A finding without advice of its own.
+    /// A finding without advice of its own. Texts are cut at [`MAX_TEXT`] octets: a peer may have chosen them.
     pub fn new(reason: Reason, field: impl Into<Cow<'static, str>>, expected: impl Into<String>, found: impl Into<String>) -> Self {
-        Self { reason, field: field.into(), expected: expected.into(), found: found.into(), fix: Cow::Borrowed("") }
+        Self { reason, field: field.into(), expected: cut(expected.into()), found: cut(found.into()), fix: Cow::Borrowed("") }
     }
 
     /// The same finding with advice.
@@ -214,6 +214,19 @@ impl Finding {
     pub fn refuse<T>(self) -> Result<T, Denied> {
         Err(self.into())
     }
+}
+
+/// What was expected or found is told in at most this many octets, and how many there were.
+pub const MAX_TEXT: usize = 1024;
+
+fn cut(mut text: String) -> String {
+    let length = text.len();
+    if length > MAX_TEXT {
+        let end = (0..=MAX_TEXT).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
+        text.push_str(&format!("… ({length} octets)"));
+    }
+    text
 }
 
 impl fmt::Display for Finding {
@@ -268,6 +281,13 @@ impl std::error::Error for Denied {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_are_bounded_whatever_a_peer_writes() {
+        let finding = Finding::new(Reason::NameMismatch, "bind.names", "é".repeat(20_000), "x".repeat(MAX_TEXT));
+        assert!(finding.expected.len() < MAX_TEXT + 32 && finding.expected.ends_with("… (40000 octets)"));
+        assert_eq!(finding.found.len(), MAX_TEXT);
+    }
 
     #[test]
     fn codes_are_sorted_unique_and_found() {

@@ -80,7 +80,7 @@ async fn sixty_four_at_once_are_served_by_few_quotes() {
     let asked: Vec<_> = (0..64)
         .map(|number| {
             let batcher = batcher.clone();
-            tokio::spawn(async move { (leaf(number), batcher.quote(leaf(number)).await.expect("a quote")) })
+            tokio::spawn(async move { (leaf(number), batcher.quote(leaf(number), None).await.expect("a quote")) })
         })
         .collect();
     let mut served = Vec::new();
@@ -113,7 +113,7 @@ async fn a_full_queue_answers_busy_at_once() {
     let ask = |number| {
         tokio::spawn({
             let batcher = batcher.clone();
-            async move { batcher.quote(leaf(number)).await }
+            async move { batcher.quote(leaf(number), None).await }
         })
     };
     let first = ask(0);
@@ -123,13 +123,13 @@ async fn a_full_queue_answers_busy_at_once() {
     for number in 1..=3 {
         let mut asked = Box::pin({
             let batcher = batcher.clone();
-            async move { batcher.quote(leaf(number)).await }
+            async move { batcher.quote(leaf(number), None).await }
         });
         assert!(poll_once(&mut asked).is_none());
         waiting.push(asked);
     }
     for number in 4..20 {
-        assert!(matches!(batcher.quote(leaf(number)).await, Err(QuoteError::Busy)));
+        assert!(matches!(batcher.quote(leaf(number), None).await, Err(QuoteError::Busy)));
     }
     assert_eq!(batcher.counters().busy.get(), 16);
     gate.let_pass(2);
@@ -155,12 +155,12 @@ async fn a_caller_that_goes_away_harms_nobody() {
     let batcher = Batcher::start(Arc::clone(&gate) as Arc<dyn Attester>, BatchSettings::default());
     let first = tokio::spawn({
         let batcher = batcher.clone();
-        async move { batcher.quote(leaf(0)).await }
+        async move { batcher.quote(leaf(0), None).await }
     });
     gate.until_begun(1).await;
-    let mut stays = Box::pin(batcher.quote(leaf(1)));
+    let mut stays = Box::pin(batcher.quote(leaf(1), None));
     assert!(poll_once(&mut stays).is_none());
-    let mut leaves = Box::pin(batcher.quote(leaf(2)));
+    let mut leaves = Box::pin(batcher.quote(leaf(2), None));
     assert!(poll_once(&mut leaves).is_none());
     drop(leaves);
     first.abort();
@@ -184,7 +184,7 @@ async fn certificates_and_sessions_share_the_one_quote_in_flight() {
                     let quote = batcher.single(Challenge { long: ReportData([number; 64]), short: [number; 48] }).await.expect("a quote");
                     assert_eq!(quote.evidence.bytes, [number; 64]);
                 } else {
-                    let batched = batcher.quote(leaf(number.into())).await.expect("a quote");
+                    let batched = batcher.quote(leaf(number.into()), None).await.expect("a quote");
                     let root = fold(&leaf(number.into()), &batched.proof).expect("a proof");
                     assert_eq!(batched.quote.evidence.bytes, challenge(batched.proof.size, &root).long.0);
                 }
@@ -204,10 +204,10 @@ async fn a_failure_or_panic_ends_one_batch_only() {
     let batcher = Batcher::start(Arc::clone(&attester) as Arc<dyn Attester>, BatchSettings::default());
     for fault in [Fault::Panic, Fault::Broken, Fault::Busy] {
         attester.misbehave(fault);
-        let Err(QuoteError::Unavailable(unavailable)) = batcher.quote(leaf(1)).await else { panic!("{fault:?} gave a quote") };
+        let Err(QuoteError::Unavailable(unavailable)) = batcher.quote(leaf(1), None).await else { panic!("{fault:?} gave a quote") };
         assert_eq!(unavailable.transient, matches!(fault, Fault::Busy));
         attester.misbehave(Fault::None);
-        let batched = batcher.quote(leaf(2)).await.expect("a quote");
+        let batched = batcher.quote(leaf(2), None).await.expect("a quote");
         assert_speaks_for(&batched, &leaf(2));
     }
     assert_eq!((batcher.counters().failures.get(), batcher.counters().quotes.get()), (3, 3));

@@ -198,3 +198,17 @@ fn what_a_certificate_cannot_say_is_not_issued() {
     let late = Statement { not_after: Timestamp(u64::MAX), ..good };
     assert_eq!(issue(&key, &late).err(), Some(NotIssued::Date(Timestamp(u64::MAX))));
 }
+
+#[test]
+fn a_name_of_one_kind_does_not_pass_for_one_of_another() {
+    let named = |name: SanType| {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names.push(name);
+        params.self_signed(&key()).expect("a certificate").der().to_vec()
+    };
+    let text = || "spiffe://mesh/orders".try_into().expect("ASCII");
+    assert_eq!(Leaf::read(&named(SanType::URI(text()))).expect("a leaf").facts().names, ["spiffe://mesh/orders"]);
+    assert_eq!(reason(Leaf::read(&named(SanType::DnsName(text())))), Reason::CertificateInvalid);
+    let host = "app.example".try_into().expect("ASCII");
+    assert_eq!(reason(Leaf::read(&named(SanType::URI(host)))), Reason::CertificateInvalid);
+}

@@ -40,7 +40,8 @@ fn octets<const N: usize>(value: &Value) -> [u8; N] {
 
 fn frame(octets: &[u8]) -> Frame {
     let (header, payload) = octets.split_first_chunk::<{ Header::LENGTH }>().expect("a header");
-    let header = Header::read(*header, 1 << 20).expect("a good header");
+    let kind = Kind::of_octet(header[0]).expect("a known kind");
+    let header = Header::read(*header, kind, 1 << 20).expect("a good header");
     assert_eq!(header.length, payload.len());
     Frame::new(header.kind, payload.to_vec())
 }

@@ -4,6 +4,7 @@
 //! [`Batcher::single`]. Nobody waits for room: a full queue answers busy at once. Not for: what a leaf means, and not
 //! for offering signatures over report data of a peer's choice (the callers are `tls` and `session` alone).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::queue::Queue;
 use super::{Attester, Quote, Unavailable};
 use crate::admin::metrics::QuoteMetrics;
 use crate::evidence::batch::{self, MAX_SIZE, Node, Proof};
@@ -71,7 +73,7 @@ impl std::error::Error for QuoteError {}
 pub struct Batcher {
     attester: Arc<dyn Attester>,
     listed: Listed,
-    leaves: mpsc::Sender<Leaf>,
+    leaves: Arc<Queue<Option<IpAddr>, Leaf>>,
     singles: mpsc::Sender<Single>,
     counters: QuoteMetrics,
 }
@@ -92,21 +94,29 @@ impl Batcher {
     /// Outside a tokio runtime.
     #[must_use]
     pub fn start_counted(attester: Arc<dyn Attester>, settings: BatchSettings, counters: QuoteMetrics) -> Self {
-        let (leaves, waiting_leaves) = mpsc::channel(settings.queue.max(1));
+        let leaves = Arc::new(Queue::new(settings.queue.clamp(1, usize::try_from(MAX_SIZE).unwrap_or(usize::MAX))));
         let (singles, waiting_singles) = mpsc::channel(MAX_SINGLES);
         let listed = Listed::default();
         let hardware = Hardware { attester: Arc::clone(&attester), listed: Arc::clone(&listed), counters: counters.clone(), idle_since: Instant::now() };
-        tokio::spawn(hardware.work(waiting_leaves, waiting_singles, settings.window));
+        tokio::spawn(hardware.work(Arc::clone(&leaves), waiting_singles, settings.window));
         Self { attester, listed, leaves, singles, counters }
     }
 
-    /// A quote that speaks for `leaf`, with the proof. Dropping the future withdraws the leaf and harms no other.
+    /// A quote that speaks for `leaf`, with the proof. Dropping the future withdraws the leaf and harms no other. `source`
+    /// is where the peer comes from: when there is no room, the source with the most waiting gives way.
     ///
     /// # Errors
-    /// [`QuoteError`]; [`QuoteError::Busy`] at once.
-    pub async fn quote(&self, leaf: Node) -> Result<BatchedQuote, QuoteError> {
+    /// [`QuoteError`]; [`QuoteError::Busy`] for a leaf that has to give way.
+    pub async fn quote(&self, leaf: Node, source: Option<IpAddr>) -> Result<BatchedQuote, QuoteError> {
         let (reply, answer) = oneshot::channel();
-        self.ask(&self.leaves, Leaf { leaf, came: Instant::now(), reply })?;
+        if self.singles.is_closed() {
+            return Err(stopped());
+        }
+        if let Some(turned_away) = self.leaves.push(source, Leaf { leaf, came: Instant::now(), reply }, |leaf| leaf.reply.is_closed()) {
+            self.counters.busy.inc();
+            // Whoever waited may be gone by now.
+            let _ = turned_away.reply.send(Err(QuoteError::Busy));
+        }
         answer.await.unwrap_or_else(|_| Err(stopped()))
     }
 
@@ -183,24 +193,24 @@ struct Hardware {
 }
 
 impl Hardware {
-    async fn work(mut self, mut leaves: mpsc::Receiver<Leaf>, mut singles: mpsc::Receiver<Single>, window: Duration) {
+    async fn work(mut self, leaves: Arc<Queue<Option<IpAddr>, Leaf>>, mut singles: mpsc::Receiver<Single>, window: Duration) {
         loop {
             // Unbiased, so that neither kind starves the other.
             tokio::select! {
-                Some(single) = singles.recv() => self.answer_single(single).await,
-                Some(first) = leaves.recv() => {
-                    if first.came < self.idle_since {
-                        tokio::time::sleep_until(first.came + window).await;
-                    } else {
+                single = singles.recv() => match single {
+                    Some(single) => self.answer_single(single).await,
+                    // The last handle is gone.
+                    None => return,
+                },
+                () = leaves.came() => {
+                    match leaves.first(|leaf| leaf.came) {
+                        Some(came) if came < self.idle_since => tokio::time::sleep_until(came + window).await,
                         // Lets what is ready to ask ask.
-                        tokio::task::yield_now().await;
+                        _ => tokio::task::yield_now().await,
                     }
-                    let waiting = std::iter::from_fn(|| leaves.try_recv().ok());
-                    let batch = std::iter::once(first).chain(waiting).filter(|leaf| !leaf.reply.is_closed());
-                    let batch = batch.take(usize::try_from(MAX_SIZE).unwrap_or(usize::MAX)).collect();
-                    self.answer_batch(batch).await;
+                    let batch = leaves.take().into_iter().filter(|leaf| !leaf.reply.is_closed());
+                    self.answer_batch(batch.collect()).await;
                 }
-                else => return,
             }
         }
     }

@@ -10,6 +10,7 @@ pub mod keystone;
 pub mod nitro;
 mod nsm;
 mod patience;
+mod queue;
 mod sev_guest;
 pub mod sgx;
 #[cfg(feature = "simulator")]

@@ -197,10 +197,17 @@ fn names(extensions: &[X509Extension<'_>]) -> Result<Vec<String>, Denied> {
                 if san.general_names.len() > MAX_NAMES {
                     return invalid("leaf.names", format!("at most {MAX_NAMES}"), san.general_names.len().to_string());
                 }
-                names.extend(san.general_names.iter().map(|name| match name {
-                    GeneralName::DNSName(name) | GeneralName::URI(name) => (*name).to_owned(),
-                    other => format!("({other})"),
-                }));
+                for name in &san.general_names {
+                    names.push(match name {
+                        // A name of one kind must not pass for one of another: `spiffe://…` is an identity in a URI alone.
+                        GeneralName::DNSName(name) if name.contains([':', '/']) => {
+                            return invalid("leaf.names", "DNS names without `:` and `/`", (*name).to_owned());
+                        }
+                        GeneralName::URI(name) if !name.contains(':') => return invalid("leaf.names", "URIs with a scheme", (*name).to_owned()),
+                        GeneralName::DNSName(name) | GeneralName::URI(name) => (*name).to_owned(),
+                        other => format!("({other})"),
+                    });
+                }
             }
             ParsedExtension::ParseError { .. } if extension.oid.to_id_string() == SUBJECT_ALT_NAME => {
                 return invalid("leaf.names", "a list of names", "other bytes");

@@ -2,6 +2,7 @@
 //!
 //! What makes [`Admitted`] is here alone, and nothing is dialled or forwarded without one.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,6 +80,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) metrics: &'a Metrics,
     /// The whole exchange takes no longer.
     pub(super) limit: Duration,
+    /// Where a client comes from: sources share the quotes of an overdue TEE.
+    pub(super) source: Option<IpAddr>,
 }
 
 /// A refused peer's socket, told as much as it may know; to be closed.
@@ -253,16 +256,16 @@ async fn serve_exchange<S: AsyncRead + AsyncWrite + Unpin>(
     let wanted = if peer.is_some() { ClientEvidence::Required } else { ClientEvidence::None };
     let accepts = peer.map_or_else(|| vec![NO_TYPE.to_owned()], |peer| peer.judge.accepts());
     let offer = Offer { nonce: crate::tls::nonce()?, client: wanted, accepts, max_evidence: side.max_evidence() };
-    let hello = pending.receive(side.max_evidence()).await?;
+    let hello = pending.receive(Kind::HelloClient, side.max_evidence()).await?;
     let (answer, agreed) = AwaitHelloClient::new(offer).greeted(&hello)?;
-    let evidence = own_evidence(&settings.identity, &agreed, pending).await?;
+    let evidence = own_evidence(&settings.identity, &agreed, pending, around).await?;
     pending.send(&[answer.octets(), evidence.octets()].concat()).await?;
     let waiting = AwaitResult::of_server(agreed);
-    let result = pending.receive(waiting.limit()).await?;
+    let result = pending.receive(Kind::Result, waiting.limit()).await?;
     match (waiting.judged(&result)?, peer) {
         (Next::Done, None) => Ok(Verdict::AnyClient),
         (Next::Evidence(waiting), Some(peer)) => {
-            let frame = pending.receive(waiting.agreed().limit()).await?;
+            let frame = pending.receive(Kind::Evidence, waiting.agreed().limit()).await?;
             let presented = waiting.given(&frame)?;
             let verdict = judge(peer, &presented, pending, around).await?;
             pending.quiet()?;
@@ -286,8 +289,8 @@ async fn open_exchange<S: AsyncRead + AsyncWrite + Unpin>(side: &ClientSide, pen
     let offer = Offer { nonce: crate::tls::nonce()?, client, accepts, max_evidence: side.max_evidence() };
     let opening = AwaitHelloServer::open(offer, &authority(&settings.server_name));
     pending.send(opening.hello().octets()).await?;
-    let waiting = opening.answered(&pending.receive(side.max_evidence()).await?)?;
-    let presented = waiting.given(&pending.receive(side.max_evidence()).await?)?;
+    let waiting = opening.answered(&pending.receive(Kind::HelloServer, side.max_evidence()).await?)?;
+    let presented = waiting.given(&pending.receive(Kind::Evidence, side.max_evidence()).await?)?;
     let verdict = judge(&settings.peer, &presented, pending, around).await?;
     pending.quiet()?;
     let accepted = Frame::new(Kind::Result, Code::Ok.encode());
@@ -298,10 +301,10 @@ async fn open_exchange<S: AsyncRead + AsyncWrite + Unpin>(side: &ClientSide, pen
     let Some(identity) = attests else {
         return Finding::new(Reason::ExchangeOutOfOrder, "HELLO_S.attest", "the server alone", "both sides").refuse();
     };
-    let evidence = own_evidence(identity, presented.agreed(), pending).await?;
+    let evidence = own_evidence(identity, presented.agreed(), pending, around).await?;
     pending.send(&[accepted.octets(), evidence.octets()].concat()).await?;
     if let Some(waiting) = presented.accepted() {
-        let result = pending.receive(waiting.limit()).await?;
+        let result = pending.receive(Kind::Result, waiting.limit()).await?;
         waiting.judged(&result)?;
     }
     Ok(verdict)
@@ -329,7 +332,12 @@ async fn judge<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Our evidence for this session.
-async fn own_evidence<S: AsyncRead + AsyncWrite + Unpin>(identity: &Identity, agreed: &Agreed, pending: &Pending<S>) -> Result<Frame, Denied> {
+async fn own_evidence<S: AsyncRead + AsyncWrite + Unpin>(
+    identity: &Identity,
+    agreed: &Agreed,
+    pending: &Pending<S>,
+    around: Surroundings<'_>,
+) -> Result<Frame, Denied> {
     let (Some(attester), Some(key)) = (identity.attester(), pending.own_key()) else {
         let expected = "a certificate of ours, which the server asks for, and an attester";
         return Finding::new(Reason::ExchangeOutOfOrder, "exchange.own_evidence", expected, "none").refuse();
@@ -342,7 +350,8 @@ async fn own_evidence<S: AsyncRead + AsyncWrite + Unpin>(identity: &Identity, ag
         let attesting = Attesting { role: agreed.role(), exporter: &exporter, key_self: key, key_peer, alpn: pending.alpn() };
         agreed.channel(attesting).leaf(&claims)
     };
-    let BatchedQuote { quote, proof, .. } = attester.quote(leaf).await.map_err(no_quote)?;
+    let asked = tokio::time::timeout(around.limit / 2, attester.quote(leaf, around.source));
+    let BatchedQuote { quote, proof, .. } = asked.await.unwrap_or_else(|_| Err(QuoteError::Busy)).map_err(no_quote)?;
     agreed.evidence(&quote.evidence, &quote.endorsements, OwnClaims { claims, listed: &listed, proof })
 }
 
@@ -350,7 +359,7 @@ async fn own_evidence<S: AsyncRead + AsyncWrite + Unpin>(identity: &Identity, ag
 fn no_quote(error: QuoteError) -> Denied {
     let expected = "a quote of this side's TEE";
     match error {
-        QuoteError::Busy => Finding::new(Reason::AttesterBusy, "own.quote", expected, "too many quotes waiting").into(),
+        QuoteError::Busy => Finding::new(Reason::AttesterBusy, "own.quote", expected, "none in time: too many are waiting, or the hardware is slow").into(),
         QuoteError::Unavailable(why) => Finding::new(Reason::AttesterBusy, "own.quote", expected, format!("{}: {}", why.what, why.why)).fix(why.fix).into(),
     }
 }

@@ -1,5 +1,7 @@
 //! The handshakes of one listener: in time, counted, and admitted.
 
+use std::net::IpAddr;
+
 use super::Parts;
 use super::admit::{self, Admitted, Refused, Surroundings};
 use super::deadline::in_time;
@@ -21,20 +23,21 @@ pub(super) struct Handshakes<'a> {
 impl Handshakes<'_> {
     /// A client that connected to us.
     pub(super) async fn inbound(self, side: &ServerSide, socket: Socket) -> Result<(Admitted, Stream), Denied> {
+        let source = socket.source();
         let handshake = in_time("handshake", self.limits.handshake, tls::accept(side, socket)).await;
         self.counted(Direction::Inbound, &handshake);
-        opened(admit::client(side, handshake?, self.surroundings()).await)
+        opened(admit::client(side, handshake?, self.surroundings(source)).await)
     }
 
     /// A server that we connected to.
     pub(super) async fn outbound(self, side: &ClientSide, socket: Socket) -> Result<(Admitted, Stream), Denied> {
         let handshake = in_time("handshake", self.limits.handshake, tls::connect(side, socket)).await;
         self.counted(Direction::Outbound, &handshake);
-        opened(admit::server(side, handshake?, self.surroundings()).await)
+        opened(admit::server(side, handshake?, self.surroundings(None)).await)
     }
 
-    fn surroundings(&self) -> Surroundings<'_> {
-        Surroundings { clock: &self.parts.clock, metrics: &self.parts.metrics, limit: self.limits.exchange }
+    fn surroundings(&self, source: Option<IpAddr>) -> Surroundings<'_> {
+        Surroundings { clock: &self.parts.clock, metrics: &self.parts.metrics, limit: self.limits.exchange, source }
     }
 
     fn counted<T>(&self, direction: Direction, handshake: &Result<T, Denied>) {

@@ -100,7 +100,7 @@ impl Drop for HandshakePlace {
 }
 
 /// What counts as one source: an IPv4 address, or the first 64 bits of an IPv6 one, which one host commonly has whole.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),

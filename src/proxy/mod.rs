@@ -222,7 +222,7 @@ pub async fn ask(side: &tls::ClientSide, socket: tokio::net::TcpStream, clock: &
         Err(denied) => return Answer { chain: Vec::new(), verdict: Err(denied) },
     };
     let chain = pending.chain().to_vec();
-    let around = admit::Surroundings { clock, metrics, limit: limits.exchange };
+    let around = admit::Surroundings { clock, metrics, limit: limits.exchange, source: None };
     let verdict = match admit::server(side, pending, around).await {
         Ok((admitted, mut stream)) => {
             // The verdict is made; a peer that is gone before the goodbye changes nothing.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::evidence::Timestamp;
@@ -100,10 +101,11 @@ impl Standing {
             };
             // With less than the skew left, our own clock alone counts.
             let alarm = if end.minus(self.skew) > now { end.minus(self.skew) } else { end };
+            let left = Duration::from_secs(alarm.0.saturating_sub(now.0));
             let changed = tokio::select! {
                 biased;
                 () = changed(&mut changes) => true,
-                () = tokio::time::sleep(Duration::from_secs(alarm.0.saturating_sub(now.0))) => false,
+                () = reached(alarm, left, clock) => false,
             };
             // Every live connection is judged again at once: none for longer than its turn.
             tokio::task::yield_now().await;
@@ -117,6 +119,21 @@ impl Standing {
         }
     }
 }
+
+/// Waits until `left` has passed or the wall clock says `alarm`: a timer alone does not see when the clock is set or the
+/// machine slept.
+async fn reached(alarm: Timestamp, left: Duration, clock: &Clock) {
+    let end = Instant::now() + left;
+    loop {
+        tokio::time::sleep_until(end.min(Instant::now() + LOOK)).await;
+        if Instant::now() >= end || !clock.now().is_ok_and(|now| now < alarm) {
+            return;
+        }
+    }
+}
+
+/// How often the clock is looked at.
+const LOOK: Duration = Duration::from_secs(30);
 
 async fn changed(changes: &mut watch::Receiver<u64>) {
     if changes.changed().await.is_err() {

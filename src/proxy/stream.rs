@@ -1,6 +1,7 @@
 //! The sockets and streams that are forwarded.
 
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
+use super::limits::network;
 use crate::tls::ReadAhead;
 
 /// A connected socket. Dropped before [`Socket::finish`], a TCP connection is reset: whatever ends early (a refusal, a
@@ -35,6 +37,14 @@ impl Socket {
 
     pub(super) const fn unix(stream: UnixStream) -> Self {
         Self { kind: Kind::Unix(stream), finished: false }
+    }
+
+    /// Where a TCP connection comes from, as it is capped.
+    pub(super) fn source(&self) -> Option<IpAddr> {
+        match &self.kind {
+            Kind::Tcp(stream) => stream.peer_addr().ok().map(|address| network(address.ip())),
+            Kind::Unix(_) => None,
+        }
     }
 
     /// From here on closing is ordinary.

@@ -36,7 +36,9 @@ impl Kind {
         }
     }
 
-    const fn of_octet(octet: u8) -> Option<Self> {
+    /// The kind that a frame's first octet says.
+    #[must_use]
+    pub const fn of_octet(octet: u8) -> Option<Self> {
         match octet {
             1 => Some(Self::HelloClient),
             2 => Some(Self::HelloServer),
@@ -78,11 +80,12 @@ impl Header {
     /// How long a header is.
     pub const LENGTH: usize = 5;
 
-    /// Reads a header; `limit` bounds the payload of an EVIDENCE frame.
+    /// Reads the header of a frame of the kind `expected`, or of a RESULT, which may come in any other's place; `limit`
+    /// bounds the payload of an EVIDENCE frame.
     ///
     /// # Errors
-    /// `exchange_out_of_order` for an unknown type (an application byte, most likely), `evidence_size`.
-    pub fn read(octets: [u8; Self::LENGTH], limit: usize) -> Result<Self, Denied> {
+    /// `exchange_out_of_order` for an unknown type (an application byte, most likely) or another kind, `evidence_size`.
+    pub fn read(octets: [u8; Self::LENGTH], expected: Kind, limit: usize) -> Result<Self, Denied> {
         let [kind, length @ ..] = octets;
         let Some(kind) = Kind::of_octet(kind) else {
             let found = format!("octet {kind:#04x}");
@@ -90,6 +93,9 @@ impl Header {
                 .fix("the other side sent application bytes before the verdict: is it a Portcullis of a session tier?")
                 .refuse();
         };
+        if kind != expected && kind != Kind::Result {
+            return out_of_order(expected, kind);
+        }
         let most = match kind {
             Kind::Evidence => kind.most().min(limit),
             _ => kind.most(),
@@ -142,11 +148,12 @@ impl Frame {
     /// # Errors
     /// `exchange_out_of_order` for another kind.
     pub fn expect(&self, kind: Kind) -> Result<&[u8], Denied> {
-        if self.kind == kind {
-            return Ok(self.payload());
-        }
-        Finding::new(Reason::ExchangeOutOfOrder, "frame.type", kind.name(), self.kind.name()).refuse()
+        if self.kind == kind { Ok(self.payload()) } else { out_of_order(kind, self.kind) }
     }
+}
+
+fn out_of_order<T>(expected: Kind, found: Kind) -> Result<T, Denied> {
+    Finding::new(Reason::ExchangeOutOfOrder, "frame.type", expected.name(), found.name()).refuse()
 }
 
 #[cfg(test)]
@@ -155,15 +162,18 @@ mod tests {
 
     #[test]
     fn lengths_are_bounded_before_anything_is_allocated() {
-        let read = |octets, limit| Header::read(octets, limit).map_err(|denied| denied.reason());
-        assert_eq!(read([1, 0, 0, 0x10, 0], 0), Ok(Header { kind: Kind::HelloClient, length: 4096 }));
-        assert_eq!(read([1, 0, 0, 0x10, 1], 0), Err(Reason::EvidenceSize));
-        assert_eq!(read([3, 0xff, 0xff, 0xff, 0xff], usize::MAX), Err(Reason::EvidenceSize));
-        assert_eq!(read([3, 0, 0, 1, 0], 255), Err(Reason::EvidenceSize));
-        assert_eq!(read([4, 0, 0, 0, 65], 1 << 20), Err(Reason::EvidenceSize));
+        let read = |octets, kind, limit| Header::read(octets, kind, limit).map_err(|denied| denied.reason());
+        let (hello, evidence) = (Kind::HelloClient, Kind::Evidence);
+        assert_eq!(read([1, 0, 0, 0x10, 0], hello, 0), Ok(Header { kind: Kind::HelloClient, length: 4096 }));
+        assert_eq!(read([1, 0, 0, 0x10, 1], hello, 0), Err(Reason::EvidenceSize));
+        assert_eq!(read([3, 0xff, 0xff, 0xff, 0xff], evidence, usize::MAX), Err(Reason::EvidenceSize));
+        assert_eq!(read([3, 0, 0, 1, 0], evidence, 255), Err(Reason::EvidenceSize));
+        assert_eq!(read([4, 0, 0, 0, 65], evidence, 1 << 20), Err(Reason::EvidenceSize));
         for octet in (0..=255).filter(|octet| !(1..=4).contains(octet)) {
-            assert_eq!(read([octet, 0, 0, 0, 0], 0), Err(Reason::ExchangeOutOfOrder));
+            assert_eq!(read([octet, 0, 0, 0, 0], hello, 0), Err(Reason::ExchangeOutOfOrder));
         }
+        assert_eq!(read([3, 0, 4, 0, 0], hello, 1 << 20), Err(Reason::ExchangeOutOfOrder), "evidence in place of a HELLO is not read");
+        assert_eq!(read([4, 0, 0, 0, 3], hello, 0), Ok(Header { kind: Kind::Result, length: 3 }), "a refusal may come at any time");
     }
 
     #[test]

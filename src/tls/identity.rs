@@ -26,6 +26,9 @@ use crate::refusal::Denied;
 /// The longest life of a certificate of ours (docs/protocol.md, "Binding claims").
 pub const MAX_LIFETIME: Duration = Duration::from_secs(crate::evidence::binding::MAX_LIFETIME);
 
+/// How often the wall clock is looked at.
+const LOOK: Duration = Duration::from_secs(30);
+
 /// A certificate is valid from this long before its evidence was made, for peers whose clock is behind.
 const BACKDATED: u64 = 300;
 
@@ -212,7 +215,17 @@ async fn keep_renewing(identity: std::sync::Weak<Shared>) {
         None => return,
     };
     loop {
-        tokio::time::sleep(wait).await;
+        // In steps: the timer does not see when the wall clock is set or the machine slept.
+        while !wait.is_zero() {
+            let step = wait.min(LOOK);
+            tokio::time::sleep(step).await;
+            wait = wait.saturating_sub(step);
+            let Some(identity) = identity.upgrade() else { return };
+            // A renewal that failed has its own pace.
+            if retry == FIRST_RETRY && identity.is_due() {
+                break;
+            }
+        }
         let Some(identity) = identity.upgrade() else { return };
         wait = match identity.renew().await {
             Ok(()) => {
@@ -229,6 +242,13 @@ async fn keep_renewing(identity: std::sync::Weak<Shared>) {
 }
 
 impl Shared {
+    /// Whether the credential has passed half of its life by the wall clock, or was made in the future.
+    fn is_due(&self) -> bool {
+        let (Ok(now), Some(credential)) = (self.clock.now(), self.current.load_full()) else { return false };
+        let half = credential.not_after.0.saturating_sub(credential.made.0) / 2;
+        now < credential.made || now >= credential.made.plus(half)
+    }
+
     fn current(&self, now: Timestamp) -> Result<Arc<Credential>, Denied> {
         use crate::refusal::{Finding, Reason};
         let current = self.current.load_full();

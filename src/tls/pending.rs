@@ -17,7 +17,7 @@ use super::{ClientSide, Credential, ServerSide, failure};
 use crate::evidence::binding::{EXPORTER_LABEL, Role, exporter_context};
 use crate::evidence::{KeyDigest, Timestamp};
 use crate::refusal::{Denied, Finding, Reason};
-use crate::session::frame::{Frame, Header};
+use crate::session::frame::{Frame, Header, Kind};
 use crate::verify::AttestationResult;
 
 /// A refused peer is told so for no longer than this.
@@ -174,15 +174,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pending<S> {
         sent.await.map_err(|error| gone("a peer that reads", &error))
     }
 
-    /// Receives one frame with a payload of at most `limit` octets; reads not one octet behind it.
+    /// Receives one frame of the kind `expected`, or a RESULT in its place, with a payload of at most `limit` octets;
+    /// reads not one octet behind it.
     ///
     /// # Errors
-    /// `evidence_size` for a longer frame, before anything is allocated; `exchange_out_of_order` for an unknown type or
-    /// a peer that has gone.
-    pub async fn receive(&mut self, limit: usize) -> Result<Frame, Denied> {
+    /// `evidence_size` for a longer frame and `exchange_out_of_order` for another kind, before anything is allocated;
+    /// `exchange_out_of_order` for a peer that has gone.
+    pub async fn receive(&mut self, expected: Kind, limit: usize) -> Result<Frame, Denied> {
         let mut header = [0; Header::LENGTH];
         self.read(&mut header).await?;
-        let header = Header::read(header, limit)?;
+        let header = Header::read(header, expected, limit)?;
         let mut payload = vec![0; header.length];
         self.read(&mut payload).await?;
         Ok(Frame::new(header.kind, payload))

@@ -187,7 +187,8 @@ fn examined(evidence: &Evidence, endorsements: &Endorsements) -> bool {
 pub(crate) fn session_frames(data: &[u8]) -> bool {
     let mut rest = data;
     while let Some((header, behind)) = rest.split_first_chunk::<{ Header::LENGTH }>() {
-        let Ok(Header { kind, length }) = Header::read(*header, frame::MAX_EVIDENCE_FRAME) else { return false };
+        let Some(expected) = frame::Kind::of_octet(header[0]) else { return false };
+        let Ok(Header { kind, length }) = Header::read(*header, expected, frame::MAX_EVIDENCE_FRAME) else { return false };
         let Some((payload, behind)) = behind.split_at_checked(length) else { return false };
         let written = match kind {
             frame::Kind::Evidence => EvidenceMessage::decode(payload).map(|message| message.encode()),

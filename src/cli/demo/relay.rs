@@ -12,7 +12,7 @@ use crate::admin::metrics::Metrics;
 use crate::attester::Attester;
 use crate::attester::batch::{BatchSettings, Batcher};
 use crate::clock::Clock;
-use crate::session::frame::{MAX_EVIDENCE_FRAME, MAX_HELLO};
+use crate::session::frame::{Kind, MAX_EVIDENCE_FRAME, MAX_HELLO};
 use crate::tls::{self, ClientSettings, ClientSide, Clients, Identity, IdentitySettings, Peer, ServerSettings, ServerSide, Tier};
 
 /// A relay that runs until it is dropped.
@@ -56,13 +56,13 @@ impl Drop for Relay {
 async fn relay(serving: &ServerSide, dialling: &ClientSide, victim: TcpStream, genuine: SocketAddr) -> anyhow::Result<()> {
     let mut victim = tls::accept(serving, victim).await?;
     let mut server = tls::connect(dialling, TcpStream::connect(genuine).await?).await?;
-    let hello = victim.receive(MAX_HELLO).await?;
+    let hello = victim.receive(Kind::HelloClient, MAX_HELLO).await?;
     server.send(hello.octets()).await?;
-    for _ in ["HELLO_S", "EVIDENCE"] {
-        let frame = server.receive(MAX_EVIDENCE_FRAME).await?;
+    for kind in [Kind::HelloServer, Kind::Evidence] {
+        let frame = server.receive(kind, MAX_EVIDENCE_FRAME).await?;
         victim.send(frame.octets()).await?;
     }
-    let result = victim.receive(MAX_HELLO).await?;
+    let result = victim.receive(Kind::Result, MAX_HELLO).await?;
     server.send(result.octets()).await?;
     Ok(())
 }
