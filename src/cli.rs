@@ -12,6 +12,7 @@ mod explain;
 mod input;
 mod inspect;
 mod judging;
+mod log;
 mod output;
 mod policy;
 mod probe;

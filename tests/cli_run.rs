@@ -4,6 +4,10 @@
 #[path = "support/program.rs"]
 mod program;
 
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
 use program::Desk;
 
 const POLICY: &str = r#"{ "version": 1, "name": "mesh", "accept": [] }"#;
@@ -74,17 +78,87 @@ fn a_wrong_setting_is_not_a_missing_tee() {
 
 #[test]
 fn sigterm_ends_with_0_and_sigint_with_130() {
-    use std::io::{BufRead as _, BufReader};
     let desk = desk(&server("simulator", ""));
     for (signal, code) in [(rustix::process::Signal::TERM, 0), (rustix::process::Signal::INT, 130)] {
         let mut child = desk.command(["run", "-c", "c.toml"], &[]).stderr(std::process::Stdio::piped()).spawn().expect("the program");
         let mut log = BufReader::new(child.stderr.take().expect("a pipe")).lines().map(|line| line.expect("text"));
         assert!(log.any(|line| line.contains("listening")), "it starts");
-        let id = i32::try_from(child.id()).expect("a process id");
-        rustix::process::kill_process(rustix::process::Pid::from_raw(id).expect("not 0"), signal).expect("a signal");
+        signalled(&child, signal);
         assert!(log.any(|line| line.contains("stopped")), "it drains");
         assert_eq!(child.wait().expect("its end").code(), Some(code));
     }
+}
+
+fn signalled(child: &std::process::Child, signal: rustix::process::Signal) {
+    let id = i32::try_from(child.id()).expect("a process id");
+    rustix::process::kill_process(rustix::process::Pid::from_raw(id).expect("not 0"), signal).expect("a signal");
+}
+
+/// The exit code, where there is one soon.
+fn ended(child: &mut std::process::Child) -> Option<i32> {
+    let by = std::time::Instant::now() + Duration::from_secs(20);
+    while std::time::Instant::now() < by {
+        if let Some(status) = child.try_wait().expect("its state") {
+            return status.code();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    None
+}
+
+/// Sends this and reads to the end; nothing when no end comes soon.
+fn answer(address: &str, sent: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    stream.write_all(sent.as_bytes()).ok()?;
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
+        _ => Some(String::from_utf8_lossy(&answer).into_owned()),
+    }
+}
+
+/// A pipe whose reader stands still takes some 64 KiB. Connections, probes and signals go on beyond that.
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let desk = desk(&format!("{}[observe]\nbind = \"127.0.0.1:0\"\n", server("simulator", "")));
+    let mut child = desk.command(["run", "-c", "c.toml"], &[]).stderr(std::process::Stdio::piped()).spawn().expect("the program");
+    let mut log = BufReader::new(child.stderr.take().expect("a pipe"));
+    let mut address = || {
+        let told = log.by_ref().lines().map(|line| line.expect("text")).find_map(|line| Some(line.split_once("address=")?.1.to_owned()));
+        told.expect("where it listens").split(' ').next().unwrap_or_default().to_owned()
+    };
+    let (listener, observed) = (address(), address());
+    for number in 0..600 {
+        assert!(answer(&listener, "this is no TLS\r\n").is_some(), "connection {number} has an end");
+    }
+    let lively = answer(&observed, "GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    assert!(lively.as_ref().is_some_and(|answer| answer.starts_with("HTTP/1.1 200")), "{lively:?}");
+    let counts = answer(&observed, "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    assert!(counts.as_ref().is_some_and(|counts| counts.contains("portcullis_log_lines_dropped_total 0")), "a queue is behind the pipe: {counts:?}");
+    signalled(&child, rustix::process::Signal::TERM);
+    assert_eq!(ended(&mut child), Some(0), "it ends without its log being read");
+}
+
+#[test]
+fn what_weakens_safety_is_told_at_every_level_of_the_log() {
+    let config = server("simulator", "").replace("127.0.0.1:0", "unix:in.sock");
+    let desk = desk(&format!("{config}[log]\nlevel = \"error\"\n"));
+    let mut child = desk.command(["run", "-c", "c.toml"], &[]).stderr(std::process::Stdio::piped()).spawn().expect("the program");
+    let by = std::time::Instant::now() + Duration::from_secs(20);
+    while !desk.path("in.sock").exists() && std::time::Instant::now() < by {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    signalled(&child, rustix::process::Signal::TERM);
+    assert_eq!(ended(&mut child), Some(0));
+    let mut log = String::new();
+    child.stderr.take().expect("a pipe").read_to_string(&mut log).expect("text");
+    for option in ["identity.provider = \\\"simulator\\\"", "listener.in.insecure_allow_any_genuine_platform"] {
+        assert!(log.lines().any(|line| line.contains(" WARN insecure: ") && line.contains(option)), "{option} is not in: {log}");
+    }
+    assert!(!log.contains("listening"), "the level holds for the rest: {log}");
 }
 
 /// A server that runs until it is dropped, and where it listens.
@@ -92,7 +166,6 @@ struct Serving(std::process::Child, String);
 
 impl Serving {
     fn on(desk: &Desk) -> Self {
-        use std::io::{BufRead as _, BufReader};
         let words = ["server", "--listen", "127.0.0.1:0", "--target", "127.0.0.1:9", "--provider", "simulator"];
         let mut child = desk.command(words, &[]).stderr(std::process::Stdio::piped()).spawn().expect("the program");
         let log = BufReader::new(child.stderr.take().expect("a pipe")).lines().map(|line| line.expect("text"));

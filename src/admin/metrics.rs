@@ -39,6 +39,7 @@ pub struct Metrics {
     upstream_retries: Counters,
     insecure_option: Gauges,
     limits_rejected: Counters,
+    log_lines_dropped: Counter,
     refused: Counters,
     mints: Counters,
     reloads: Counters,
@@ -153,6 +154,11 @@ impl Metrics {
             upstream_retries: counters(&mut registry, "upstream_retries", "Requests tried on another connection because nothing of them was sent"),
             insecure_option: gauges(&mut registry, "insecure_option", "Options in force that weaken safety"),
             limits_rejected: counters(&mut registry, "limits_rejected", "Connections turned away by a limit"),
+            log_lines_dropped: {
+                let counter = Counter::default();
+                registry.register("log_lines_dropped", "Lines of the log that its reader was too slow for", counter.clone());
+                counter
+            },
             reloads: counters(&mut registry, "reloads", "Reloads of the policies, by result"),
             refused: counters(&mut registry, "connections_refused", "Connections refused, by listener, side and reason"),
             mints: counters(&mut registry, "evidence_mints", "Certificates with evidence made"),
@@ -191,6 +197,12 @@ impl Metrics {
     #[must_use]
     pub const fn quotes(&self) -> &QuoteMetrics {
         &self.quotes
+    }
+
+    /// The counter of lines that are missing in the log.
+    #[must_use]
+    pub const fn log_lines_dropped(&self) -> &Counter {
+        &self.log_lines_dropped
     }
 
     /// Counts a verdict: `reason` is `None` when the peer was accepted.

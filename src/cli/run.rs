@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::log::Log;
 use super::{Outcome, output};
 use crate::app::App;
 use crate::app::attester::NoAttester;
 use crate::app::watched::Watched;
 use crate::attester::batch::QuoteError;
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, LogFormat};
+use crate::config::{Config, ConfigError};
 use crate::tls::IdentityError;
 
 /// What can be typed.
@@ -30,7 +31,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
 /// again on SIGHUP and when a file has changed.
 pub(super) fn serve(load: &dyn Fn() -> Result<Config, ConfigError>, file: Option<&Path>) -> anyhow::Result<Outcome> {
     let config = load()?;
-    log(config.log)?;
+    // First made, last dropped: what stops the program is written too.
+    let log = Log::start(config.log)?;
     for warning in &config.warnings {
         output::note(&warning.warnings());
     }
@@ -44,6 +46,7 @@ pub(super) fn serve(load: &dyn Fn() -> Result<Config, ConfigError>, file: Option
             Ok(app) => app,
             Err(error) => return refused(error),
         };
+        log.count_into(app.metrics().log_lines_dropped().clone());
         for (name, address) in app.addresses() {
             tracing::info!(target: "listener", listener = name, %address, "listening");
         }
@@ -89,15 +92,4 @@ fn refused(error: anyhow::Error) -> anyhow::Result<Outcome> {
     };
     output::complain(&error);
     Ok(outcome)
-}
-
-/// Starts the log on standard error. A reader that went away, or a full disk behind it, costs lines and nothing else.
-fn log(settings: crate::config::Log) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(settings.level).context("log level")?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
-    let started = match settings.format {
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-        LogFormat::Text => builder.with_ansi(false).try_init(),
-    };
-    started.map_err(|error| anyhow::anyhow!("the log does not start: {error}"))
 }

@@ -382,14 +382,14 @@ pub static OBSERVE: Section = Section {
 /// `[log]`.
 pub static LOG: Section = Section {
     name: "[log]",
-    doc: "The log on standard error.",
+    doc: "The log on standard error. Whoever reads it too slowly loses lines and holds nothing up: 4 MiB wait, lines beyond that are counted (`portcullis_log_lines_dropped`) and their number is logged. No line is longer than 16 KiB.",
     keys: &[
         key("format", "`\"text\"` or `\"json\"`", "`\"text\"`", "Lines for people or for machines."),
         key(
             "level",
             "`\"error\"`, `\"warn\"`, `\"info\"` or `\"debug\"`",
             "`\"info\"`",
-            "How much. No level shows keys, exporters or what report data is made from.",
+            "How much. Options in force that weaken safety are told at every level. No level shows keys, exporters or what report data is made from.",
         ),
     ],
 };
