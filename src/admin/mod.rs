@@ -5,9 +5,10 @@
 pub mod health;
 pub mod metrics;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,21 +18,22 @@ use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::clock::Clock;
 use health::Health;
 use metrics::Metrics;
 
-/// Scrapers and probes at a time.
+/// Scrapers and probes at a time, and those of one address. The oldest makes room for a new one: a probe is over in
+/// milliseconds, and what lingers is none.
 const CONNECTIONS: usize = 32;
+const CONNECTIONS_OF_SOURCE: usize = 16;
 
-/// A request's head has to be complete by then.
-const HEAD: Duration = Duration::from_secs(5);
+/// A connection carries one request and ends then, whatever it does.
+const CONNECTION: Duration = Duration::from_secs(5);
 
-/// A connection ends then, whatever it does.
-const CONNECTION: Duration = Duration::from_secs(60);
+/// The pause after the system refused a connection.
+const BREATH: Duration = Duration::from_millis(200);
 
 /// The most octets and header fields of a request's head.
 const HEAD_OCTETS: usize = 8 * 1024;
@@ -80,23 +82,44 @@ impl Drop for Admin {
 }
 
 async fn serve(listener: TcpListener, window: Arc<Window>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut open = Open::default();
     loop {
-        let (stream, _) = match listener.accept().await {
+        let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "admin connection not accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(BREATH).await;
                 continue;
             }
         };
-        // Beyond the cap a connection is closed at once.
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         let window = Arc::clone(&window);
-        tokio::spawn(async move {
+        open.make_room(from.ip());
+        let conversing = tokio::spawn(async move {
             let _ = tokio::time::timeout(CONNECTION, converse(stream, window)).await;
-            drop(place);
         });
+        open.0.push_back((from.ip(), conversing.abort_handle()));
+    }
+}
+
+/// The connections, the oldest first.
+#[derive(Default)]
+struct Open(VecDeque<(IpAddr, AbortHandle)>);
+
+impl Open {
+    fn make_room(&mut self, source: IpAddr) {
+        self.0.retain(|(_, conversing)| !conversing.is_finished());
+        let of_source = self.0.iter().filter(|(known, _)| *known == source).count();
+        let oldest =
+            if of_source >= CONNECTIONS_OF_SOURCE { self.0.iter().position(|(known, _)| *known == source) } else { (self.0.len() >= CONNECTIONS).then_some(0) };
+        if let Some((_, conversing)) = oldest.and_then(|oldest| self.0.remove(oldest)) {
+            conversing.abort();
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|(_, conversing)| conversing.abort());
     }
 }
 
@@ -106,7 +129,7 @@ async fn converse(stream: TcpStream, window: Arc<Window>) {
         async move { Ok::<_, Infallible>(answer) }
     });
     let mut server = hyper::server::conn::http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_OCTETS).max_headers(HEAD_FIELDS);
+    server.timer(TokioTimer::new()).header_read_timeout(CONNECTION).keep_alive(false).max_buf_size(HEAD_OCTETS).max_headers(HEAD_FIELDS);
     if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
         tracing::debug!(%error, "admin connection ended");
     }
@@ -160,6 +183,28 @@ mod tests {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         Ok(answer)
+    }
+
+    /// Whoever holds connections, even from the prober's own address, keeps no probe from its answer.
+    #[tokio::test]
+    async fn a_probe_is_answered_whoever_else_lingers() -> io::Result<()> {
+        let window = Window { health: Arc::new(Health::new()), metrics: Arc::new(Metrics::new()), clock: Clock::standing_at(EARLIEST) };
+        let admin = Admin::start(SocketAddr::from(([127, 0, 0, 1], 0)), window).await?;
+        let mut lingering = Vec::new();
+        for _ in 0..CONNECTIONS * 2 {
+            let mut stream = TcpStream::connect(admin.address()).await?;
+            stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n").await?;
+            lingering.push(stream);
+        }
+        for _ in 0..3 {
+            assert!(get(admin.address(), "GET /livez").await?.starts_with("HTTP/1.1 200"));
+        }
+        let mut asking = TcpStream::connect(admin.address()).await?;
+        asking.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await?;
+        let mut answer = String::new();
+        let ended = tokio::time::timeout(CONNECTION / 2, asking.read_to_string(&mut answer)).await;
+        assert!(ended.is_ok_and(|read| read.is_ok()) && answer.contains("connection: close"), "one request a connection: {answer}");
+        Ok(())
     }
 
     #[tokio::test]
