@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
 
 use super::plan::Bind;
 use super::stream::Socket;
@@ -70,10 +70,10 @@ impl Listening {
             }
             Bind::Unix { path, mode } => {
                 remove_left_over(path)?;
-                let listener = UnixListener::bind(path)?;
-                let file = RemovedOnDrop(path.clone());
+                let (socket, file) = bound(path, *mode)?;
+                // What the umask took away.
                 fs::set_permissions(path, fs::Permissions::from_mode(*mode))?;
-                Ok(Self::Unix(listener, file))
+                Ok(Self::Unix(socket.listen(BACKLOG)?, file))
             }
         }
     }
@@ -99,9 +99,39 @@ impl Listening {
     }
 }
 
+/// A socket whose file never had more permission bits than `mode`, whatever the umask is: Linux gives the file the bits of
+/// the socket, less the umask.
+fn bound(path: &Path, mode: u32) -> io::Result<(UnixSocket, RemovedOnDrop)> {
+    let socket = UnixSocket::new_stream()?;
+    rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(mode))?;
+    socket.bind(path)?;
+    Ok((socket, RemovedOnDrop(path.to_owned())))
+}
+
 /// Removes a socket that nobody serves; leaves everything else to fail at binding.
 fn remove_left_over(path: &Path) -> io::Result<()> {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     let deserted = || std::os::unix::net::UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
     if is_socket && deserted() { fs::remove_file(path) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Under the usual umask a socket's file has 0755 at first: others may read what would be connected to.
+    #[tokio::test]
+    async fn a_unix_socket_has_never_more_permissions_than_it_should() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let bits = |path: &Path| fs::metadata(path).expect("a file").permissions().mode() & 0o777;
+        for mode in [0o600, 0o000, 0o200] {
+            let path = folder.path().join(format!("{mode:o}"));
+            let (_socket, _file) = bound(&path, mode).expect("bound");
+            assert_eq!(bits(&path) & !mode, 0, "{:o} in place of {mode:o}", bits(&path));
+        }
+        let path = folder.path().join("all");
+        let listening = Listening::bind(&Bind::Unix { path: path.clone(), mode: 0o666 }).expect("bound");
+        assert_eq!(bits(&path), 0o666, "the umask takes nothing away");
+        drop(listening);
+    }
 }
