@@ -313,6 +313,10 @@ impl Builder<'_> {
             }
         };
         let target = |target: &config::Target| match &target.place {
+            // Plain bytes for this machine: a name is believed only as far as it leads here.
+            config::Place::Tcp { host, port } if target.transport != Transport::Attested && target.place.is_local() => {
+                plan::Target::Loopback { host: host.clone(), port: *port }
+            }
             config::Place::Tcp { host, port } => plan::Target::Tcp { host: host.clone(), port: *port },
             config::Place::Unix(path) => plan::Target::Unix(path.clone()),
         };

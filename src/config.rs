@@ -337,6 +337,18 @@ pub enum Place {
     Unix(PathBuf),
 }
 
+impl Place {
+    /// Whether it is meant to be on this machine: a Unix socket, a loopback address, or `localhost`, which may yet be
+    /// resolved to another address: whoever connects has to look.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp { host, .. } => values::is_local(host),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
 /// Deadlines and caps of a listener; what is `None` has the proxy's default.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Limits {

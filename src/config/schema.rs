@@ -240,7 +240,7 @@ pub static UPSTREAM: Section = Section {
             "targets",
             "list of `\"tls://HOST:PORT\"`, `\"tcp://HOST:PORT\"`, `\"http://HOST:PORT\"`, `\"h2c://HOST:PORT\"`, `\"unix:PATH\"` or `\"h2c+unix:PATH\"`",
             "required",
-            "Where to connect. For protocol `tcp` they are tried in order until one takes the connection; for `http` see `balance`. `tls://` speaks attested TLS and needs `attested`; the others are plain. `http://` and `unix:` speak HTTP/1.1 to the application, `h2c://` HTTP/2, which gRPC needs.",
+            "Where to connect. For protocol `tcp` they are tried in order until one takes the connection; for `http` see `balance`. `tls://` speaks attested TLS and needs `attested`; the others are plain, and without `insecure_remote_upstream` only loopback addresses of theirs are connected to, also where `localhost` is resolved to others. `http://` and `unix:` speak HTTP/1.1 to the application, `h2c://` HTTP/2, which gRPC needs.",
         ),
         key(
             "balance",

@@ -118,7 +118,7 @@ pub(super) fn host_and_port(text: &str) -> Result<(String, u16), Wrong> {
     }
 }
 
-/// Whether reaching this host cannot leave the machine.
+/// Whether this host is meant to be this machine.
 pub(super) fn is_local(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_cannot_leave_the_machine_is_local() {
+    fn only_what_is_meant_to_be_this_machine_is_local() {
         assert!(["localhost", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"].iter().all(|host| is_local(host)));
         assert!(!["0.0.0.0", "localhost.example", "10.0.0.1", "127.0.0.1.example", "::"].iter().any(|host| is_local(host)));
     }

@@ -81,6 +81,14 @@ pub struct Upstream {
 /// One address of an upstream.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Target {
+    /// A host name or address of this machine and a port: only loopback addresses are connected to, whatever the name's
+    /// resolution gives.
+    Loopback {
+        /// Resolved anew for each connection.
+        host: String,
+        /// The port.
+        port: u16,
+    },
     /// A host name or address and a port.
     Tcp {
         /// Resolved anew for each connection.
@@ -95,8 +103,8 @@ pub enum Target {
 impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Loopback { host, port } | Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Loopback { host, port } | Self::Tcp { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }

@@ -1,6 +1,7 @@
 //! Connections to upstreams. Made only for what was admitted.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
@@ -37,10 +38,55 @@ pub(super) async fn dial(upstream: &Upstream, admitted: Admitted) -> Result<Dial
 pub(super) async fn connect(_: &Admitted, target: &Target, limit: Duration) -> io::Result<Socket> {
     let connecting = async {
         match target {
+            Target::Loopback { host, port } => {
+                let found: Vec<_> = tokio::net::lookup_host((host.as_str(), *port)).await?.collect();
+                TcpStream::connect(&*of_this_machine(host, &found)?).await.map(Socket::tcp)
+            }
             // Tries every address the name has.
             Target::Tcp { host, port } => TcpStream::connect((host.as_str(), *port)).await.map(Socket::tcp),
             Target::Unix(path) => UnixStream::connect(path).await.map(Socket::unix),
         }
     };
     tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// The loopback addresses among those that a name was resolved to.
+fn of_this_machine(host: &str, found: &[SocketAddr]) -> io::Result<Vec<SocketAddr>> {
+    let (here, elsewhere): (Vec<_>, Vec<_>) = found.iter().copied().partition(|address: &SocketAddr| address.ip().to_canonical().is_loopback());
+    match elsewhere.first() {
+        Some(address) if here.is_empty() => {
+            let why = format!("{host} is resolved to {}, which is not this machine: plain bytes do not go there", address.ip());
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+        }
+        _ => Ok(here),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::admit;
+
+    #[tokio::test]
+    async fn what_must_be_this_machine_is_not_dialled_elsewhere() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let dial = async |host: &str| {
+            let target = Target::Loopback { host: host.to_owned(), port };
+            connect(&admit::local(), &target, Duration::from_secs(5)).await
+        };
+        assert!(dial("127.0.0.1").await.is_ok());
+        // Every address of this machine, and none that is loopback.
+        let denied = dial("0.0.0.0").await.expect_err("not loopback");
+        assert_eq!(denied.kind(), io::ErrorKind::PermissionDenied);
+        assert!(denied.to_string().contains("0.0.0.0 is resolved to 0.0.0.0"), "{denied}");
+    }
+
+    #[test]
+    fn of_several_addresses_only_those_of_this_machine_are_taken() {
+        let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("an address")).collect::<Vec<SocketAddr>>();
+        let mixed = addresses(&["192.0.2.1:80", "[::1]:80", "127.0.0.2:80", "[::ffff:127.0.0.1]:80"]);
+        assert_eq!(of_this_machine("localhost", &mixed).expect("some"), mixed[1..]);
+        assert!(of_this_machine("localhost", &addresses(&["192.0.2.1:80", "[2001:db8::1]:80"])).is_err());
+    }
 }
