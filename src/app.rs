@@ -1,6 +1,7 @@
 //! Builds every part from the configuration, starts, drains, stops; returns the bound addresses.
 
 pub mod attester;
+mod certificate;
 pub mod collateral;
 mod http;
 pub mod watched;
@@ -46,6 +47,8 @@ pub struct App {
     digest: [u8; 32],
     grace: Duration,
     collateral: Option<Collateral>,
+    /// Held, never used.
+    _renewing: Option<certificate::Renewing>,
     /// The highest edition of the deny list that was in force.
     edition: AtomicU64,
 }
@@ -74,13 +77,16 @@ impl App {
             let clock = clock.clone();
             health.watch("collateral", move || collateral::condition(&collateral, &clock));
         }
+        let issued = config.identity.as_ref().and_then(|identity| identity.certificate.as_ref()).map(certificate::watch);
         let identity = match (&config.identity, attester) {
             (Some(settings), Some(attester)) => Some(identity(settings, attester, collateral.as_ref(), &clock, &metrics).await?),
             _ => None,
         };
         if let Some(identity) = identity.clone() {
-            health.watch("own evidence", move || own_evidence(&identity));
+            let clock = clock.clone();
+            health.watch("own evidence", move || own_evidence(&identity, &clock));
         }
+        let renewing = issued.zip(identity.clone()).map(|(watched, identity)| certificate::renew(watched, identity, Arc::clone(&metrics)));
         let builder = Builder { config, identity, judges: &judges, clock: clock.clone() };
         let listeners = config.listeners.iter().map(|listener| builder.listener(listener)).collect::<anyhow::Result<Vec<_>>>()?;
         let parts = Parts { clock: clock.clone(), metrics: Arc::clone(&metrics), health: Arc::clone(&health) };
@@ -91,7 +97,7 @@ impl App {
             None => None,
         };
         let edition = AtomicU64::new(config.deny.as_ref().map_or(0, |deny| deny.list.number));
-        Ok(Self { proxy, admin, metrics, health, judges, digest: config.digest, grace: config.drain_grace, collateral, edition })
+        Ok(Self { proxy, admin, metrics, health, judges, digest: config.digest, grace: config.drain_grace, collateral, _renewing: renewing, edition })
     }
 
     /// Puts changed policies and the deny list in force: new connections are judged by them, live ones are judged again.
@@ -236,10 +242,12 @@ fn self_check(provider: &config::Provider, collateral: Option<&Collateral>, metr
     Arc::new(with(appraisals, collateral))
 }
 
-fn own_evidence(identity: &Identity) -> Condition {
+fn own_evidence(identity: &Identity, clock: &Clock) -> Condition {
     let state = identity.state();
+    let ended = |until| clock.now().is_ok_and(|now| now > until);
     match (state.not_after, state.failed) {
         (Some(until), None) => Condition::Until(until.0),
+        (Some(until), Some(why)) if ended(until) => Condition::Unmet(format!("ended {until}, and the last renewal failed: {why}")),
         (Some(_), Some(why)) => Condition::MetBut(format!("the last renewal failed: {why}")),
         (None, why) => Condition::Unmet(why.unwrap_or_else(|| "none was made".to_owned())),
     }

@@ -175,3 +175,36 @@ async fn a_side_that_is_somebody_else_is_refused_before_the_service_is_dialled()
         assert!(refused(&seen.by_client, "out", "upstream"), "server's {what}: {}", seen.by_client);
     }
 }
+
+/// Short-lived certificates are renewed in place. What does not pass changes nothing; what does needs no restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewed_certificate_is_presented_without_a_restart() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().expect("a folder"));
+    let issue = |who: &str, name: &str| authority.issue(folder.path(), who, name, "spiffe://shop.example/any");
+    std::fs::write(folder.path().join("ca.pem"), &authority.1).expect("written");
+    std::fs::write(folder.path().join("mesh.json"), POLICY).expect("written");
+    issue("server", "server.shop.example");
+    issue("client", "client.shop.example");
+    let (service, _) = service().await;
+    let server = start(folder.path(), &server(service, NAMED.of_client)).await;
+    let client = start(folder.path(), &client(server.tcp_address("in").expect("it listens"), NAMED.of_server)).await;
+    let entrance = client.tcp_address("out").expect("it listens");
+    assert_eq!(asked(entrance).await, SAID);
+    // A new certificate with the old key is half a renewal.
+    issue("other", "renewed.shop.example");
+    std::fs::copy(folder.path().join("other.pem"), folder.path().join("server.pem")).expect("written");
+    tokio::time::sleep(portcullis::app::watched::EVERY * 2).await;
+    assert_eq!(asked(entrance).await, SAID, "the old pair is presented");
+    std::fs::copy(folder.path().join("other.key"), folder.path().join("server.key")).expect("written");
+    for _ in 0..100 {
+        if asked(entrance).await.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let told = client.metrics().text();
+    assert!(told.contains(r#"side="upstream",reason="identity_mismatch""#), "the new pair, of another name, is presented: {told}");
+    assert!(server.metrics().text().contains(r#"certificate_not_after_timestamp_seconds{kind="issued"}"#));
+    client.drain().await;
+    server.drain().await;
+}

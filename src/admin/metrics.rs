@@ -267,6 +267,11 @@ impl Metrics {
         }
     }
 
+    /// Notes the end of the certificate from elsewhere that is in use.
+    pub fn certificate_issued(&self, not_after: u64) {
+        self.certificate_not_after.get_or_create(&owned(&[("kind", "issued")])).set(i64::try_from(not_after).unwrap_or(i64::MAX));
+    }
+
     /// Counts a request and how long it took.
     pub fn http_request(&self, listener: &str, method: &str, status: u16, seconds: f64) {
         let method = METHODS.iter().find(|known| **known == method).copied().unwrap_or("other");

@@ -80,7 +80,7 @@ pub static IDENTITY: Section = Section {
             "certificate",
             "file",
             "self-made",
-            "A PEM chain issued by your PKI, leaf first, in place of the self-made certificate. Session evidence binds its key. Such a leaf carries no evidence of its own, so the `certificate` tier cannot be served with it.",
+            "A PEM chain issued by your PKI, leaf first, in place of the self-made certificate. Session evidence binds its key. The files are looked at every two seconds: a renewed pair is presented once it passes the checks of the start, and until then the old one, to its end. Such a leaf carries no evidence of its own, so the `certificate` tier cannot be served with it.",
         ),
         key("key", "file", "made in the process", "The PEM private key of `certificate`. Both or neither."),
         key(

@@ -1,0 +1,58 @@
+//! An issued certificate lives for hours and is renewed by whoever wrote it: its files are looked at, and a new pair is
+//! taken when it passes the checks of the first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use super::watched::Watched;
+use crate::admin::metrics::Metrics;
+use crate::config::CertificateFiles;
+use crate::tls::Identity;
+
+/// A pair that was not taken is tried again after this long, changed or not: it may not have been valid yet.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// Looks at the files until it is dropped.
+#[derive(Debug)]
+pub(super) struct Renewing(JoinHandle<()>);
+
+impl Drop for Renewing {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The files as they are now. To be asked before the first pair is read, so that no change goes unseen.
+pub(super) fn watch(files: &CertificateFiles) -> Watched {
+    Watched::new(vec![files.chain.clone(), files.key.clone()])
+}
+
+/// Keeps the identity at what the files hold. Until a new pair passes, the old one is presented, to its end.
+pub(super) fn renew(mut watched: Watched, identity: Identity, metrics: Arc<Metrics>) -> Renewing {
+    note(&identity, &metrics);
+    Renewing(tokio::spawn(async move {
+        let mut taken = true;
+        loop {
+            if taken {
+                watched.changed().await;
+            } else {
+                // Elapsed or changed: both are a reason to look.
+                let _ = tokio::time::timeout(RETRY, watched.changed()).await;
+            }
+            let renewed = identity.renew().await;
+            taken = renewed.is_ok();
+            match renewed {
+                Ok(()) => note(&identity, &metrics),
+                Err(error) => tracing::error!(target: "identity", %error, "the changed certificate is not taken; the old one is presented until it ends"),
+            }
+        }
+    }))
+}
+
+fn note(identity: &Identity, metrics: &Metrics) {
+    let Some(until) = identity.state().not_after else { return };
+    metrics.certificate_issued(until.0);
+    tracing::info!(target: "identity", %until, "an issued certificate is presented");
+}
