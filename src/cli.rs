@@ -13,6 +13,7 @@ mod input;
 mod inspect;
 mod judging;
 mod log;
+mod measure;
 mod output;
 mod policy;
 mod probe;
@@ -67,6 +68,8 @@ enum Command {
     Explain(explain::Args),
     /// Make evidence on this machine, in a TEE, and show it.
     Evidence(evidence::Args),
+    /// Compute from an image's files what hardware will measure, to pin what you built.
+    Measure(measure::Args),
     /// Write, extend, check and read policy files.
     Policy(policy::Args),
     /// Forge evidence files with any claim, under the simulator's published keys.
@@ -116,6 +119,7 @@ impl Command {
             Self::Inspect(args) => inspect::run(args),
             Self::Explain(args) => explain::run(args),
             Self::Evidence(args) => evidence::run(args),
+            Self::Measure(args) => measure::run(args),
             Self::Policy(args) => policy::run(args),
             #[cfg(feature = "simulator")]
             Self::Simulate(args) => simulate::run(args),

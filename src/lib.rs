@@ -28,6 +28,8 @@ pub mod collateral;
 pub mod config;
 #[cfg(feature = "proxy")]
 mod file;
+#[cfg(feature = "cli")]
+pub mod measure;
 #[cfg(feature = "proxy")]
 pub mod proxy;
 #[cfg(feature = "proxy")]

@@ -33,6 +33,7 @@ const ROOMS: &[Room] = &[
     Room { name: "file", may: &[], rule: "opening files is a leaf" },
     Room { name: "clock", may: &["evidence"], rule: "the clock gives a Timestamp and imports nothing else" },
     Room { name: "evidence", may: &[], rule: "evidence imports no other room" },
+    Room { name: "measure", may: &[], rule: "measurements are computed from artefacts alone" },
     Room { name: "policy", may: &["evidence"], rule: "policy imports evidence alone" },
     Room { name: "verify", may: &["evidence", "policy"], rule: "verify imports evidence and policy alone" },
     Room { name: "attester", may: &["evidence"], rule: "attester imports evidence alone" },
@@ -64,6 +65,7 @@ const ROOMS: &[Room] = &[
 /// Where a platform may be named, by path prefix, and why.
 const PLATFORM_PLACES: &[(&str, &str)] = &[
     ("attester/", "evidence is made here, one file per platform and the simulator"),
+    ("cli/measure.rs", "the files that each is measured from"),
     ("cli/demo.rs", "sets the simulated guests of the demo"),
     ("config/schema.rs", "examples in the documentation of the keys"),
     ("cli/simulate.rs", "what a forger of SEV-SNP reports may set"),
@@ -71,6 +73,7 @@ const PLATFORM_PLACES: &[(&str, &str)] = &[
     ("evidence/keystone", "its formats"),
     ("evidence/nitro", "its formats"),
     ("evidence/snp", "its formats"),
+    ("measure/", "what each measures of an image"),
     ("platform.rs", "its row"),
     ("verify/azure", "judges it behind a paravisor"),
     ("verify/keystone", "its judgement"),
