@@ -208,6 +208,19 @@ proptest! {
     }
 }
 
+/// A verdict holds to its last second, and not one longer: whatever of the collateral ends first.
+#[test]
+fn a_verdict_on_captured_evidence_ends_with_its_collateral() {
+    for case in captured() {
+        let at = |at| judge(case.platform, &case.evidence, &case.endorsements, at, Roots::Vendor);
+        let Ok(appraisal) = at(case.at) else { continue };
+        let until = appraisal.until();
+        assert!(at(until).is_ok(), "{}: refused at {until}", case.id);
+        let denied = at(until.plus(1)).expect_err("accepted for longer than it holds");
+        assert_eq!(denied.reason(), Reason::CollateralUnavailable, "{}: {denied}", case.id);
+    }
+}
+
 /// One octet changed in each part that somebody signed, or that says who did: the code that says which part.
 #[test]
 fn no_signed_octet_of_captured_evidence_can_be_changed() {

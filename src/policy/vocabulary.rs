@@ -221,6 +221,8 @@ pub enum Rule {
         claim: &'static str,
         /// The claim with the advisories.
         advisories: &'static str,
+        /// The claim with what the machine lacks, if it lacks anything.
+        short: &'static str,
         /// The word that is always accepted.
         good: &'static str,
         /// The words that may be tolerated.

@@ -255,7 +255,11 @@ fn check(constraint: &Constraint, claims: &Claims, now: Timestamp) -> Vec<Findin
         (Rule::TcbStatus { claim, good, .. }, Accept::TcbStatus(tolerated)) => match claims.text(claim) {
             Some(found) if found == *good => Vec::new(),
             _ if tolerated.iter().any(|tolerated| now <= tolerated.until && tolerates(tolerated, &field.rule, claims)) => Vec::new(),
-            found => one(claim, tolerable(good, tolerated), Some(status(found, &field.rule, claims))),
+            found => vec![Finding::new(field.reason, format!("report.{claim}"), tolerable(good, tolerated), status(found, &field.rule, claims)).fix(behind(
+                &field.rule,
+                field.key,
+                claims,
+            ))],
         },
         (Rule::Version { claims: wanted, .. }, Accept::Version(least)) => wanted.iter().flat_map(|claim| older(field.reason, claim, claims, least)).collect(),
         (Rule::Words { claim, optional, .. }, Accept::Words(accepted)) => match claims.text(claim) {
@@ -299,6 +303,19 @@ fn status(found: Option<&str>, rule: &Rule, claims: &Claims) -> String {
     };
     let found = found.unwrap_or("none");
     if open.is_empty() { found.to_owned() } else { format!("{found}, open to {}", open.join(", ")) }
+}
+
+/// What a person can do about a status.
+fn behind(rule: &Rule, key: &str, claims: &Claims) -> String {
+    let short = match rule {
+        Rule::TcbStatus { short, .. } => claims.texts(short).unwrap_or_default(),
+        _ => &[],
+    };
+    let update = match short {
+        [] => "the host's configuration or software must change: read the advisories".to_owned(),
+        short => format!("update the host's firmware, microcode and modules; behind the newest level: {}", short.join(", ")),
+    };
+    format!("{update}. Or tolerate the status with its advisories until a day: {key}")
 }
 
 fn wrong_register(reason: Reason, claim: &str, name: &str, values: &[Vec<u8>], registers: Option<&Claims>) -> Option<Finding> {

@@ -7,7 +7,7 @@ use crate::refusal::Reason;
 pub(in crate::verify) const TCB_STATUS: Field = Field {
     key: "insecure_tcb_status",
     doc: "Statuses other than `UpToDate` that are tolerated, each with the advisories that it may be open to and the day on which the tolerance ends. `Revoked` never is.",
-    rule: Rule::TcbStatus { claim: "tcb_status", advisories: "tcb_advisories", good: "UpToDate", tolerable: TOLERABLE },
+    rule: Rule::TcbStatus { claim: "tcb_status", advisories: "tcb_advisories", short: "tcb_short_of_newest", good: "UpToDate", tolerable: TOLERABLE },
     unset: Unset::Default,
     reason: Reason::TcbTooLow,
     always: Always::Genuine,
