@@ -4,11 +4,13 @@
 //! [`Outcome`] or an error, and an error ends in exit code 2.
 
 mod check;
+mod collateral;
 mod completions;
 #[cfg(feature = "simulator")]
 mod demo;
 mod evidence;
 mod explain;
+mod fetching;
 mod input;
 mod inspect;
 mod judging;
@@ -23,6 +25,7 @@ mod run;
 mod saving;
 #[cfg(feature = "simulator")]
 mod simulate;
+mod tcb;
 mod verify;
 mod version;
 
@@ -64,6 +67,10 @@ enum Command {
     Verify(verify::Args),
     /// Show what is in evidence, certificates and revocation lists; judge nothing.
     Inspect(inspect::Args),
+    /// Say how a machine's firmware and microcode stand, what they are short of, and what raises them.
+    Tcb(tcb::Args),
+    /// Fetch, show, pack and check vendors' certificates and revocation lists.
+    Collateral(collateral::Args),
     /// Say what a refusal code means and what to do about it.
     Explain(explain::Args),
     /// Make evidence on this machine, in a TEE, and show it.
@@ -117,6 +124,8 @@ impl Command {
             Self::Demo(args) => demo::run(args),
             Self::Verify(args) => verify::run(args),
             Self::Inspect(args) => inspect::run(args),
+            Self::Tcb(args) => tcb::run(args),
+            Self::Collateral(args) => collateral::run(args),
             Self::Explain(args) => explain::run(args),
             Self::Evidence(args) => evidence::run(args),
             Self::Measure(args) => measure::run(args),

@@ -463,6 +463,14 @@ impl Config {
     }
 }
 
+/// Reads sources as `collateral.sources` has them, from the command line; relative paths start where the program runs.
+///
+/// # Errors
+/// Every error, as of a file.
+pub fn collateral_of(sources: &[&str], cache: Option<&Path>) -> Result<Collateral, ConfigError> {
+    collateral::typed(sources, cache).map_err(|wrong| ConfigError::bare("the command line".to_owned(), wrong.message, &wrong.help))
+}
+
 /// Reads `HOST:PORT`, an IPv6 address in brackets.
 ///
 /// # Errors

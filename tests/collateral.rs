@@ -1,7 +1,7 @@
 //! Trust that stays fresh: every source with every fault, cold and warm; one question for a thousand; a cache that no
 //! kill spoils; and live connections that end when what they stand on is withdrawn.
 #![cfg(feature = "simulator")]
-#![allow(clippy::disallowed_methods, reason = "tests read and write their own files and start their own processes")]
+#![allow(clippy::disallowed_methods, clippy::type_complexity, unreachable_pub, reason = "modules of one test program, which reads and writes its own files")]
 
 #[path = "collateral/cache.rs"]
 mod cache;

@@ -92,9 +92,9 @@ pub(super) fn advised(denied: Denied, policy: &Loaded, name: &str) -> Denied {
 }
 
 /// Evidence taken out of what it came in.
-struct AtHand {
-    evidence: Evidence,
-    endorsements: Endorsements,
+pub(super) struct AtHand {
+    pub(super) evidence: Evidence,
+    pub(super) endorsements: Endorsements,
     tie: Tie,
 }
 
@@ -108,7 +108,7 @@ enum Tie {
     None,
 }
 
-fn opened(form: Form, endorsements: Endorsements) -> Result<AtHand, Denied> {
+pub(super) fn opened(form: Form, endorsements: Endorsements) -> Result<AtHand, Denied> {
     // The operator's endorsements go before those that came along.
     let joined = |mut ours: Endorsements, theirs: &Endorsements| {
         ours.extend(theirs.iter().cloned());

@@ -84,6 +84,15 @@ pub(super) fn connected(address: &str, sni: Option<&str>, tier: Tier, loaded: &L
     asked(address, sni, tier, loaded).map(|(judged, ..)| judged)
 }
 
+/// What a server presents, whatever is made of it.
+pub(super) fn presented(address: &str, tier: Tier) -> anyhow::Result<Collection> {
+    let (judged, presented, _) = asked(address, None, tier, &Loaded::genuine())?;
+    presented.with_context(|| match judged.verdict {
+        Err(denied) => format!("{address} presented no evidence: {denied}"),
+        Ok(_) => format!("{address} presented no evidence"),
+    })
+}
+
 /// What is made of a server, with the evidence and the certificate it presented.
 type Asked = (Judged, Option<Collection>, Option<Vec<u8>>);
 

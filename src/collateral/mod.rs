@@ -210,6 +210,15 @@ impl Collateral {
         Ok(read)
     }
 
+    /// Asks one source for one item, and believes nothing of it: for what is only looked at.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn unvetted(&self, source: &Source, item: &Item) -> Result<Read, Failure> {
+        let now = self.0.clock.now().map_err(|denied| Failure::Unusable(denied.to_string()))?;
+        source.ask(&self.0.client, item, now).await
+    }
+
     /// Everything that is known, by key.
     #[must_use]
     pub fn show(&self) -> Vec<Shown> {

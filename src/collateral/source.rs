@@ -35,7 +35,9 @@ impl Source {
     /// Whether it may have this item.
     #[must_use]
     pub fn serves(&self, item: &Item) -> bool {
-        self.services.is_empty() || self.services.contains(&item.service)
+        // A vendor may serve its items at several names of one domain.
+        let domain = |service: &str| service.split_once('.').map(|(_, domain)| domain.to_owned());
+        self.services.is_empty() || self.services.iter().any(|service| *service == item.service || domain(service) == domain(&item.service))
     }
 
     /// Whether asking it leaves this machine.
@@ -73,7 +75,7 @@ impl Source {
                 });
                 read.map_err(Failure::Unusable)
             }
-            Place::Mirror(address) => served(client, address, name, path, now).await,
+            Place::Mirror(address) => served(client, address, name, mirrored(path), now).await,
             Place::Vendor => {
                 let address = Address::parse(&item.service).map_err(Failure::Unusable)?;
                 served(client, &address, name, path, now).await
@@ -160,6 +162,11 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// Where servers of the PCCS protocol have what the vendor serves at another address.
+fn mirrored(path: &str) -> &str {
+    if path == "/IntelSGXRootCA.der" { "/sgx/certification/v4/rootcacrl" } else { path }
+}
 
 async fn served(client: &Client, address: &Address, name: &str, path: &str, now: Timestamp) -> Result<item::Read, Failure> {
     let answer = client.ask(address, path, now).await?;

@@ -32,6 +32,12 @@ pub(super) fn read(file: &Section<'_>, folder: &Path, insecure: &mut Vec<String>
     })
 }
 
+/// The same from the command line.
+pub(super) fn typed(sources: &[&str], cache: Option<&Path>) -> Result<Collateral, Wrong> {
+    let sources = sources.iter().map(|text| source(text, Path::new("."), false)).collect::<Result<_, _>>()?;
+    Ok(Collateral { sources, cache: cache.map(Path::to_owned), roots: Vec::new(), proxy: None, timeout: None, wait: None, refresh: None })
+}
+
 /// `[PLATFORM=]vendor`, an address, or a path.
 fn source(text: &str, folder: &Path, plain: bool) -> Result<CollateralSource, Wrong> {
     let (services, what) = match text.split_once('=').filter(|(name, _)| !name.contains(['/', ':', '.'])) {

@@ -16,7 +16,7 @@ mod vocabulary;
 
 use super::roots::Origin;
 use super::tpm::{self, AttestationKey, Certified};
-use super::{Anchor, AuthenticClaims, Grounds, Member, Tie, Verifier, snp};
+use super::{Anchor, AuthenticClaims, Grounds, Member, Standing, Tie, Verifier, snp};
 use crate::evidence::hcl::{HclReport, Kind, RuntimeClaims};
 use crate::evidence::{Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence, snp as snp_evidence, tpm as tpm_evidence};
 use crate::policy::{Entry, Vocabulary};
@@ -101,6 +101,10 @@ impl Verifier for Azure {
 
     fn needs(&self, evidence: &Evidence) -> Result<Vec<EndorsementId>, Denied> {
         self.hardware.needs(&Parts::read(evidence, self.kind)?.hardware)
+    }
+
+    fn standing(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<Standing, Denied> {
+        self.hardware.standing(&Parts::read(evidence, self.kind)?.hardware, endorsements, grounds)
     }
 
     fn foreseen(&self, entry: &Entry) -> Vec<EndorsementId> {

@@ -24,7 +24,7 @@ use x509_parser::prelude::X509Certificate;
 use super::chain::{self, Revocations, SigningKey, unavailable, untrusted};
 use super::memo::verifies_once;
 use super::roots::{Anchor, Origin};
-use super::{AuthenticClaims, Grounds};
+use super::{AuthenticClaims, Grounds, Short, Standing};
 use crate::crypto::{Scheme, sha256, verifies};
 use crate::evidence::intel::collateral::{QeIdentity, Sealed, Signed, TcbInfo};
 use crate::evidence::intel::{self, Body, Pck, Quote, certification};
@@ -129,6 +129,43 @@ impl Line {
             until: [Some(link.until), revoked.until, Some(collateral.until)].into_iter().flatten().min().unwrap_or(grounds.now),
             origin: link.origin,
             revocation_checked: revoked.until.is_some(),
+        })
+    }
+
+    /// How the machine stands by Intel's data, whatever the status.
+    pub(super) fn standing(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<Standing, Denied> {
+        let quote = self.quote(evidence)?;
+        let pems = pck_chain(&quote)?;
+        let link = self.endorsed(&pems, grounds)?;
+        quoting_enclave(&quote, &link, grounds)?;
+        let signed = evidence.bytes.get(..quote.signed_size()).unwrap_or_default();
+        if !verifies(Scheme::EcdsaP256Sha256, &point(&quote.attestation_key), signed, &quote.signature) {
+            return Finding::new(Reason::SignatureInvalid, "quote.signature", "a signature by the attestation key", "none that verifies").refuse();
+        }
+        let revoked = revocation(&link, endorsements, grounds)?;
+        let collateral = self.collateral(&link, &revoked, endorsements, grounds)?;
+        identified(&quote, &collateral.identity)?;
+        let evaluation = tcb::evaluate(&quote, &link.pck, &collateral.info, &collateral.identity);
+        let raised_by = |component: &str| match component {
+            "tdx_module" => "a newer TDX module on the host, then launching the guest again",
+            "qe" => "a newer quoting enclave on the host",
+            "pcesvn" => "a newer provisioning certification enclave, then registering the platform again",
+            _ => "newer firmware or microcode on the host, then a new PCK certificate",
+        };
+        let edition = number(&collateral.info, &collateral.identity);
+        let short = |short: tcb::Shortfall| Short {
+            raised_by: raised_by(&short.component),
+            component: short.component,
+            found: u64::from(short.found),
+            needed: u64::from(short.needed),
+            source: format!("Intel's newest level, evaluation {edition}"),
+        };
+        Ok(Standing {
+            status: evaluation.status.map_or_else(|| "below every level".to_owned(), |status| status.name().to_owned()),
+            edition: format!("evaluation {edition}"),
+            until: Some(collateral.until),
+            advisories: evaluation.advisories,
+            short: evaluation.short.into_iter().map(short).collect(),
         })
     }
 

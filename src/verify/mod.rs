@@ -17,6 +17,7 @@ pub mod nitro;
 pub mod roots;
 pub mod sgx;
 pub mod snp;
+pub mod standing;
 pub mod tdx;
 pub mod tpm;
 pub mod vtpm;
@@ -27,10 +28,11 @@ use crate::evidence::binding::Binding;
 use crate::evidence::cmw::Collection;
 use crate::evidence::{Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence, KeyDigest, Timestamp};
 use crate::policy::{AppraisalPolicy, Entry, Revocation, Vocabulary};
-use crate::refusal::{Denied, Finding};
+use crate::refusal::{Denied, Finding, Reason};
 
 pub use memo::SignatureMemo;
 pub use roots::{Anchor, Origin, TrustAnchors};
+pub use standing::{Short, Standing};
 
 /// One platform's stage 1.
 pub trait Verifier: Debug + Sync {
@@ -66,13 +68,22 @@ pub trait Verifier: Debug + Sync {
         Vec::new()
     }
 
+    /// How the machine's TCB stands, also where no policy would accept it. Proves the evidence genuine first.
+    ///
+    /// # Errors
+    /// As [`Verifier::authenticate`], but for what it says of the TCB; `evidence_unsupported` where nothing is said of it.
+    fn standing(&self, _: &Evidence, _: &Endorsements, _: &Grounds<'_>) -> Result<Standing, Denied> {
+        Finding::new(Reason::EvidenceUnsupported, "tcb", "a platform whose vendor says what is up to date", "another").refuse()
+    }
+
     /// Refuses what is not the vendor's or not what `id` names, as far as can be told without evidence: before it is kept.
-    /// `others` finds what is at hand. Establishes nothing for a verdict, which judges everything anew.
+    /// `others` finds what is at hand. Establishes nothing for a verdict, which judges everything anew. A platform that
+    /// says nothing here vouches for nothing, and what it needs is not kept.
     ///
     /// # Errors
     /// Every code about chains and collateral.
     fn vouch(&self, _: &EndorsementId, _: &Endorsement, _: &dyn Fn(&EndorsementId) -> Option<Endorsement>, _: &Grounds<'_>) -> Result<(), Denied> {
-        Ok(())
+        chain::unavailable("item", "one that this platform can vouch for", "any")
     }
 
     /// Proves the evidence genuine: signature over the received bytes, chain to an anchor, revocation, dates.

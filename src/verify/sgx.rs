@@ -8,7 +8,7 @@ mod vocabulary;
 use super::intel::{self, Line};
 use super::roots::Anchor;
 use super::tdx::foreseen;
-use super::{AuthenticClaims, Grounds, Verifier};
+use super::{AuthenticClaims, Grounds, Standing, Verifier};
 use crate::evidence::intel::collateral::TcbInfo;
 use crate::evidence::intel::{Body, Quote};
 use crate::evidence::{Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence};
@@ -43,6 +43,10 @@ impl Verifier for Sgx {
 
     fn needs(&self, evidence: &Evidence) -> Result<Vec<EndorsementId>, Denied> {
         LINE.needs(evidence)
+    }
+
+    fn standing(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<Standing, Denied> {
+        LINE.standing(evidence, endorsements, grounds)
     }
 
     fn foreseen(&self, entry: &Entry) -> Vec<EndorsementId> {

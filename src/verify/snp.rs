@@ -15,6 +15,7 @@
 
 mod claims;
 mod collateral;
+mod floors;
 mod vocabulary;
 
 pub(super) use vocabulary::{FIELDS, LOOSENING};
@@ -23,7 +24,7 @@ use x509_parser::prelude::X509Certificate;
 
 use super::chain::{self, Revocations, SigningKey, distrusted};
 use super::roots::{Anchor, Origin};
-use super::{AuthenticClaims, Grounds, Member, Verifier, vtpm};
+use super::{AuthenticClaims, Grounds, Member, Standing, Verifier, vtpm};
 use crate::crypto::{Scheme, verifies};
 use crate::evidence::snp::{Product, Report, SIGNED_SIZE, SigningKey as ReportSigner, Tcb, Vek, VekKind};
 use crate::evidence::{Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence, Timestamp};
@@ -83,6 +84,16 @@ impl Verifier for Snp {
             needs.push(EndorsementId { name: kind.name(), path: vcek_path(&report, product, tcb) });
         }
         Ok(needs)
+    }
+
+    fn standing(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<Standing, Denied> {
+        let authentic = self.authenticate(evidence, endorsements, grounds)?;
+        let product = authentic.claims.text("product").and_then(|name| Product::ALL.into_iter().find(|product| product.name() == name));
+        let Some(product) = product else {
+            return Finding::new(Reason::PlatformNotAllowed, "report.product", "a known product", "another").refuse();
+        };
+        let standing = floors::standing(&Report::parse(&evidence.bytes)?, product)?;
+        Ok(Standing { until: Some(authentic.until), ..standing })
     }
 
     fn foreseen(&self, entry: &Entry) -> Vec<EndorsementId> {

@@ -12,7 +12,7 @@ pub(super) mod vocabulary;
 
 use super::intel::{self, Line, tcb};
 use super::roots::Anchor;
-use super::{AuthenticClaims, Grounds, Member, Tie, Verifier};
+use super::{AuthenticClaims, Grounds, Member, Standing, Tie, Verifier};
 use crate::crypto::sha384;
 use crate::evidence::intel::collateral::TcbInfo;
 use crate::evidence::intel::log::{self, Events};
@@ -64,6 +64,10 @@ impl Verifier for Tdx {
 
     fn needs(&self, evidence: &Evidence) -> Result<Vec<EndorsementId>, Denied> {
         LINE.needs(evidence)
+    }
+
+    fn standing(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<Standing, Denied> {
+        LINE.standing(evidence, endorsements, grounds)
     }
 
     fn foreseen(&self, entry: &Entry) -> Vec<EndorsementId> {

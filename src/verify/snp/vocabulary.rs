@@ -1,5 +1,6 @@
 //! The policy keys of SEV-SNP, with the defaults of the appraisal rules.
 
+use super::floors;
 use crate::policy::{Always, Component, Field, Flag, Loosening, Meaning, Product, Rule, TcbClaims, Unset, Vocabulary, Written, Zero, both};
 use crate::refusal::Reason;
 use crate::verify::vtpm;
@@ -245,11 +246,16 @@ const TCB_CLAIMS: &[TcbClaims] = &[
     TcbClaims { claim: "launch_tcb_parts", field: "report.launch_tcb" },
 ];
 
-/// The shipped floors, as of 2026-11. The SNP firmware's numbers are those of AMD-SB-3015 (BadRAM); microcode floors
-/// differ by stepping within a product line (AMD-SB-3019) and are the operator's to set.
+/// The shipped floors: see [`floors`].
 const FLOORS: &[Product] = &[
-    Product { name: "genoa", components: &[floor("bootloader", "bl", 0), floor("tee", "tee", 0), floor("snp", "snp", 0x16), floor("microcode", "ucode", 0)] },
-    Product { name: "milan", components: &[floor("bootloader", "bl", 0), floor("tee", "tee", 0), floor("snp", "snp", 0x17), floor("microcode", "ucode", 0)] },
+    Product {
+        name: "genoa",
+        components: &[floor("bootloader", "bl", 0), floor("tee", "tee", 0), floor("snp", "snp", floors::GENOA_SNP.least), floor("microcode", "ucode", 0)],
+    },
+    Product {
+        name: "milan",
+        components: &[floor("bootloader", "bl", 0), floor("tee", "tee", 0), floor("snp", "snp", floors::MILAN_SNP.least), floor("microcode", "ucode", 0)],
+    },
     Product {
         name: "turin",
         components: &[floor("fmc", "fmc", 0), floor("bootloader", "bl", 0), floor("tee", "tee", 0), floor("snp", "snp", 0), floor("microcode", "ucode", 0)],
