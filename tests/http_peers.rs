@@ -62,7 +62,7 @@ async fn extended_connect(entrance: std::net::SocketAddr) {
     let mut answer = sender.send_request(request("websocket")).await.expect("an answer");
     if answer.status() != 200 {
         let head = format!("{answer:?}");
-        panic!("{head} {:?}", answer.into_body().collect().await.map(|body| body.to_bytes()));
+        panic!("{head} {:?}", answer.into_body().collect().await.map(http_body_util::Collected::to_bytes));
     }
     assert_eq!((answer.status().as_u16(), answer.headers().get("sec-websocket-accept")), (200, None));
     let mut stream = TokioIo::new(hyper::upgrade::on(&mut answer).await.expect("a stream"));

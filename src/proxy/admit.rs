@@ -351,7 +351,7 @@ async fn own_evidence<S: AsyncRead + AsyncWrite + Unpin>(
         agreed.channel(attesting).leaf(&claims)
     };
     let asked = tokio::time::timeout(around.limit / 2, attester.quote(leaf, around.source));
-    let BatchedQuote { quote, proof, .. } = asked.await.unwrap_or_else(|_| Err(QuoteError::Busy)).map_err(no_quote)?;
+    let BatchedQuote { quote, proof, .. } = asked.await.unwrap_or(Err(QuoteError::Busy)).map_err(no_quote)?;
     agreed.evidence(&quote.evidence, &quote.endorsements, OwnClaims { claims, listed: &listed, proof })
 }
 

@@ -23,10 +23,10 @@ use tokio::net::TcpStream;
 use crate::records::{self, Record};
 use crate::sidecar::{Machine, NOW, Service, echoed, listener, parts, upstream};
 
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Quick enough for tests; the program's own differ by their numbers alone.
-pub fn pace() -> Pace {
+pub(crate) fn pace() -> Pace {
     Pace {
         wait: Duration::from_millis(400),
         first_retry: Duration::from_millis(20),
@@ -38,41 +38,41 @@ pub fn pace() -> Pace {
 }
 
 /// A machine that staples nothing.
-pub fn bare(seed: u64) -> Forge {
+pub(crate) fn bare(seed: u64) -> Forge {
     let mut forge = Forge::new(Product::Genoa, seed, NOW);
     forge.unstapled = vec!["vcek", "ask", "crl"];
     forge
 }
 
 /// What a verdict about a machine needs.
-pub fn needs(forge: &Forge) -> Vec<Item> {
+pub(crate) fn needs(forge: &Forge) -> Vec<Item> {
     let evidence = forge.quote(&ReportData([0; 64])).evidence;
     let platform = platform::of_evidence(&evidence).expect("a known platform");
     items(platform, platform.verifier.needs(&evidence).expect("a readable report"))
 }
 
-pub async fn vendor(machines: &[Forge]) -> (Kds, Vendor) {
+pub(crate) async fn vendor(machines: &[Forge]) -> (Kds, Vendor) {
     let kds = Kds::new(machines.to_vec(), NOW);
     let vendor = Vendor::start(kds.clone()).await.expect("a port");
     (kds, vendor)
 }
 
-pub fn mirror(vendor: &Vendor) -> Source {
+pub(crate) fn mirror(vendor: &Vendor) -> Source {
     Source { services: Vec::new(), place: Place::Mirror(Address::parse(&vendor.url()).expect("an address")) }
 }
 
-pub fn vouching() -> Arc<Vouching> {
+pub(crate) fn vouching() -> Arc<Vouching> {
     Arc::new(Vouching::by(&[], Roots::VendorAndSimulator))
 }
 
-pub fn collateral(parts: &Parts, sources: Vec<Source>) -> Collateral {
+pub(crate) fn collateral(parts: &Parts, sources: Vec<Source>) -> Collateral {
     let reach = Reach { timeout: Duration::from_millis(200), ..Reach::default() };
     let settings = Settings { sources, reach, pace: pace(), cache: None };
     Collateral::start(settings, Some(vouching()), parts.clock.clone(), Arc::clone(&parts.metrics)).expect("a start")
 }
 
 /// The simulator's guest, with further keys of the policy.
-pub fn policy(keys: &str) -> AppraisalPolicy {
+pub(crate) fn policy(keys: &str) -> AppraisalPolicy {
     let measurement = data_encoding::HEXLOWER.encode(&MEASUREMENT);
     let text = format!(
         r#"{{ "version": 1, "name": "fresh", "insecure_roots": ["simulator"], "accept": [ {{ "id": "simulated", "tee": "sev-snp", "measurement": "{measurement}" }} ]{keys} }}"#
@@ -80,11 +80,11 @@ pub fn policy(keys: &str) -> AppraisalPolicy {
     AppraisalPolicy::load(text.as_bytes(), &platform::vocabularies()).unwrap_or_else(|problems| panic!("{problems:?}")).0
 }
 
-pub fn appraiser(policy: AppraisalPolicy) -> Arc<Appraiser> {
+pub(crate) fn appraiser(policy: AppraisalPolicy) -> Arc<Appraiser> {
     Arc::new(Appraiser { anchors: platform::anchors(&policy), policy })
 }
 
-pub fn appraisals(parts: &Parts, collateral: Option<Collateral>) -> Arc<Appraisals> {
+pub(crate) fn appraisals(parts: &Parts, collateral: Option<Collateral>) -> Arc<Appraisals> {
     let appraisals = Appraisals::new(appraiser(policy("")), Arc::new(Memo::new()), Arc::clone(&parts.metrics));
     let watched = collateral.clone();
     let appraisals = Arc::new(match collateral {
@@ -120,14 +120,14 @@ fn patient() -> Limits {
 }
 
 /// A server sidecar with a service behind it.
-pub struct Server {
+pub(crate) struct Server {
     pub address: SocketAddr,
     _proxy: Proxy,
     pub service: Service,
 }
 
 impl Server {
-    pub async fn start(parts: &Parts, forge: Forge) -> Self {
+    pub(crate) async fn start(parts: &Parts, forge: Forge) -> Self {
         let identity = Machine::of(forge).identity(parts).await;
         let settings = ServerSettings { identity, tier: Tier::Session, clients: Clients::Any, alpn: None, max_evidence: None };
         let side = ServerSide::new(settings, parts.clock.clone()).unwrap_or_else(|error| panic!("{error}"));
@@ -140,14 +140,14 @@ impl Server {
 }
 
 /// A client sidecar.
-pub struct Client {
+pub(crate) struct Client {
     pub name: String,
     entrance: SocketAddr,
     _proxy: Proxy,
 }
 
 impl Client {
-    pub fn start(parts: &Parts, judge: Arc<dyn Judge>, server: SocketAddr) -> Self {
+    pub(crate) fn start(parts: &Parts, judge: Arc<dyn Judge>, server: SocketAddr) -> Self {
         records::keep();
         let server_name = ServerName::try_from("service.test").expect("a name");
         let peer = Peer { judge, identity: PeerIdentity::default() };
@@ -161,36 +161,36 @@ impl Client {
     }
 
     /// One connection of an application: whether what it said came back.
-    pub async fn call(&self) -> bool {
+    pub(crate) async fn call(&self) -> bool {
         match Live::open(self).await {
             Some(mut live) => live.speaks().await,
             None => false,
         }
     }
 
-    pub async fn outcomes(&self, count: usize) -> Vec<Record> {
+    pub(crate) async fn outcomes(&self, count: usize) -> Vec<Record> {
         records::first(&self.name, count).await
     }
 }
 
 /// An application's connection, held open.
-pub struct Live(TcpStream);
+pub(crate) struct Live(TcpStream);
 
 impl Live {
-    pub async fn open(client: &Client) -> Option<Self> {
+    pub(crate) async fn open(client: &Client) -> Option<Self> {
         let mut live = Self(TcpStream::connect(client.entrance).await.ok()?);
         live.speaks().await.then_some(live)
     }
 
     /// Whether it carries words both ways.
-    pub async fn speaks(&mut self) -> bool {
+    pub(crate) async fn speaks(&mut self) -> bool {
         let words = b"hello";
         let mut answer = [0; 5];
         self.0.write_all(words).await.is_ok() && self.0.read_exact(&mut answer).await.is_ok() && answer.as_slice() == echoed(words)
     }
 
     /// Waits for its end.
-    pub async fn ended(mut self) {
+    pub(crate) async fn ended(mut self) {
         let mut octet = [0; 1];
         let end = self.0.read(&mut octet);
         // A reset is an end too.
@@ -204,10 +204,10 @@ fn unique(role: &str) -> String {
     format!("{role}-{}", NEXT.fetch_add(1, Ordering::SeqCst))
 }
 
-pub fn scene() -> Parts {
+pub(crate) fn scene() -> Parts {
     parts()
 }
 
-pub const fn now() -> Timestamp {
+pub(crate) const fn now() -> Timestamp {
     NOW
 }
