@@ -3,6 +3,7 @@
 pub mod attester;
 mod certificate;
 pub mod collateral;
+pub mod descriptors;
 mod http;
 pub mod watched;
 
@@ -90,7 +91,11 @@ impl App {
         let builder = Builder { config, identity, judges: &judges, clock: clock.clone() };
         let listeners = config.listeners.iter().map(|listener| builder.listener(listener)).collect::<anyhow::Result<Vec<_>>>()?;
         let parts = Parts { clock: clock.clone(), metrics: Arc::clone(&metrics), health: Arc::clone(&health) };
-        let proxy = Proxy::start(listeners, parts)?;
+        let permitted = descriptors::permitted();
+        if let Some(lacking) = descriptors::lacking(config, permitted) {
+            tracing::warn!(target: "descriptors", "{lacking}");
+        }
+        let proxy = Proxy::start_within(listeners, descriptors::connections(permitted), parts)?;
         let window = Window { health: Arc::clone(&health), metrics: Arc::clone(&metrics), clock };
         let admin = match config.observe {
             Some(address) => Some(Admin::start(address, window).await.with_context(|| format!("cannot observe at {address}"))?),
@@ -370,6 +375,8 @@ const fn tier(freshness: Freshness) -> Tier {
 
 fn limits(written: config::Limits) -> plan::Limits {
     let default = plan::Limits::default();
+    // Nobody who does not say so leaves one source all there is.
+    let half = (descriptors::connections(descriptors::permitted()) / 2).max(1);
     plan::Limits {
         handshake: written.handshake.unwrap_or(default.handshake),
         exchange: written.exchange.unwrap_or(default.exchange),
@@ -378,5 +385,6 @@ fn limits(written: config::Limits) -> plan::Limits {
         handshakes: written.handshakes.unwrap_or(default.handshakes),
         handshakes_per_source: written.handshakes_per_source.unwrap_or(default.handshakes_per_source),
         connections: written.connections.unwrap_or(default.connections),
+        connections_per_source: written.connections_per_source.unwrap_or(default.connections_per_source.min(half)),
     }
 }

@@ -363,6 +363,8 @@ pub struct Limits {
     /// See `[listener.limits]`.
     pub connections: Option<usize>,
     /// See `[listener.limits]`.
+    pub connections_per_source: Option<usize>,
+    /// See `[listener.limits]`.
     pub handshakes: Option<usize>,
     /// See `[listener.limits]`.
     pub handshakes_per_source: Option<usize>,

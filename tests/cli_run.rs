@@ -126,11 +126,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
     let desk = desk(&format!("{}[observe]\nbind = \"127.0.0.1:0\"\n", server("simulator", "")));
     let mut child = desk.command(["run", "-c", "c.toml"], &[]).stderr(std::process::Stdio::piped()).spawn().expect("the program");
     let mut log = BufReader::new(child.stderr.take().expect("a pipe"));
-    let mut address = || {
-        let told = log.by_ref().lines().map(|line| line.expect("text")).find_map(|line| Some(line.split_once("address=")?.1.to_owned()));
-        told.expect("where it listens").split(' ').next().unwrap_or_default().to_owned()
-    };
-    let (listener, observed) = (address(), address());
+    let (listener, observed) = (address(&mut log), address(&mut log));
     for number in 0..600 {
         assert!(answer(&listener, "this is no TLS\r\n").is_some(), "connection {number} has an end");
     }
@@ -159,6 +155,63 @@ fn what_weakens_safety_is_told_at_every_level_of_the_log() {
         assert!(log.lines().any(|line| line.contains(" WARN insecure: ") && line.contains(option)), "{option} is not in: {log}");
     }
     assert!(!log.contains("listening"), "the level holds for the rest: {log}");
+}
+
+/// The program under this limit of open files, soft and hard.
+fn limited(desk: &Desk, soft: u32, hard: u32, words: &str) -> std::process::Command {
+    let script = format!("ulimit -S -n {soft} && ulimit -H -n {hard} && exec \"$0\" {words}");
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", script.as_str(), env!("CARGO_BIN_EXE_portcullis")]).current_dir(desk.path("")).stderr(std::process::Stdio::piped());
+    command
+}
+
+/// 300 descriptors are enough for 112 connections, half of them for one source: it takes what it can, and probes go on.
+#[test]
+fn one_source_does_not_take_every_descriptor() {
+    let patient = server("simulator", "").replace("upstream = \"app\"", "limits = { handshake = \"60s\" }\nupstream = \"app\"");
+    let desk = desk(&format!("{patient}[observe]\nbind = \"127.0.0.1:0\"\n"));
+    let mut child = limited(&desk, 100, 300, "run -c c.toml").spawn().expect("the program");
+    let mut log = BufReader::new(child.stderr.take().expect("a pipe"));
+    let (listener, observed) = (address(&mut log), address(&mut log));
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).expect("the process's limits");
+    let files: Vec<_> = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line").split_whitespace().skip(3).take(2).collect();
+    assert_eq!(files, ["300", "300"], "the soft limit is raised");
+    let silent: Vec<_> = (0..200).map(|_| TcpStream::connect(&listener).expect("the kernel takes it")).collect();
+    let mut turned_away = None;
+    for _ in 0..100 {
+        let counts = answer(&observed, "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").unwrap_or_default();
+        turned_away = counts
+            .lines()
+            .find_map(|line| line.strip_prefix(r#"portcullis_limits_rejected_total{listener="in",limit="connections_per_source"} "#)?.parse().ok());
+        if turned_away == Some(200 - 56) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(turned_away, Some(200 - 56));
+    drop(silent);
+    signalled(&child, rustix::process::Signal::TERM);
+    assert_eq!(ended(&mut child), Some(0));
+}
+
+#[test]
+fn limits_that_cannot_be_had_are_told_by_check() {
+    let config = server("simulator", "").replace("upstream = \"app\"", "limits = { connections = 113 }\nupstream = \"app\"");
+    let desk = desk(&config);
+    let told = |hard, words| {
+        let output = limited(&desk, 100, hard, words).output().expect("the program");
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    let short = "allow 113 connections, and a limit of 300 open files is enough for 112";
+    assert!(told(300, "check -c c.toml").contains(short), "{}", told(300, "check -c c.toml"));
+    assert!(told(300, "check -c c.toml --json").contains(short));
+    assert!(!told(400, "check -c c.toml").contains("open files"));
+}
+
+/// The next address that is logged.
+fn address(log: &mut impl std::io::BufRead) -> String {
+    let told = log.by_ref().lines().map(|line| line.expect("text")).find_map(|line| Some(line.split_once("address=")?.1.to_owned()));
+    told.expect("where it listens").split(' ').next().unwrap_or_default().to_owned()
 }
 
 /// A server that runs until it is dropped, and where it listens.

@@ -110,6 +110,7 @@ fn defaults() -> Vec<(&'static str, &'static str, String)> {
         ("[listener.limits]", "idle", span(limits.idle)),
         ("[listener.limits]", "max_connection", span(limits.max_connection)),
         ("[listener.limits]", "connections", limits.connections.to_string()),
+        ("[listener.limits]", "connections_per_source", limits.connections_per_source.to_string()),
         ("[listener.limits]", "handshakes", limits.handshakes.to_string()),
         ("[listener.limits]", "handshakes_per_source", limits.handshakes_per_source.to_string()),
         ("[collateral]", "sources", format!("[{}]", collateral.sources.iter().map(source).collect::<Vec<_>>().join(", "))),

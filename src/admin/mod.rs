@@ -82,16 +82,19 @@ impl Drop for Admin {
 }
 
 async fn serve(listener: TcpListener, window: Arc<Window>) {
-    let mut open = Open::default();
+    let (mut open, mut failing) = (Open::default(), false);
     loop {
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "admin connection not accepted");
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "admin connections are not accepted");
+                }
                 tokio::time::sleep(BREATH).await;
                 continue;
             }
         };
+        failing = false;
         let window = Arc::clone(&window);
         open.make_room(from.ip());
         let conversing = tokio::spawn(async move {

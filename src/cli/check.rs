@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use super::{Outcome, output};
+use crate::app::descriptors;
 use crate::config::{Config, Policy, Report};
 
 /// What can be typed.
@@ -33,8 +34,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     for warning in &config.warnings {
         output::note(&warning.warnings());
     }
+    if let Some(lacking) = lacking(&config) {
+        output::note(&format!("warning: {lacking}"));
+    }
     output::show(&text(&config))?;
     Ok(Outcome::Done)
+}
+
+/// What this machine is short of for the configuration.
+fn lacking(config: &Config) -> Option<String> {
+    descriptors::lacking(config, descriptors::within_reach())
 }
 
 fn document(config: &Config) -> Value {
@@ -52,7 +61,7 @@ fn document(config: &Config) -> Value {
         "digest": output::digest(&config.digest),
         "policies": config.policies.iter().map(|(name, read)| (name.clone(), policy(read))).collect::<Map<_, _>>(),
         "insecure": config.insecure,
-        "warnings": config.warnings.iter().map(Report::warnings).collect::<Vec<_>>(),
+        "warnings": config.warnings.iter().map(Report::warnings).chain(lacking(config)).collect::<Vec<_>>(),
     })
 }
 

@@ -9,6 +9,7 @@ use super::log::Log;
 use super::{Outcome, output};
 use crate::app::App;
 use crate::app::attester::NoAttester;
+use crate::app::descriptors;
 use crate::app::watched::Watched;
 use crate::attester::batch::QuoteError;
 use crate::clock::Clock;
@@ -33,6 +34,7 @@ pub(super) fn serve(load: &dyn Fn() -> Result<Config, ConfigError>, file: Option
     let config = load()?;
     // First made, last dropped: what stops the program is written too.
     let log = Log::start(config.log)?;
+    descriptors::raise();
     for warning in &config.warnings {
         output::note(&warning.warnings());
     }

@@ -340,6 +340,7 @@ fn limits(section: &Section<'_>) -> Limits {
         idle: time("idle"),
         max_connection: time("max_connection"),
         connections: count("connections"),
+        connections_per_source: count("connections_per_source"),
         handshakes: count("handshakes"),
         handshakes_per_source: count("handshakes_per_source"),
     }

@@ -4,12 +4,52 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use super::plan::Limits;
+
+/// How many sockets all listeners together may hold: those of peers that came, and as many to upstreams. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Sockets {
+    peers: Arc<Semaphore>,
+    upstreams: Arc<Semaphore>,
+}
+
+/// Sockets that may be open until this is dropped.
+#[derive(Debug)]
+pub(super) struct Held(#[allow(dead_code, reason = "its drop is what it is for")] OwnedSemaphorePermit);
+
+impl Sockets {
+    pub(super) fn new(each: usize) -> Self {
+        let places = || Arc::new(Semaphore::new(each.min(Semaphore::MAX_PERMITS)));
+        Self { peers: places(), upstreams: places() }
+    }
+
+    /// A socket to an upstream, where there may be another.
+    pub(super) fn upstream(&self) -> Option<Held> {
+        Arc::clone(&self.upstreams).try_acquire_owned().ok().map(Held)
+    }
+
+    fn peer(&self) -> Option<Held> {
+        Arc::clone(&self.peers).try_acquire_owned().ok().map(Held)
+    }
+}
+
+/// How the connections of a listener come to their upstreams.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Upstreams {
+    /// Each has one of its own, which must be possible from the start.
+    OneEach,
+    /// Requests share what a pool opens.
+    Pooled,
+}
 
 /// The places of one listener.
 #[derive(Debug)]
 pub(super) struct Places {
     limits: Limits,
+    sockets: Sockets,
+    upstreams: Upstreams,
     taken: Mutex<Taken>,
 }
 
@@ -17,15 +57,18 @@ pub(super) struct Places {
 struct Taken {
     connections: usize,
     handshakes: usize,
-    by_source: HashMap<IpAddr, usize>,
+    connections_by_source: HashMap<IpAddr, usize>,
+    handshakes_by_source: HashMap<IpAddr, usize>,
 }
 
 /// A cap that is reached.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Full {
     Connections,
+    ConnectionsOfSource,
+    Descriptors,
     Handshakes,
-    Source,
+    HandshakesOfSource,
 }
 
 impl Full {
@@ -33,15 +76,21 @@ impl Full {
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Connections => "connections",
+            Self::ConnectionsOfSource => "connections_per_source",
+            Self::Descriptors => "descriptors",
             Self::Handshakes => "handshakes",
-            Self::Source => "handshakes_per_source",
+            Self::HandshakesOfSource => "handshakes_per_source",
         }
     }
 }
 
 /// A place for one connection.
 #[derive(Debug)]
-pub(super) struct Place(Arc<Places>);
+pub(super) struct Place {
+    places: Arc<Places>,
+    source: Option<IpAddr>,
+    _sockets: (Held, Option<Held>),
+}
 
 /// A place for one connection that is not yet admitted.
 #[derive(Debug)]
@@ -51,36 +100,47 @@ pub(super) struct HandshakePlace {
 }
 
 impl Places {
-    pub(super) fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, taken: Mutex::default() })
+    pub(super) fn new(limits: Limits, sockets: Sockets, upstreams: Upstreams) -> Arc<Self> {
+        Arc::new(Self { limits, sockets, upstreams, taken: Mutex::default() })
     }
 
     /// Takes both places for a new connection. A local application has no source.
     pub(super) fn take(self: &Arc<Self>, source: Option<IpAddr>) -> Result<(Place, HandshakePlace), Full> {
         let source = source.map(network);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_source = |counts: &HashMap<IpAddr, usize>| source.and_then(|source| counts.get(&source)).copied().unwrap_or_default();
         if taken.connections >= self.limits.connections {
             return Err(Full::Connections);
         }
         if taken.handshakes >= self.limits.handshakes {
             return Err(Full::Handshakes);
         }
+        if of_source(&taken.connections_by_source) >= self.limits.connections_per_source {
+            return Err(Full::ConnectionsOfSource);
+        }
+        if of_source(&taken.handshakes_by_source) >= self.limits.handshakes_per_source {
+            return Err(Full::HandshakesOfSource);
+        }
+        let peer = self.sockets.peer().ok_or(Full::Descriptors)?;
+        let upstream = match self.upstreams {
+            Upstreams::OneEach => Some(self.sockets.upstream().ok_or(Full::Descriptors)?),
+            Upstreams::Pooled => None,
+        };
         if let Some(source) = source {
-            let of_source = taken.by_source.entry(source).or_default();
-            if *of_source >= self.limits.handshakes_per_source {
-                return Err(Full::Source);
-            }
-            *of_source += 1;
+            *taken.connections_by_source.entry(source).or_default() += 1;
+            *taken.handshakes_by_source.entry(source).or_default() += 1;
         }
         taken.connections += 1;
         taken.handshakes += 1;
-        Ok((Place(Arc::clone(self)), HandshakePlace { places: Arc::clone(self), source }))
+        Ok((Place { places: Arc::clone(self), source, _sockets: (peer, upstream) }, HandshakePlace { places: Arc::clone(self), source }))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.taken.lock().unwrap_or_else(PoisonError::into_inner).connections -= 1;
+        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.connections -= 1;
+        give_back(&mut taken.connections_by_source, self.source);
     }
 }
 
@@ -88,14 +148,19 @@ impl Drop for HandshakePlace {
     fn drop(&mut self) {
         let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.handshakes -= 1;
-        let Some(source) = self.source else { return };
-        let last = taken.by_source.get_mut(&source).is_none_or(|count| {
-            *count -= 1;
-            *count == 0
-        });
-        if last {
-            taken.by_source.remove(&source);
-        }
+        give_back(&mut taken.handshakes_by_source, self.source);
+    }
+}
+
+/// Counts one less, and forgets a source that has none.
+fn give_back(counts: &mut HashMap<IpAddr, usize>, source: Option<IpAddr>) {
+    let Some(source) = source else { return };
+    let last = counts.get_mut(&source).is_none_or(|count| {
+        *count -= 1;
+        *count == 0
+    });
+    if last {
+        counts.remove(&source);
     }
 }
 
@@ -114,18 +179,47 @@ mod tests {
     #[test]
     fn places_are_counted_by_listener_and_source_and_given_back() {
         let limits = Limits { connections: 3, handshakes: 2, handshakes_per_source: 1, ..Limits::default() };
-        let places = Places::new(limits);
+        let places = Places::new(limits, Sockets::new(10), Upstreams::OneEach);
         let source = |text: &str| text.parse::<IpAddr>().ok();
-        let (_a, a) = places.take(source("2001:db8::1")).ok().unzip();
-        assert_eq!(places.take(source("2001:db8::2")).err(), Some(Full::Source));
+        let (first, a) = places.take(source("2001:db8::1")).ok().unzip();
+        assert_eq!(places.take(source("2001:db8::2")).err(), Some(Full::HandshakesOfSource));
         let (b, _bh) = places.take(None).ok().unzip();
         assert_eq!(places.take(source("192.0.2.1")).err(), Some(Full::Handshakes));
         drop(a);
         let (c, ch) = places.take(source("2001:db8::3")).ok().unzip();
         drop(ch);
         assert_eq!(places.take(source("192.0.2.1")).err(), Some(Full::Connections));
-        drop((b, c));
+        drop((first, b, c));
         assert!(places.take(source("192.0.2.1")).is_ok());
-        assert!(places.taken.lock().is_ok_and(|taken| taken.by_source.is_empty()));
+        assert!(places.taken.lock().is_ok_and(|taken| taken.connections_by_source.is_empty() && taken.handshakes_by_source.is_empty()));
+    }
+
+    #[test]
+    fn an_admitted_connection_still_counts_for_its_source() {
+        let places = Places::new(Limits { connections_per_source: 1, ..Limits::default() }, Sockets::new(10), Upstreams::OneEach);
+        let source = |text: &str| text.parse::<IpAddr>().ok();
+        let (place, handshake) = places.take(source("192.0.2.1")).ok().unzip();
+        drop(handshake);
+        assert_eq!(places.take(source("192.0.2.1")).err(), Some(Full::ConnectionsOfSource));
+        assert!(places.take(source("192.0.2.2")).is_ok() && places.take(None).is_ok() && places.take(None).is_ok());
+        drop(place);
+        assert!(places.take(source("192.0.2.1")).is_ok());
+    }
+
+    #[test]
+    fn all_listeners_share_the_sockets() {
+        let sockets = Sockets::new(2);
+        let raw = Places::new(Limits::default(), sockets.clone(), Upstreams::OneEach);
+        let pooled = Places::new(Limits::default(), sockets.clone(), Upstreams::Pooled);
+        let one = raw.take(None).ok();
+        let two = pooled.take(None).ok();
+        assert!(one.is_some() && two.is_some());
+        assert_eq!((raw.take(None).err(), pooled.take(None).err()), (Some(Full::Descriptors), Some(Full::Descriptors)));
+        let dialled = sockets.upstream();
+        assert!(dialled.is_some() && sockets.upstream().is_none(), "the other belongs to the raw connection");
+        drop(two);
+        assert_eq!(raw.take(None).err(), Some(Full::Descriptors), "nothing is left for its upstream, and it holds nothing");
+        drop(dialled);
+        assert!(raw.take(None).is_ok());
     }
 }

@@ -21,7 +21,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::CertificateDer;
 use tokio::sync::{mpsc, watch};
@@ -32,7 +32,7 @@ use crate::clock::Clock;
 use crate::refusal::{Denied, Finding, Reason};
 use crate::tls;
 use crate::verify::AttestationResult;
-use limits::Places;
+use limits::{Places, Sockets, Upstreams};
 use listen::Listening;
 use plan::{Forward, Listener, Terminate, Upstream};
 
@@ -41,8 +41,13 @@ pub use listen::Address;
 /// How long the connections have to notice that they were cut.
 const CUT: Duration = Duration::from_secs(5);
 
-/// The pause after the system refused a connection for want of descriptors or memory.
+/// The pause after the system refused a connection for want of descriptors or memory; while it does, the pause doubles up
+/// to the longer one.
 const BREATH: Duration = Duration::from_millis(50);
+const LONG_BREATH: Duration = Duration::from_secs(1);
+
+/// How often it is told.
+const TOLD: Duration = Duration::from_secs(10);
 
 /// What the proxy shares with the rest of the program.
 #[derive(Clone, Debug)]
@@ -124,6 +129,15 @@ impl Proxy {
     /// # Errors
     /// [`StartError`].
     pub fn start(listeners: Vec<Listener>, parts: Parts) -> Result<Self, StartError> {
+        Self::start_within(listeners, usize::MAX, parts)
+    }
+
+    /// As [`Proxy::start`], with at most `connections` over all listeners, and as many to upstreams.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start_within(listeners: Vec<Listener>, connections: usize, parts: Parts) -> Result<Self, StartError> {
+        let sockets = Sockets::new(connections);
         let mut bound = Vec::with_capacity(listeners.len());
         let mut addresses = Vec::with_capacity(listeners.len());
         for listener in listeners {
@@ -144,7 +158,6 @@ impl Proxy {
                 Terminate::Plain => Direction::Outbound,
             };
             let counters = parts.metrics.listener(&listener.name, direction);
-            let places = Places::new(listener.limits);
             let carries = match &listener.forward {
                 Forward::Tcp(upstream) => Carries::Tcp(Arc::clone(upstream)),
                 Forward::Http(site) => {
@@ -155,10 +168,16 @@ impl Proxy {
                         phase: watched.clone(),
                         alive: alive.clone(),
                         secure: matches!(listener.terminate, Terminate::Attested(_)),
+                        sockets: sockets.clone(),
                     };
                     Carries::Http(http::Running::start(Arc::clone(site), around))
                 }
             };
+            let upstreams = match &carries {
+                Carries::Http(_) => Upstreams::Pooled,
+                Carries::Tcp(_) => Upstreams::OneEach,
+            };
+            let places = Places::new(listener.limits, sockets.clone(), upstreams);
             let (active, phase, alive) = (Arc::clone(&active), watched.clone(), alive.clone());
             let accepting = Accepting { listener, parts: parts.clone(), counters, carries, places, active, phase, _alive: alive };
             tokio::spawn(accept(Arc::new(accepting), listening));
@@ -278,8 +297,35 @@ impl Drop for Counted {
     }
 }
 
+/// What the system refused since it was last told.
+struct Trouble {
+    told: Option<Instant>,
+    times: u64,
+    breath: Duration,
+}
+
+impl Default for Trouble {
+    fn default() -> Self {
+        Self { told: None, times: 0, breath: BREATH / 2 }
+    }
+}
+
+impl Trouble {
+    /// Notes one more: how many it is time to tell of, and how long to wait.
+    fn again(&mut self, now: Instant) -> Option<u64> {
+        self.times += 1;
+        self.breath = (self.breath * 2).min(LONG_BREATH);
+        if self.told.is_some_and(|told| now.saturating_duration_since(told) < TOLD) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.times))
+    }
+}
+
 async fn accept(accepting: Arc<Accepting>, listening: Listening) {
     let mut phase = accepting.phase.clone();
+    let mut trouble = Trouble::default();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -290,11 +336,14 @@ async fn accept(accepting: Arc<Accepting>, listening: Listening) {
         let (socket, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(target: "connection", event = "accept_failed", listener = accepting.listener.name, %error);
-                tokio::time::sleep(BREATH).await;
+                if let Some(times) = trouble.again(Instant::now()) {
+                    tracing::warn!(target: "connection", event = "accept_failed", listener = accepting.listener.name, times, %error);
+                }
+                tokio::time::sleep(trouble.breath).await;
                 continue;
             }
         };
+        trouble.breath = BREATH / 2;
         // A local application is one source; only what comes from outside is capped by source.
         let source = from.source.filter(|_| matches!(accepting.listener.terminate, Terminate::Attested(_)));
         match accepting.places.take(source) {
@@ -311,5 +360,19 @@ async fn accept(accepting: Arc<Accepting>, listening: Listening) {
                 tracing::warn!(target: "connection", event = "turned_away", listener = accepting.listener.name, peer = from.name, limit = full.name());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_system_that_refuses_connections_is_told_of_now_and_then() {
+        let (mut trouble, start) = (Trouble::default(), Instant::now());
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        assert_eq!((trouble.again(at(0)), trouble.breath), (Some(1), BREATH));
+        assert_eq!(((1..200).filter_map(|times| trouble.again(at(times * 50))).collect::<Vec<_>>(), trouble.breath), (Vec::new(), LONG_BREATH));
+        assert_eq!(trouble.again(at(10_000)), Some(200));
     }
 }

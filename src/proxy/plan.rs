@@ -138,6 +138,8 @@ pub struct Limits {
     pub handshakes_per_source: usize,
     /// Connections of this listener at a time. Default 65,536.
     pub connections: usize,
+    /// The same from one source, admitted or not. Default 16,384.
+    pub connections_per_source: usize,
 }
 
 impl Default for Limits {
@@ -150,6 +152,7 @@ impl Default for Limits {
             handshakes: 4096,
             handshakes_per_source: 1024,
             connections: 65_536,
+            connections_per_source: 16_384,
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
+use super::limits::Held;
 use super::limits::network;
 use crate::tls::ReadAhead;
 
@@ -20,6 +21,7 @@ use crate::tls::ReadAhead;
 pub(super) struct Socket {
     kind: Kind,
     finished: bool,
+    held: Option<Held>,
 }
 
 #[derive(Debug)]
@@ -32,11 +34,11 @@ impl Socket {
     pub(super) fn tcp(stream: TcpStream) -> Self {
         // Only latency is lost when the system refuses.
         let _ = stream.set_nodelay(true);
-        Self { kind: Kind::Tcp(stream), finished: false }
+        Self { kind: Kind::Tcp(stream), finished: false, held: None }
     }
 
     pub(super) const fn unix(stream: UnixStream) -> Self {
-        Self { kind: Kind::Unix(stream), finished: false }
+        Self { kind: Kind::Unix(stream), finished: false, held: None }
     }
 
     /// Where a TCP connection comes from, as it is capped.
@@ -45,6 +47,12 @@ impl Socket {
             Kind::Tcp(stream) => stream.peer_addr().ok().map(|address| network(address.ip())),
             Kind::Unix(_) => None,
         }
+    }
+
+    /// Keeps its place among the sockets of the process to its end.
+    pub(super) fn holding(mut self, held: Held) -> Self {
+        self.held = Some(held);
+        self
     }
 
     /// From here on closing is ordinary.

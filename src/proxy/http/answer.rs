@@ -74,6 +74,7 @@ impl Problem {
             return Self::request(StatusCode::BAD_REQUEST, "the body is broken");
         }
         match failure {
+            Failure::Full => Self::full(StatusCode::SERVICE_UNAVAILABLE, "as many connections to upstreams are open as this process may have"),
             Failure::Refused(denied) => Self::refused(denied),
             Failure::Unreachable(tried) => {
                 let said = tried.iter().map(|(target, error)| format!("{target}: {error}")).collect::<Vec<_>>().join("; ");

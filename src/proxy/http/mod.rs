@@ -36,6 +36,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::admit::{self, Admitted, Ground};
+use super::limits::Sockets;
 use super::listen::From;
 use super::plan::Limits;
 use super::stream::Stream;
@@ -62,6 +63,8 @@ pub(super) struct Around {
     pub(super) alive: mpsc::Sender<()>,
     /// Whether clients come over TLS.
     pub(super) secure: bool,
+    /// What pools open counts here.
+    pub(super) sockets: Sockets,
 }
 
 /// An HTTP listener at work.
@@ -406,6 +409,11 @@ async fn check(pool: std::sync::Weak<Pool>) {
         for spot in &pool.spots {
             let asking = pool.ask(&operator, spot, Message::get(&spot.target.to_string(), path.clone()));
             let answer = tokio::time::timeout(pause.max(Duration::from_secs(1)), asking).await;
+            // Says nothing of the target.
+            if matches!(&answer, Ok(Err(pool::Failure::Full))) {
+                well += i64::from(spot.well.load(Ordering::SeqCst));
+                continue;
+            }
             let good = matches!(&answer, Ok(Ok((response, _))) if response.status().is_success() || response.status().is_redirection());
             if spot.well.swap(good, Ordering::SeqCst) != good {
                 tracing::warn!(target: "upstream", event = if good { "well" } else { "unwell" }, upstream = pool.name(), address = %spot.target);

@@ -40,6 +40,8 @@ pub(super) struct Pool {
 /// Why a request has no answer from an upstream.
 #[derive(Debug)]
 pub(super) enum Failure {
+    /// All listeners together have as many connections to upstreams as they may.
+    Full,
     /// It did not answer in time.
     Late,
     /// The connection was lost after the request, or a part of it, was sent.
@@ -213,8 +215,12 @@ impl Pool {
 
     async fn connect(&self, admitted: &Admitted, spot: &Arc<Spot>) -> Result<Made, Failure> {
         let (around, metrics) = (&*self.around, &self.around.parts.metrics);
+        let Some(held) = around.sockets.upstream() else {
+            metrics.limit_rejected(&around.listener, "descriptors");
+            return Err(Failure::Full);
+        };
         let socket = match upstream::connect(admitted, &spot.target, self.backend.upstream.connect_timeout).await {
-            Ok(socket) => socket,
+            Ok(socket) => socket.holding(held),
             Err(error) => {
                 metrics.upstream_connect(self.name(), "unreachable");
                 tracing::warn!(target: "upstream", event = "unreachable", upstream = self.name(), address = %spot.target, %error);
