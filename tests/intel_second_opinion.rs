@@ -20,7 +20,7 @@ use portcullis::platform::{self, PLATFORMS, Platform};
 use portcullis::policy::{Accept, AppraisalPolicy, Revocation, Roots, Tolerated};
 use portcullis::refusal::{Denied, Reason};
 use portcullis::verify::memo::NoMemo;
-use portcullis::verify::{Appraisal, Appraiser};
+use portcullis::verify::{Appraisal, Appraiser, Grounds};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -205,6 +205,27 @@ proptest! {
         // They accept what is revoked and leave it to their callers.
         let theirs = theirs.filter(|(status, _)| status != "Revoked");
         prop_assert_eq!(ours.map(|(status, _)| status), theirs.map(|(status, _)| status));
+    }
+}
+
+/// What a verdict needs is asked for by Intel's own paths, and each item is known to be Intel's before it is kept.
+#[test]
+fn captured_collateral_is_vouched_for_under_the_names_of_the_vendors_service() {
+    let vocabularies: Vec<_> = PLATFORMS.iter().map(|platform| platform.verifier.vocabulary()).collect();
+    let anchors = platform::anchors(&AppraisalPolicy::genuine(&vocabularies));
+    for case in captured() {
+        let grounds = Grounds { anchors: &anchors, revocation: Revocation::Required, memo: &NoMemo, now: case.at };
+        let needs = case.platform.verifier.needs(&case.evidence).expect("a quote");
+        let mut names: Vec<_> = needs.iter().map(|id| id.name).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["pck_crl", "qe_identity", "root_crl", "tcb_info"], "{}", case.id);
+        for id in needs {
+            let vouch = |item: &Endorsement| case.platform.verifier.vouch(&id, item, &|_| None, &grounds);
+            let item = case.endorsements.iter().find(|item| item.name == id.name).expect("captured with the quote");
+            vouch(item).unwrap_or_else(|denied| panic!("{}: {} is refused: {denied}", case.id, id.path));
+            // The PCK CA's certificate comes with a quote alone.
+            assert_eq!(vouch(&changed(item, id.name)).is_err(), id.name != "pck_crl", "{}: {}, changed", case.id, id.path);
+        }
     }
 }
 
