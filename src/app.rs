@@ -25,7 +25,7 @@ use crate::collateral::Collateral;
 use crate::config::{self, Config, Freshness, Transport};
 use crate::policy::{AppraisalPolicy, Roots};
 use crate::proxy::appraisal::{Appraisals, Memo};
-use crate::proxy::http::plan::Backend;
+use crate::proxy::http::plan::{Backend, Network};
 use crate::proxy::plan::{self, Forward, Originate, Terminate};
 use crate::proxy::{Address, Drained, Parts, Proxy};
 use crate::tls::{self, ClientSettings, ClientSide, Clients, Identity, IdentitySettings, Judge, Peer, PeerIdentity, Pki, ServerSettings, ServerSide, Tier};
@@ -283,6 +283,8 @@ impl Builder<'_> {
                 Terminate::Attested(Arc::new(ServerSide::new(settings, self.clock.clone())?))
             }
         };
+        let network = |(address, bits): &(std::net::IpAddr, u8)| Network { address: *address, bits: *bits };
+        let proxy_protocol = plan::ProxyProtocol { from: listener.proxy_protocol_from.iter().map(network).collect(), onward: listener.proxy_protocol_to };
         let forward = match &listener.forward {
             config::Forward::Tcp(name) => Forward::Tcp(Arc::new(self.upstream(self.written(name)?, Inner::Raw)?)),
             config::Forward::Http(site) => {
@@ -296,14 +298,14 @@ impl Builder<'_> {
                     made.insert(name.to_owned(), Arc::clone(&backend));
                     Ok(backend)
                 };
-                Forward::Http(Arc::new(http::site(site, backend)?))
+                Forward::Http(Arc::new(http::site(site, self.identity.as_ref(), backend)?))
             }
         };
         let bind = match &listener.bind {
             config::Bind::Tcp(address) => plan::Bind::Tcp(*address),
             config::Bind::Unix(path) => plan::Bind::Unix { path: path.clone(), mode: listener.mode },
         };
-        Ok(plan::Listener { name: listener.name.clone(), bind, terminate, forward, limits: limits(listener.limits) })
+        Ok(plan::Listener { name: listener.name.clone(), bind, terminate, forward, proxy_protocol, limits: limits(listener.limits) })
     }
 
     fn written(&self, name: &str) -> anyhow::Result<&config::Upstream> {

@@ -190,6 +190,10 @@ pub struct Listener {
     pub attested: Option<Serve>,
     /// What is done with its connections.
     pub forward: Forward,
+    /// Networks that announce connections by the PROXY protocol, with the number of bits that count.
+    pub proxy_protocol_from: Vec<(std::net::IpAddr, u8)>,
+    /// Whether the upstream is told by the PROXY protocol who connected.
+    pub proxy_protocol_to: bool,
     /// Deadlines and caps.
     pub limits: Limits,
 }

@@ -5,14 +5,19 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use crate::config::{self, Transport};
-use crate::proxy::http::plan::{Allow, Backend, Balance, HealthCheck, HttpLimits, IdentityHeader, Network, Pattern, Route, Site, Speaks, To};
+use crate::proxy::http::plan::{Allow, Backend, Balance, HealthCheck, HttpLimits, IdentityHeader, Network, Pattern, Route, Site, Speaks, To, WebEvidence};
 use crate::proxy::plan;
+use crate::tls::Identity;
 
 /// What is done with the requests of a listener. `backend` makes the upstream of a name.
 ///
 /// # Errors
 /// Those of `backend`; a value that the loader should have refused.
-pub(super) fn site(site: &config::http::Site, mut backend: impl FnMut(&str) -> anyhow::Result<Arc<Backend>>) -> anyhow::Result<Site> {
+pub(super) fn site(
+    site: &config::http::Site,
+    identity: Option<&Identity>,
+    mut backend: impl FnMut(&str) -> anyhow::Result<Arc<Backend>>,
+) -> anyhow::Result<Site> {
     let mut routes = Vec::with_capacity(site.routes.len());
     for route in &site.routes {
         let to = match &route.to {
@@ -22,7 +27,11 @@ pub(super) fn site(site: &config::http::Site, mut backend: impl FnMut(&str) -> a
         routes.push(Route { hosts: route.host.iter().cloned().collect(), paths: patterns(&route.paths)?, methods: methods(&route.methods)?, to });
     }
     let allow = |rule: &config::http::Allow| anyhow::Ok(Allow { entry: rule.entry.clone(), methods: methods(&rule.methods)?, paths: patterns(&rule.paths)? });
-    let identity = |mode: &&'static str| match *mode {
+    let web = |evidence: &config::http::Evidence| {
+        let identity = identity.cloned().context("evidence is served, and there is no [identity]")?;
+        anyhow::Ok(WebEvidence { path: evidence.path.clone(), identity, per_source: evidence.per_source, total: evidence.total })
+    };
+    let identity_header = |mode: &&'static str| match *mode {
         "client-cert" => IdentityHeader::ClientCert,
         "flashbots" => IdentityHeader::Flashbots,
         "xfcc" => IdentityHeader::Xfcc,
@@ -31,10 +40,11 @@ pub(super) fn site(site: &config::http::Site, mut backend: impl FnMut(&str) -> a
     Ok(Site {
         routes,
         allow: site.allow.iter().map(allow).collect::<anyhow::Result<_>>()?,
-        identity: site.identity.iter().map(identity).collect(),
+        identity: site.identity.iter().map(identity_header).collect(),
         strip: site.strip.clone(),
         trusted_proxies: site.trusted_proxies.iter().map(|(address, bits)| Network { address: *address, bits: *bits }).collect(),
         upgrades: site.upgrades.clone(),
+        evidence: site.evidence.as_ref().map(web).transpose()?,
         limits: limits(site.limits),
     })
 }

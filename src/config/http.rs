@@ -24,8 +24,21 @@ pub struct Site {
     pub trusted_proxies: Vec<(IpAddr, u8)>,
     /// What connections may be upgraded to, in lower case.
     pub upgrades: Vec<String>,
+    /// Evidence for browsers.
+    pub evidence: Option<Evidence>,
     /// Bounds; what is `None` has the proxy's default.
     pub limits: Limits,
+}
+
+/// See `[listener.evidence]`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Evidence {
+    /// Where it is served.
+    pub path: String,
+    /// Answers to one address in a second.
+    pub per_source: u32,
+    /// Answers in a second.
+    pub total: u32,
 }
 
 /// Requests of a kind and where they go; what is empty fits all.
@@ -129,12 +142,13 @@ pub(super) fn site(section: &Section<'_>, upstreams: &Upstreams, (tls, attested)
     }
     let allow = allow(section, attested);
     let identity = identity(section, attested);
+    let evidence = evidence(section, tls);
     let limits = section.table("limits", &schema::LIMITS).map_or_else(Limits::default, |limits| self::limits(&limits));
     let plain = |values: Vec<super::tree::At<String>>| values.into_iter().map(|value| value.value).collect::<Vec<_>>();
     let upgrades = if section.has("upgrades").is_some() { plain(section.parsed_list("upgrades", token)) } else { vec!["websocket".to_owned()] };
     let trusted_proxies = section.parsed_list("trusted_proxies", network).into_iter().map(|network| network.value).collect();
     let strip = plain(section.parsed_list("strip_headers", token));
-    whole.then_some(Site { routes, allow, identity, strip, trusted_proxies, upgrades, limits })
+    whole.then_some(Site { routes, allow, identity, strip, trusted_proxies, upgrades, evidence, limits })
 }
 
 fn to(section: &Section<'_>, upstreams: &Upstreams, tls: bool, collected: &mut Collected) -> Option<To> {
@@ -183,6 +197,16 @@ fn identity(section: &Section<'_>, attested: bool) -> Vec<&'static str> {
         return vec!["structured"];
     }
     modes.into_iter().map(|mode| mode.value).filter(|mode| *mode != "none").collect()
+}
+
+fn evidence(section: &Section<'_>, tls: bool) -> Option<Evidence> {
+    if !tls {
+        needs(section, "evidence", "certificate = \"attested\"");
+    }
+    let table = section.table("evidence", &schema::EVIDENCE)?;
+    let path = table.parsed("path", path).map_or_else(|| "/.well-known/portcullis/v1/evidence".to_owned(), |path| path.value);
+    let count = |key, default| table.number(key, 1..=1_000_000).and_then(|count| u32::try_from(count).ok()).unwrap_or(default);
+    Some(Evidence { path, per_source: count("per_source", 5), total: count("total", 100) })
 }
 
 fn limits(section: &Section<'_>) -> Limits {
@@ -245,7 +269,7 @@ fn token(text: &str) -> Result<String, Wrong> {
 }
 
 /// `ADDRESS` or `ADDRESS/BITS`.
-fn network(text: &str) -> Result<(IpAddr, u8), Wrong> {
+pub(super) fn network(text: &str) -> Result<(IpAddr, u8), Wrong> {
     let wrong = || Wrong::new(format!("\"{text}\" is not an address or network"), "write \"10.0.0.7\", \"10.0.0.0/8\" or \"2001:db8::/32\"");
     let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
     let address: IpAddr = address.parse().map_err(|_| wrong())?;
@@ -254,7 +278,7 @@ fn network(text: &str) -> Result<(IpAddr, u8), Wrong> {
     if bits <= most { Ok((address, bits)) } else { Err(wrong()) }
 }
 
-fn one_of(text: &str, what: &str, known: &[&'static str]) -> Result<&'static str, Wrong> {
+pub(super) fn one_of(text: &str, what: &str, known: &[&'static str]) -> Result<&'static str, Wrong> {
     let choices = known.iter().map(|known| format!("\"{known}\"")).collect::<Vec<_>>().join(", ");
     known.iter().find(|known| **known == text).copied().ok_or_else(|| Wrong::new(format!("unknown {what} \"{text}\""), format!("one of {choices}")))
 }

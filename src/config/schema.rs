@@ -148,7 +148,20 @@ pub static LISTENER: Section = Section {
         key("identity_headers", "table", "structured, with attested clients", "How the application is told who its client is."),
         key("strip_headers", "list of field names", "none", "Further fields to remove from requests and responses, beside every identity field that is known."),
         key("trusted_proxies", "list of addresses or networks", "none", "Clients whose `Forwarded` and `X-Forwarded-*` fields are kept."),
+        key("evidence", "table", "off", "Serves fresh evidence to browsers: for a nonce of theirs, about the key of their connection. See `docs/http.md`."),
         key("upgrades", "list of words", "`[\"websocket\"]`", "What connections may be upgraded to."),
+        key(
+            "proxy_protocol_from",
+            "list of addresses or networks",
+            "none",
+            "Proxies in front of this listener that tell who really connected by the PROXY protocol (version 1 or 2). They have to; nobody else may.",
+        ),
+        key(
+            "proxy_protocol_to",
+            "`\"v2\"`",
+            "off",
+            "Tells a plain upstream who connected by the PROXY protocol, with what is verified: SSL (0x20), ALPN, the name asked for, and in type 0xE0 CBOR claims `{1: tee, 2: entry, 3: policy, 4: policy digest, 5: freshness}`. For protocol `tcp`.",
+        ),
         key("mode", "octal digits", "`\"0600\"`", "The permission bits of a Unix socket."),
         key("limits", "table", "see there", "Deadlines and caps."),
         key(
@@ -226,6 +239,17 @@ pub static ALLOW: Section = Section {
         key("entry", "id of a policy entry", "required", "The entry; an asterisk at the end stands for anything."),
         key("methods", "list of methods", "any", "Methods, in capitals."),
         key("paths", "list of paths", "any", "Paths; an asterisk at the end stands for anything."),
+    ],
+};
+
+/// `listener.evidence`.
+pub static EVIDENCE: Section = Section {
+    name: "[listener.evidence]",
+    doc: "The evidence endpoint for browsers. It does not resist a stolen TLS key: whoever has it can relay the answers.",
+    keys: &[
+        key("path", "path", "`\"/.well-known/portcullis/v1/evidence\"`", "Where it is served. Requests to it never reach the application."),
+        key("per_source", "number", "`5`", "Answers to one address in a second."),
+        key("total", "number", "`100`", "Answers in a second. Each may cost a quote."),
     ],
 };
 
@@ -407,8 +431,8 @@ pub static LOG: Section = Section {
 
 /// Every table in the order of the documentation.
 #[rustfmt::skip]
-pub static SECTIONS: [&Section; 17] = [
-    &FILE, &IDENTITY, &SIMULATOR, &LISTENER, &LIMITS, &ROUTE, &ALLOW, &IDENTITY_HEADERS, &UPSTREAM, &HEALTH, &ATTESTED, &PEER, &POLICY, &DENY, &COLLATERAL,
+pub static SECTIONS: [&Section; 18] = [
+    &FILE, &IDENTITY, &SIMULATOR, &LISTENER, &LIMITS, &ROUTE, &ALLOW, &IDENTITY_HEADERS, &EVIDENCE, &UPSTREAM, &HEALTH, &ATTESTED, &PEER, &POLICY, &DENY, &COLLATERAL,
     &OBSERVE, &LOG,
 ];
 

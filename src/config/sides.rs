@@ -135,14 +135,23 @@ pub(super) fn listener(section: &Section<'_>, known: &Known<'_>, upstreams: &BTr
     } else {
         tcp(section, upstreams, tls, collected).map(Forward::Tcp)
     };
+    let proxy_protocol_from = section.parsed_list("proxy_protocol_from", super::http::network).into_iter().map(|network| network.value).collect();
+    let version = section.parsed("proxy_protocol_to", |text| super::http::one_of(text, "version", &["v2"]));
+    if let (Some(version), true) = (&version, http) {
+        section.wrong(&version.span, "`proxy_protocol_to` with protocol \"http\"", "leave it out: requests carry their client in fields");
+    }
+    let proxy_protocol_to = version.is_some();
     let limits = section.table("limits", &schema::LIMITS).map_or_else(Limits::default, |limits| self::limits(&limits));
     let bind = bind?;
     let mode = mode.map_or(0o600, |mode| mode.value);
-    Some((Listener { name: name?.value, bind: bind.value, mode, attested: attested?, forward: forward?, limits }, bind.span))
+    Some((
+        Listener { name: name?.value, bind: bind.value, mode, attested: attested?, forward: forward?, proxy_protocol_from, proxy_protocol_to, limits },
+        bind.span,
+    ))
 }
 
 fn tcp(section: &Section<'_>, upstreams: &BTreeMap<String, Option<Upstream>>, tls: bool, collected: &mut Collected) -> Option<String> {
-    for key in ["route", "default", "redirect", "allow", "identity_headers", "strip_headers", "trusted_proxies", "upgrades"] {
+    for key in ["route", "default", "redirect", "allow", "identity_headers", "strip_headers", "trusted_proxies", "upgrades", "evidence"] {
         needs(section, key, "protocol = \"http\"");
     }
     let upstream = reference(section, "upstream", "upstream", upstreams)?;

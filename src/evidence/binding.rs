@@ -311,6 +311,20 @@ impl Binding {
         Ok(Self { expected: batch::challenge(proof.size, &root), claims: decoded, until: None })
     }
 
+    /// The tie between evidence and the connection it was fetched over: its key, our nonce, the origin we asked.
+    ///
+    /// # Errors
+    /// As [`Binding::of_session`].
+    pub fn of_web(claims: &[u8], key: &KeyDigest, nonce: &[u8], origin: &str, proof: &Proof) -> Result<Self, Denied> {
+        let decoded = BindingClaims::decode(claims)?;
+        if decoded.kind != Kind::Web {
+            return Err(malformed("binding claims of kind 3 (web)", format!("kind {}", decoded.kind_number())));
+        }
+        same_key(&decoded, key)?;
+        let root = batch::fold(&web_leaf(nonce, key, origin, claims), proof)?;
+        Ok(Self { expected: batch::challenge(proof.size, &root), claims: decoded, until: None })
+    }
+
     /// Whether `claims` are the encoded claims that this was made from.
     #[must_use]
     pub fn is_of(&self, claims: &[u8]) -> bool {

@@ -36,6 +36,8 @@ pub(super) struct Admitted {
     pub(super) since: Timestamp,
     /// The certificate whose key its evidence speaks for.
     pub(super) certificate: Option<CertificateDer<'static>>,
+    /// The key of ours that the connection was made with.
+    pub(super) own: Option<KeyDigest>,
     /// The names in it. Self-made certificates carry what their owner likes.
     pub(super) names: Vec<String>,
 }
@@ -53,7 +55,7 @@ pub(super) enum Ground {
 
 impl Admitted {
     const fn of(ground: Ground, since: Timestamp) -> Self {
-        Self { ground, standing: None, since, certificate: None, names: Vec::new() }
+        Self { ground, standing: None, since, certificate: None, own: None, names: Vec::new() }
     }
 
     /// Until when the first verdict holds; later judgements may give it more.
@@ -178,7 +180,7 @@ fn open<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<Opened<S>, (Box<Pending<S>>, Denied)> {
     let (result, standing, now) = match verdict.and_then(|verdict| clock.now().map(|now| (verdict, now))) {
         Ok((Verdict::AnyClient, now)) => {
-            let admitted = Admitted::of(Ground::AnyClient(tier), now);
+            let admitted = Admitted { own: pending.own_key().copied(), ..Admitted::of(Ground::AnyClient(tier), now) };
             return Ok((admitted, Box::new(pending.open_unattested(Unattested::AnyClient))));
         }
         Ok((Verdict::Attested(result, standing), now)) => (result, standing, now),
@@ -187,10 +189,10 @@ fn open<S: AsyncRead + AsyncWrite + Unpin>(
     if let Err(denied) = current(&pending, &result, now) {
         return Err((Box::new(pending), denied));
     }
-    let certificate = pending.chain().first().cloned();
+    let (certificate, own) = (pending.chain().first().cloned(), pending.own_key().copied());
     let names = pending.peer().map(|leaf| leaf.facts().names.clone()).unwrap_or_default();
     let stream = pending.open(&result, now)?;
-    let admitted = Admitted { standing: Some(standing), certificate, names, ..Admitted::of(Ground::Attested(tier, result), now) };
+    let admitted = Admitted { standing: Some(standing), certificate, own, names, ..Admitted::of(Ground::Attested(tier, result), now) };
     Ok((admitted, Box::new(stream)))
 }
 

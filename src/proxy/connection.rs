@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::watch;
 
 use super::admit::{self, Admitted, Ground};
+use super::announce;
 use super::handshake::Handshakes;
 use super::http;
 use super::limits::HandshakePlace;
@@ -49,12 +51,22 @@ struct Known {
 }
 
 /// Serves one connection to its end. Dropping the future resets both sides.
-pub(super) async fn serve(accepting: &Accepting, (socket, from): (Socket, From), place: HandshakePlace) {
+pub(super) async fn serve(accepting: &Accepting, (mut socket, mut from): (Socket, From), place: HandshakePlace) {
     let Accepting { listener, parts, counters, carries, .. } = accepting;
     let (started, mut known, mut phase) = (Instant::now(), Known::default(), accepting.phase.clone());
+    let announced = tokio::select! {
+        biased;
+        announced = announced(listener, &mut socket, &mut from) => announced,
+        () = cut(&mut phase) => return,
+    };
+    if let Err(why) = announced {
+        parts.metrics.limit_rejected(&listener.name, "proxy_protocol");
+        tracing::warn!(target: "connection", event = "unannounced", listener = listener.name, peer = from.name, %why);
+        return;
+    }
     let live = async {
         match carries {
-            Carries::Tcp(upstream) => tcp(listener, upstream, parts, counters, socket, place, &mut known).await,
+            Carries::Tcp(upstream) => tcp(listener, upstream, parts, counters, (socket, &from), place, &mut known).await,
             Carries::Http(site) => http(listener, site, parts, counters, (socket, &from), place, &mut known).await,
         }
     };
@@ -71,6 +83,17 @@ pub(super) async fn serve(accepting: &Accepting, (socket, from): (Socket, From),
     record(accepting, &from, &known, &outcome, started);
 }
 
+/// Learns who really connected, where a proxy has to say so.
+async fn announced(listener: &Listener, socket: &mut Socket, from: &mut From) -> Result<(), announce::Unannounced> {
+    let listed = from.source.is_some_and(|source| listener.proxy_protocol.from.iter().any(|network| network.holds(source)));
+    if listed && let Some(real) = announce::read(socket, listener.limits.handshake).await? {
+        from.name = format!("{real} by {}", from.name);
+        from.source = Some(real.ip());
+        from.addresses = from.addresses.map(|(_, ours)| (real, ours));
+    }
+    Ok(())
+}
+
 async fn cut(phase: &mut watch::Receiver<Phase>) {
     // An error means that the proxy itself is gone.
     let _ = phase.wait_for(|phase| *phase == Phase::Cut).await;
@@ -78,21 +101,28 @@ async fn cut(phase: &mut watch::Receiver<Phase>) {
 
 async fn tcp(
     listener: &Listener,
-    upstream: &Upstream,
+    upstream_plan: &Upstream,
     parts: &Parts,
     counters: &ListenerMetrics,
-    socket: Socket,
+    (socket, from): (Socket, &From),
     place: HandshakePlace,
     known: &mut Known,
 ) -> Outcome {
     // Boxed: the handshakes' state is large and the connection outlives it.
     let blamed = if matches!(listener.terminate, Terminate::Plain) { End::Upstream } else { End::Downstream };
-    let ready = unpanicked(Box::pin(admit_both(listener, upstream, parts, socket, known)), blamed).await;
+    let ready = unpanicked(Box::pin(admit_both(listener, upstream_plan, parts, socket, known)), blamed).await;
     drop(place);
     let Ready { here, there, mut downstream, mut upstream } = match ready {
         Ok(ready) => ready,
         Err(outcome) => return outcome,
     };
+    if listener.proxy_protocol.onward && matches!(upstream_plan.originate, Originate::Plain) {
+        let (source, target) = from.addresses.unzip();
+        let told = announce::Told { source, target, alpn: downstream.alpn(), server_name: downstream.server_name(), admitted: &here };
+        if let Err(error) = upstream.write_all(&announce::write(&told)).await {
+            return Outcome::Forwarded(Ended::Lost(End::Upstream, error));
+        }
+    }
     let life = Life { idle: listener.limits.idle, end: tokio::time::Instant::now() + listener.limits.max_connection };
     let ended = tokio::select! {
         biased;

@@ -57,6 +57,8 @@ pub(super) struct From {
     pub(super) name: String,
     /// What is capped; none for a local application over a Unix socket.
     pub(super) source: Option<IpAddr>,
+    /// Its address and port, and ours.
+    pub(super) addresses: Option<(SocketAddr, SocketAddr)>,
 }
 
 impl Listening {
@@ -89,11 +91,12 @@ impl Listening {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                Ok((Socket::tcp(stream), From { name: address.to_string(), source: Some(address.ip()) }))
+                let addresses = stream.local_addr().ok().map(|ours| (address, ours));
+                Ok((Socket::tcp(stream), From { name: address.to_string(), source: Some(address.ip()), addresses }))
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Socket::unix(stream), From { name: "unix".to_owned(), source: None }))
+                Ok((Socket::unix(stream), From { name: "unix".to_owned(), source: None, addresses: None }))
             }
         }
     }

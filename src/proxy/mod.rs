@@ -4,6 +4,7 @@
 //! (the caller owns the signal and calls [`Proxy::drain`]).
 
 mod admit;
+mod announce;
 pub mod appraisal;
 mod connection;
 mod deadline;

@@ -18,8 +18,19 @@ pub struct Listener {
     pub terminate: Terminate,
     /// What is done with them.
     pub forward: Forward,
+    /// Who really connected, as proxies tell it.
+    pub proxy_protocol: ProxyProtocol,
     /// What one connection, and all together, may take.
     pub limits: Limits,
+}
+
+/// The PROXY protocol on a listener.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ProxyProtocol {
+    /// Sources that have to announce every connection; nobody else may.
+    pub from: Vec<super::http::plan::Network>,
+    /// Whether a plain upstream is told, in version 2. For bytes alone.
+    pub onward: bool,
 }
 
 impl Listener {

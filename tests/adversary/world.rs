@@ -265,7 +265,14 @@ fn listen(house: &House, role: &str, terminate: Terminate, (to, originate): (Soc
     let targets = vec![Target::Tcp { host: to.ip().to_string(), port: to.port() }];
     let upstream = Upstream { name: format!("behind-{name}"), targets, originate, connect_timeout: PATIENCE };
     let bind = Bind::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
-    let listener = Listener { name: name.clone(), bind, terminate, forward: Forward::Tcp(Arc::new(upstream)), limits };
+    let listener = Listener {
+        name: name.clone(),
+        bind,
+        terminate,
+        forward: Forward::Tcp(Arc::new(upstream)),
+        proxy_protocol: portcullis::proxy::plan::ProxyProtocol::default(),
+        limits,
+    };
     let proxy = Proxy::start(vec![listener], house.parts.clone()).unwrap_or_else(|error| panic!("{error}"));
     let address = match proxy.address(&name) {
         Some(Address::Tcp(address)) => *address,

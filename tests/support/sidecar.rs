@@ -150,7 +150,14 @@ pub(crate) fn upstream(name: &str, address: SocketAddr, originate: Originate) ->
 }
 
 pub(crate) fn listener(name: &str, bind: SocketAddr, terminate: Terminate, upstream: Arc<Upstream>) -> Listener {
-    Listener { name: name.to_owned(), bind: Bind::Tcp(bind), terminate, forward: Forward::Tcp(upstream), limits: Limits::default() }
+    Listener {
+        name: name.to_owned(),
+        bind: Bind::Tcp(bind),
+        terminate,
+        forward: Forward::Tcp(upstream),
+        proxy_protocol: portcullis::proxy::plan::ProxyProtocol::default(),
+        limits: Limits::default(),
+    }
 }
 
 fn loopback() -> SocketAddr {

@@ -7,6 +7,7 @@
 mod abuse;
 mod answer;
 mod body;
+mod evidence;
 mod fields;
 mod framing;
 mod identity;
@@ -77,6 +78,8 @@ pub(super) struct Running {
     pseudonym: String,
     requests: AtomicUsize,
     tokens: Mutex<(Instant, f64)>,
+    /// Of the evidence endpoint.
+    pace: evidence::Pace,
 }
 
 /// Where a route leads; as many as there are routes.
@@ -140,7 +143,7 @@ impl Running {
         let random = crate::tls::nonce().unwrap_or_default();
         let pseudonym = format!("portcullis-{}", data_encoding::HEXLOWER.encode(random.get(..4).unwrap_or_default()));
         let tokens = Mutex::new((Instant::now(), f64::from(plan.limits.rate.unwrap_or(0))));
-        Arc::new(Self { plan, around, ways, pseudonym, requests: AtomicUsize::new(0), tokens })
+        Arc::new(Self { plan, around, ways, pseudonym, requests: AtomicUsize::new(0), tokens, pace: evidence::Pace::default() })
     }
 
     /// The first route that fits.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hyper::Method;
 
 use crate::proxy::plan::Upstream;
+use crate::tls::Identity;
 
 /// What is done with the requests of one listener.
 #[derive(Clone, Debug)]
@@ -23,8 +24,23 @@ pub struct Site {
     pub trusted_proxies: Vec<Network>,
     /// The protocols that a connection may be upgraded to, in lower case.
     pub upgrades: Vec<String>,
+    /// Evidence for browsers, where it is served.
+    pub evidence: Option<WebEvidence>,
     /// What one request, and all together, may take.
     pub limits: HttpLimits,
+}
+
+/// The evidence endpoint (PROTOCOL 3.9).
+#[derive(Clone, Debug)]
+pub struct WebEvidence {
+    /// Where it is served.
+    pub path: String,
+    /// Whose evidence: what the listener presents.
+    pub identity: Identity,
+    /// Answers to one address in a second.
+    pub per_source: u32,
+    /// Answers in a second.
+    pub total: u32,
 }
 
 /// Requests of a kind, and where they go.
@@ -228,6 +244,7 @@ impl Site {
             strip: Vec::new(),
             trusted_proxies: Vec::new(),
             upgrades: vec!["websocket".to_owned()],
+            evidence: None,
             limits: HttpLimits::default(),
         }
     }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::answer::{self, Problem};
 use super::body::{Body, Downward, Gate, Held, Unread, Upward};
+use super::evidence::{self, Asked};
 use super::fields::{self, Came};
 use super::message::Message;
 use super::pool::Lease;
@@ -137,6 +138,11 @@ async fn answered(connection: &Arc<Connection>, mut parts: Parts, incoming: Unre
     record.host.clone_from(&authority);
     if matches!(parts.method, Method::TRACE) {
         return Err(Problem::denied(StatusCode::METHOD_NOT_ALLOWED, "TRACE would show the application's fields to whoever asks"));
+    }
+    if let Some(plan) = site.plan.evidence.as_ref().filter(|plan| plan.path == parts.uri.path()) {
+        let asked =
+            Asked { method: &parts.method, query: parts.uri.query(), source: connection.address, authority: &authority, key: connection.admitted.own.as_ref() };
+        return Ok(evidence::answer(plan, &site.pace, asked).await?.map(Answer::Own));
     }
     let wanted = upgrade::wanted(&mut parts, &site.plan.upgrades)?;
     if wanted.is_none() && parts.method == Method::CONNECT {
