@@ -1,6 +1,6 @@
 //! The platforms: one row each. A new platform is one file in `evidence`, `verify` and `attester`, and a row here.
 
-use crate::evidence::{EndorsementId, Evidence, hcl, intel, keystone, nitro, saved::Saved, snp};
+use crate::evidence::{EndorsementId, Evidence, cca, hcl, intel, keystone, nitro, psa, saved::Saved, snp};
 use crate::policy::{AppraisalPolicy, Roots, Vocabulary};
 use crate::refusal::{Denied, Finding, Reason};
 use crate::verify::{self, Anchor, Origin, TrustAnchors, Verifier};
@@ -62,7 +62,7 @@ impl Platform {
 }
 
 /// Every platform of this build.
-pub const PLATFORMS: &[Platform] = &[SEV_SNP, AZURE_SNP, INTEL_SGX, INTEL_TDX, KEYSTONE, NITRO, NITROTPM];
+pub const PLATFORMS: &[Platform] = &[SEV_SNP, AZURE_SNP, INTEL_SGX, INTEL_TDX, KEYSTONE, NITRO, NITROTPM, CCA, PSA];
 
 const SEV_SNP: Platform = Platform {
     name: "sev-snp",
@@ -153,6 +153,32 @@ const NITROTPM: Platform = Platform {
     provider: &crate::attester::nitro::Tpm,
     #[cfg(feature = "simulator")]
     simulated: &crate::attester::simulator::nitro::SimulatedNitro(nitro::Kind::Tpm),
+};
+
+const CCA: Platform = Platform {
+    name: "cca",
+    media_type: cca::MEDIA_TYPE,
+    verifier: &verify::cca::Cca,
+    anchors: Vec::new,
+    vendor_service: "",
+    saved: cca::SAVED,
+    #[cfg(feature = "proxy")]
+    provider: &crate::attester::cca::Cca,
+    #[cfg(feature = "simulator")]
+    simulated: &crate::attester::simulator::cca::SimulatedCca,
+};
+
+const PSA: Platform = Platform {
+    name: "psa",
+    media_type: psa::MEDIA_TYPE,
+    verifier: &verify::psa::Psa,
+    anchors: Vec::new,
+    vendor_service: "",
+    saved: psa::SAVED,
+    #[cfg(feature = "proxy")]
+    provider: &crate::attester::psa::Psa,
+    #[cfg(feature = "simulator")]
+    simulated: &crate::attester::simulator::psa::SimulatedPsa,
 };
 
 /// The platform that this evidence is of: by its media type, and by its content where platforms share one.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use portcullis::evidence::saved::SavedFile;
 use portcullis::evidence::{Endorsement, Endorsements, Evidence, Timestamp};
 use portcullis::platform::{self, PLATFORMS, Platform};
-use portcullis::policy::{Accept, AppraisalPolicy, Tolerated};
+use portcullis::policy::{Accept, AppraisalPolicy, OperatorKey, Tolerated};
 use portcullis::refusal::{Denied, Reason};
 use portcullis::verify::memo::NoMemo;
 use portcullis::verify::{Appraisal, Appraiser};
@@ -29,8 +29,10 @@ fn platform_of(case: &Value) -> Option<&'static Platform> {
         "gcp-cvm" if case["id"].as_str()?.contains("/snp-") => platform::by_name("sev-snp"),
         "snp" => platform::by_name("sev-snp"),
         "az-snp-vtpm" => platform::by_name("azure-snp"),
+        "cca" => platform::by_name("cca"),
         "nitro" => platform::by_name("nitro"),
         "nitrotpm" => platform::by_name("nitrotpm"),
+        "psa" => platform::by_name("psa"),
         "sgx" => platform::by_name("intel-sgx"),
         "tdx" => platform::by_name("intel-tdx"),
         // Other formats around a plain quote: the quote is judged.
@@ -56,6 +58,8 @@ struct Case<'a> {
     expected: &'a str,
     claims: &'a serde_json::Map<String, Value>,
     platform: &'static Platform,
+    /// The trust anchors beside the evidence, as an operator would list them.
+    keys: Vec<OperatorKey>,
 }
 
 impl<'a> Case<'a> {
@@ -86,8 +90,10 @@ impl<'a> Case<'a> {
             let end = evidence.bytes.len() - b"extra bytes(only for testing purpose)\n".len();
             evidence.bytes.truncate(end - 1);
         }
+        let keys = cose_claims::keys(platform, &evidence, files.iter().map(|file| file.bytes.as_slice()));
         Some(Self {
             id,
+            keys,
             evidence,
             endorsements,
             at: Timestamp::parse(case["verify_at"].as_str()?)?,
@@ -125,7 +131,7 @@ impl<'a> Case<'a> {
 
     fn judge_by(&self, change: impl Fn(&mut AppraisalPolicy)) -> Result<Appraisal, Denied> {
         let vocabularies: Vec<_> = PLATFORMS.iter().map(|platform| platform.verifier.vocabulary()).collect();
-        let mut policy = AppraisalPolicy::genuine(&vocabularies);
+        let mut policy = AppraisalPolicy { keys: self.keys.clone(), ..AppraisalPolicy::genuine(&vocabularies) };
         change(&mut policy);
         let appraiser = Appraiser { anchors: platform::anchors(&policy), policy };
         appraiser.examine(self.platform.verifier, &self.evidence, &self.endorsements, &NoMemo, self.at)

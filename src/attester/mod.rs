@@ -4,12 +4,14 @@
 
 pub mod azure;
 pub mod batch;
+pub mod cca;
 mod document;
 mod imds;
 pub mod keystone;
 pub mod nitro;
 mod nsm;
 mod patience;
+pub mod psa;
 mod queue;
 mod sev_guest;
 pub mod sgx;
@@ -95,6 +97,8 @@ pub struct Places {
     pub gramine: PathBuf,
     /// AWS's command for documents of a NitroTPM.
     pub nitro_tpm_attest: PathBuf,
+    /// The socket of the service that gives PSA tokens, or the folder of its files.
+    pub psa_tokens: PathBuf,
     /// The Nitro Secure Module's device.
     pub nsm: PathBuf,
     /// The sev-guest device.
@@ -116,6 +120,7 @@ impl Default for Places {
             tsm_root: PathBuf::from("/sys/kernel/config/tsm/report"),
             nitro_tpm_attest: PathBuf::from("/usr/bin/nitro-tpm-attest"),
             nsm: PathBuf::from("/dev/nsm"),
+            psa_tokens: PathBuf::from("/run/psa-tokens"),
             sev_guest: PathBuf::from("/dev/sev-guest"),
             tpm: PathBuf::from("/dev/tpmrm0"),
             imds: imds::ADDRESS,

@@ -8,6 +8,7 @@
 
 mod authority;
 mod azure;
+pub mod cca;
 mod certificate;
 mod der;
 pub mod elliptic;
@@ -22,6 +23,7 @@ mod keystone;
 mod machine;
 pub mod nitro;
 mod pki;
+pub mod psa;
 mod revocation;
 mod service;
 mod vtpm;

@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::arithmetic_side_effects, clippy::as_conversions, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
+pub mod arm;
 pub mod batch;
 pub mod binding;
 pub mod cbor;
+pub mod cca;
 pub mod cmw;
 pub mod cose;
 mod cursor;
@@ -18,6 +20,7 @@ pub mod intel;
 pub mod keystone;
 pub mod leaf;
 pub mod nitro;
+pub mod psa;
 pub mod saved;
 pub mod snp;
 pub mod spki;

@@ -9,11 +9,14 @@
 
 mod appraise;
 pub mod azure;
+pub mod cca;
 mod chain;
+mod device;
 pub mod intel;
 pub mod keystone;
 pub mod memo;
 pub mod nitro;
+pub mod psa;
 pub mod roots;
 pub mod sgx;
 pub mod snp;

@@ -7,8 +7,10 @@ use std::path::Path;
 use portcullis::attester::simulator::intel::IntelForge;
 use portcullis::attester::simulator::{Forge, KeystoneForge};
 
+use portcullis::attester::simulator::cca::CcaForge;
 use portcullis::attester::simulator::elliptic::{Curve, EcKey};
 use portcullis::attester::simulator::nitro::NitroForge;
+use portcullis::attester::simulator::psa::PsaForge;
 use portcullis::config::Config;
 use portcullis::diagnostic::{Source, render};
 use portcullis::evidence::batch::Proof;
@@ -25,6 +27,7 @@ use portcullis::evidence::leaf::Leaf;
 use portcullis::evidence::nitro::{self, Document};
 use portcullis::evidence::snp::{MEDIA_TYPE, Product, REPORT_SIZE, Report, Vek, table};
 use portcullis::evidence::{Auxiliary, Endorsement, Endorsements, Evidence, KeyDigest, ReportData, Timestamp};
+use portcullis::evidence::{cca, psa};
 use portcullis::platform;
 use portcullis::policy::{AppraisalPolicy, Roots};
 use portcullis::session::frame::{self, Frame, Header};
@@ -52,6 +55,7 @@ pub(crate) struct Parser {
 /// Every parser.
 pub(crate) const PARSERS: &[Parser] = &[
     Parser { name: "binding_claims", feed: binding_claims, seeds: binding_claims_seeds },
+    Parser { name: "cca_token", feed: cca_token, seeds: cca_token_seeds },
     Parser { name: "cbor", feed: cbor, seeds: cbor_seeds },
     Parser { name: "collection", feed: collection, seeds: collection_seeds },
     Parser { name: "config", feed: config, seeds: config_seeds },
@@ -63,6 +67,7 @@ pub(crate) const PARSERS: &[Parser] = &[
     Parser { name: "cose", feed: cose, seeds: cose_seeds },
     Parser { name: "leaf", feed: leaf, seeds: leaf_seeds },
     Parser { name: "nitro_document", feed: nitro_document, seeds: nitro_document_seeds },
+    Parser { name: "psa_token", feed: psa_token, seeds: psa_token_seeds },
     Parser { name: "policy", feed: policy, seeds: policy_seeds },
     Parser { name: "session_frames", feed: session_frames, seeds: session_frames_seeds },
     Parser { name: "snp_authenticate", feed: snp_authenticate, seeds: snp_authenticate_seeds },
@@ -156,6 +161,26 @@ pub(crate) fn cose(data: &[u8]) -> bool {
     let _ = (sign1.scheme(), sign1.to_be_signed());
     let _ = (decode_key("input", sign1.payload), Sign1::decode("input", sign1.payload));
     true
+}
+
+/// A token of an Arm CCA realm: read, judged, written.
+pub(crate) fn cca_token(data: &[u8]) -> bool {
+    let Ok(token) = cca::Token::parse(data) else { return false };
+    let again = |signed: &Sign1<'_>, payload: &[u8]| cca::envelope(signed.protected, payload, signed.signature);
+    let (platform, realm) = (again(&token.platform_signed, &token.platform.encode()), again(&token.realm_signed, &token.realm.encode()));
+    let written = cca::encode(token.shape, &platform, &realm);
+    let read = cca::Token::parse(&written).expect("what was written");
+    assert_eq!((&read.platform, &read.realm), (&token.platform, &token.realm), "what was written is read otherwise");
+    let _ = token.realm.public_key();
+    examined(&Evidence::new(cca::MEDIA_TYPE, data.to_vec()), &Endorsements::default())
+}
+
+/// A PSA token: read, judged, written.
+pub(crate) fn psa_token(data: &[u8]) -> bool {
+    let Ok((sign1, token)) = psa::Token::parse(data) else { return false };
+    let written = psa::envelope(sign1.protected, &token.encode(), sign1.signature);
+    assert_eq!(psa::Token::parse(&written).expect("what was written").1, token, "what was written is read otherwise");
+    examined(&Evidence::new(psa::MEDIA_TYPE, data.to_vec()), &Endorsements::default())
 }
 
 /// An attestation document of AWS Nitro: read, judged, written.
@@ -326,6 +351,21 @@ fn cose_seeds() -> Vec<Vec<u8>> {
     let key = encode_key(&key).expect("a key");
     let sign1 = |tagging| cose::encode(tagging, &cose::protected(-35), &key, &[7; 96]);
     vec![sign1(cose::Tagging::Tagged), sign1(cose::Tagging::Untagged)]
+}
+
+fn cca_token_seeds() -> Vec<Vec<u8>> {
+    let mut wrapped = CcaForge::new(1);
+    wrapped.shape = cca::Shape::Wrapper;
+    vec![CcaForge::new(1).token(&ReportData([7; 64])), wrapped.token(&ReportData([7; 64]))]
+}
+
+fn psa_token_seeds() -> Vec<Vec<u8>> {
+    let of = |profile| {
+        let mut forge = PsaForge::new(1);
+        forge.token.profile = profile;
+        forge.token(&[7; 64])
+    };
+    psa::PROFILES.iter().map(of).collect()
 }
 
 fn nitro_document_seeds() -> Vec<Vec<u8>> {

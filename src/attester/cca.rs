@@ -1,0 +1,54 @@
+//! Arm CCA on this machine: through configfs-tsm, whose driver asks the realm management monitor.
+
+use super::tsm::{self, Tsm};
+use super::{Attester, Detected, Places, Provider, Quote, Unavailable};
+use crate::evidence::cca::{MEDIA_TYPE, Token};
+use crate::evidence::{Challenge, Endorsements, Evidence};
+
+/// The platform's provider.
+#[derive(Debug)]
+pub struct Cca;
+
+/// What the kernel's driver calls itself (Linux, drivers/virt/coco/arm-cca-guest).
+const DRIVER: &str = "arm_cca_guest";
+
+impl Provider for Cca {
+    fn names(&self) -> &'static [&'static str] {
+        &[tsm::PROVIDER]
+    }
+
+    fn detect(&self, places: &Places) -> Vec<Detected> {
+        // A realm has no privilege levels.
+        let tsm = Tsm::new(places.tsm_root.clone(), DRIVER, None);
+        vec![Detected { provider: tsm::PROVIDER, outcome: tsm.probe().map(|()| Box::new(Realm { tsm }) as Box<dyn Attester>) }]
+    }
+}
+
+struct Realm {
+    tsm: Tsm,
+}
+
+impl Attester for Realm {
+    fn platform(&self) -> &'static str {
+        "cca"
+    }
+
+    fn provider(&self) -> &'static str {
+        tsm::PROVIDER
+    }
+
+    fn attest(&self, challenge: &Challenge) -> Result<Quote, Unavailable> {
+        let bytes = self.tsm.report(&challenge.long.0)?.outblob;
+        let unfit = |why: String, fix: &str, transient| {
+            let what = format!("{} at {}", tsm::PROVIDER, self.tsm.root.display());
+            Err(Unavailable { what, why, fix: fix.to_owned(), transient })
+        };
+        match Token::parse(&bytes).map(|token| token.realm.challenge == challenge.long.0) {
+            Ok(true) => Ok(Quote { evidence: Evidence::new(MEDIA_TYPE, bytes), endorsements: Endorsements::default() }),
+            Ok(false) => {
+                unfit("token: its challenge is not what was asked for".to_owned(), "another process writes to our requests: find it and stop it", true)
+            }
+            Err(denied) => unfit(format!("token: {denied}"), "this platform's firmware is newer than this program: look for a newer release", false),
+        }
+    }
+}
