@@ -5,6 +5,8 @@
 
 #[path = "collateral/cache.rs"]
 mod cache;
+#[path = "collateral/intel.rs"]
+mod intel;
 #[path = "collateral/live.rs"]
 mod live;
 #[path = "collateral/matrix.rs"]
