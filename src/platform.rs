@@ -62,7 +62,7 @@ impl Platform {
 }
 
 /// Every platform of this build.
-pub const PLATFORMS: &[Platform] = &[SEV_SNP, AZURE_SNP, INTEL_SGX, INTEL_TDX, KEYSTONE, NITRO, NITROTPM, CCA, PSA];
+pub const PLATFORMS: &[Platform] = &[SEV_SNP, AZURE_SNP, AZURE_TDX, INTEL_SGX, INTEL_TDX, KEYSTONE, NITRO, NITROTPM, CCA, PSA];
 
 const SEV_SNP: Platform = Platform {
     name: "sev-snp",
@@ -101,6 +101,19 @@ const INTEL_SGX: Platform = Platform {
     provider: &crate::attester::sgx::Sgx,
     #[cfg(feature = "simulator")]
     simulated: &crate::attester::simulator::intel::SimulatedSgx,
+};
+
+const AZURE_TDX: Platform = Platform {
+    name: "azure-tdx",
+    media_type: hcl::MEDIA_TYPE,
+    verifier: &verify::azure::TDX,
+    anchors: Vec::new,
+    vendor_service: "https://api.trustedservices.intel.com",
+    saved: hcl::saved::TDX,
+    #[cfg(feature = "proxy")]
+    provider: &crate::attester::azure::TDX,
+    #[cfg(feature = "simulator")]
+    simulated: &crate::attester::simulator::SimulatedAzureTdx,
 };
 
 const INTEL_TDX: Platform = Platform {

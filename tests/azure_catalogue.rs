@@ -343,3 +343,70 @@ fn no_flipped_bit_is_accepted() {
     }
     assert!(accepted.is_empty(), "{accepted:?}");
 }
+
+/// TDX behind the paravisor: the quote beside the HCL report is what the hardware says.
+mod tdx {
+    use portcullis::attester::simulator::intel::IntelForge;
+    use portcullis::evidence::ReportData;
+    use portcullis::evidence::binding::digests;
+    use portcullis::evidence::hcl::TD_QUOTE;
+
+    use super::*;
+
+    type Vm = AzureForge<IntelForge>;
+
+    /// Judges evidence whose listed members are those of the forge, changed after they were listed or before.
+    fn judge(forge: &Vm, listed: fn(&mut Vec<Auxiliary>), tamper: fn(&mut Evidence)) -> Result<(), Reason> {
+        let text = r#"{ "version": 1, "name": "tdx", "insecure_roots": ["simulator"], "accept": [ { "id": "vm", "tee": "azure-tdx",
+            "insecure_any_measurement": true, "insecure_any_pcrs": true } ] }"#;
+        let vocabularies: Vec<_> = PLATFORMS.iter().map(|platform| platform.verifier.vocabulary()).collect();
+        let (policy, _) = AppraisalPolicy::load(text.as_bytes(), &vocabularies).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let appraiser = Appraiser { anchors: platform::anchors(&policy), policy };
+        let mut members = forge.listed();
+        listed(&mut members);
+        let (bind, binding) = binding(digests(&members));
+        let mut quote = forge.quote(&binding.expected().short);
+        quote.evidence.auxiliary.extend(members);
+        tamper(&mut quote.evidence);
+        let presented = Collection { tee: quote.evidence, bind, endorsements: quote.endorsements };
+        let verifier = platform::by_name("azure-tdx").expect("the platform").verifier;
+        appraiser.judge(verifier, &presented, &binding, &NoMemo, NOW).map(drop).map_err(|denied| denied.reason())
+    }
+
+    fn vm() -> Vm {
+        AzureForge::tdx(7, NOW)
+    }
+
+    fn td_quote(evidence: &mut Evidence) -> &mut Auxiliary {
+        evidence.auxiliary.iter_mut().find(|member| member.label == TD_QUOTE).expect("a TD quote")
+    }
+
+    #[test]
+    fn the_fixture_passes_and_each_change_is_refused_with_its_code() {
+        use Reason::*;
+        assert_eq!(judge(&vm(), |_| {}, |_| {}), Ok(()));
+        assert_eq!(judge(&vm(), Vec::clear, |_| {}), Err(EvidenceUnsupported), "no TD quote");
+        assert_eq!(judge(&vm(), |_| {}, |evidence| td_quote(evidence).bytes[200] ^= 1), Err(AuxiliaryUnbound), "another than was listed");
+        assert_eq!(judge(&vm(), |listed| listed[0].bytes[200] ^= 1, |_| {}), Err(SignatureInvalid), "listed and not genuine");
+        let other = |listed: &mut Vec<Auxiliary>| listed[0].bytes = AzureForge::tdx(8, NOW).hardware.sign(&ReportData([1; 64]));
+        assert_eq!(judge(&vm(), other, |_| {}), Err(TpmQuoteInvalid), "of another machine");
+        let enclave = |listed: &mut Vec<Auxiliary>| listed[0].bytes = IntelForge::sgx(7, NOW).sign(&ReportData([1; 64]));
+        assert_eq!(judge(&vm(), enclave, |_| {}), Err(EvidenceUnsupported), "of an enclave");
+        let tdreport = |evidence: &mut Evidence| evidence.bytes[32 + 128] ^= 1;
+        assert_eq!(judge(&vm(), |_| {}, tdreport), Err(TpmQuoteInvalid), "a TDREPORT that says otherwise");
+        let claims = |evidence: &mut Evidence| {
+            let at = evidence.bytes.windows(6).position(|octets| octets == b":true,").expect("a truth");
+            evidence.bytes[at..at + 6].copy_from_slice(b":null,");
+        };
+        assert_eq!(judge(&vm(), |_| {}, claims), Err(TpmQuoteInvalid), "hcl-hash");
+        let mut debug = vm();
+        debug.hardware.trust_domain().td_attributes |= 1;
+        assert_eq!(judge(&debug, |_| {}, |_| {}), Err(DebugEnabled), "tdx-debug");
+        let mut foreign = vm();
+        foreign.claimed_key = Some(if foreign.vtpm.key == AttestationKey::Even { AttestationKey::Odd } else { AttestationKey::Even }.modulus());
+        foreign.vtpm.extras.certificates.clear();
+        assert_eq!(judge(&foreign, |_| {}, |_| {}), Err(TpmQuoteInvalid), "hcl-ak-other");
+        let snp = |evidence: &mut Evidence| evidence.bytes = AzureForge::new(Product::Genoa, 7, NOW).report().encode();
+        assert_eq!(judge(&vm(), |_| {}, snp), Err(EvidenceUnsupported), "a report of other hardware");
+    }
+}

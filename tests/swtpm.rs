@@ -117,6 +117,39 @@ fn evidence_is_made_when_the_metadata_service_is_silent() {
     assert_eq!(quote.endorsements.iter().count(), 0);
 }
 
+#[test]
+fn an_azure_vm_on_tdx_has_its_quote_made_once_and_listed() {
+    let Some(software) = SoftwareTpm::start() else { return };
+    let tpm = swtpm::opened(&software.path());
+    let public = swtpm::persistent(&tpm, &swtpm::rsa_template(), KEY_HANDLE);
+    let mut forge = AzureForge::tdx(3, NOW);
+    forge.claimed_key = Some(swtpm::modulus(&public));
+    swtpm::remember(&tpm, REPORT_INDEX, &forge.report().encode());
+    drop(tpm);
+    let tdreport = forge.report().hardware[..1024].to_vec();
+    let quote = forge.listed().remove(0).bytes;
+    let body = serde_json::json!({ "quote": data_encoding::BASE64URL_NOPAD.encode(&quote) }).to_string();
+    let asked = data_encoding::BASE64URL_NOPAD.encode(&tdreport);
+    // One answer: a second request would find nobody.
+    let service = service(1, body, move |request| request.starts_with("POST /acc/tdquote HTTP/1.1\r\n") && request.contains(&asked));
+    let places = Places { tpm: software.path(), imds: service, ..Places::default() };
+    assert!(azure::SNP.detect(&places).remove(0).outcome.is_err(), "the report is of other hardware");
+    let attester = azure::TDX.detect(&places).remove(0).outcome.expect("an attester");
+    for _ in 0..2 {
+        let listed = attester.listed().expect("a TD quote");
+        assert_eq!((listed.len(), &listed[0].bytes), (1, &quote));
+    }
+    let challenge = Challenge::of(b"a challenge");
+    let mut evidence = attester.attest(&challenge).expect("evidence").evidence;
+    evidence.auxiliary.extend(attester.listed().expect("a TD quote"));
+    let verifier = platform::by_name("azure-tdx").expect("the platform").verifier;
+    assert!(verifier.bound(&evidence).expect("a quote").answers(&challenge));
+    let text = r#"{ "version": 1, "name": "swtpm", "insecure_roots": ["simulator"], "accept": [ { "id": "vm", "tee": "azure-tdx",
+        "insecure_any_measurement": true, "insecure_any_pcrs": true } ] }"#;
+    let appraiser = appraiser(text);
+    appraiser.examine(verifier, &evidence, &forge.hardware.endorsements(), &NoMemo, NOW).expect("accepted");
+}
+
 /// Gives the TPM what the paravisor would: its key, and a report of simulated hardware that vouches for that key.
 fn provision(software: &SoftwareTpm) -> AzureForge {
     let tpm = swtpm::opened(&software.path());
@@ -145,27 +178,35 @@ fn policy(pcr4: &str) -> Appraiser {
         r#"{{ "version": 1, "name": "swtpm", "insecure_roots": ["simulator"], "accept": [ {{ "id": "vm", "tee": "azure-snp",
             "insecure_any_measurement": true, "pcrs": {{ "4": "{pcr4}" }} }} ] }}"#
     );
+    appraiser(&text)
+}
+
+fn appraiser(text: &str) -> Appraiser {
     let vocabularies: Vec<_> = PLATFORMS.iter().map(|platform| platform.verifier.vocabulary()).collect();
     let (policy, _) = AppraisalPolicy::load(text.as_bytes(), &vocabularies).unwrap_or_else(|problems| panic!("{problems:?}"));
     Appraiser { anchors: platform::anchors(&policy), policy }
 }
 
-/// The metadata service's answer about the chip, to everyone who asks as it wants to be asked.
+/// The metadata service's answer about the chip.
 fn metadata_service(forge: &AzureForge) -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let address = listener.local_addr().expect("an address");
     let pem = |der: &[u8]| format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", data_encoding::BASE64.encode(der));
     let vcek = pem(&forge.hardware.vek_certificate());
     let chain = [Role::Ask, Role::Ark].map(|role| pem(&forge.hardware.vendor.certificate(role))).concat();
     let body = serde_json::json!({ "vcekCert": vcek, "tcbm": "00", "certificateChain": chain, "cacheControl": "86400" }).to_string();
+    service(2, body, |request| request.starts_with("GET /metadata/THIM/amd/certification HTTP/1.1\r\n"))
+}
+
+/// A service that gives this answer so many times, to those who ask as it wants to be asked.
+fn service(times: usize, body: String, rightly: impl Fn(&str) -> bool + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("an address");
     std::thread::spawn(move || {
-        for stream in listener.incoming().take(2) {
+        for stream in listener.incoming().take(times) {
             let mut stream = stream.expect("a connection");
-            let mut request = vec![0; 4096];
+            let mut request = vec![0; 8192];
             let length = stream.read(&mut request).expect("a request");
             let request = String::from_utf8_lossy(&request[..length]).into_owned();
-            let asked_rightly = request.starts_with("GET /metadata/THIM/amd/certification HTTP/1.1\r\n") && request.contains("\r\nMetadata: true\r\n");
-            let status = if asked_rightly { "200 OK" } else { "400 Bad Request" };
+            let status = if rightly(&request) && request.contains("\r\nMetadata: true\r\n") { "200 OK" } else { "400 Bad Request" };
             let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
             stream.write_all(format!("{head}{body}").as_bytes()).expect("answered");
         }

@@ -9,9 +9,9 @@ use tracing::warn;
 use super::imds::Imds;
 use super::tpm::Tpm;
 use super::{Attester, Detected, Places, Provider, Quote, Unavailable};
-use crate::evidence::hcl::{HclReport, Kind, MEDIA_TYPE};
+use crate::evidence::hcl::{HclReport, Kind, MEDIA_TYPE, TD_QUOTE, TDREPORT_SIZE};
 use crate::evidence::tpm::{Extras, Hash, Member};
-use crate::evidence::{Auxiliary, Challenge, Endorsements, Evidence, tpm};
+use crate::evidence::{Auxiliary, Challenge, Endorsements, Evidence, intel, tpm};
 
 /// The name under which configuration knows this way.
 const PROVIDER: &str = "azure-vtpm";
@@ -34,6 +34,9 @@ pub struct Azure {
     pub kind: Kind,
 }
 
+/// TDX behind the paravisor.
+pub static TDX: Azure = Azure { platform: "azure-tdx", kind: Kind::Tdx };
+
 /// SEV-SNP behind the paravisor.
 pub static SNP: Azure = Azure { platform: "azure-snp", kind: Kind::Snp };
 
@@ -55,12 +58,14 @@ struct AzureAttester {
     tpm: Tpm,
     imds: Imds,
     certification: Mutex<Option<(Instant, Endorsements)>>,
+    /// The TD quote, with the TDREPORT that it is of and until when it is used.
+    td_quote: Mutex<Option<(Instant, Vec<u8>, Auxiliary)>>,
 }
 
 impl AzureAttester {
     fn open(platform: &'static str, kind: Kind, places: &Places) -> Result<Self, Unavailable> {
         let tpm = Tpm::open(&places.tpm)?;
-        let attester = Self { platform, kind, tpm, imds: Imds(places.imds), certification: Mutex::default() };
+        let attester = Self { platform, kind, tpm, imds: Imds(places.imds), certification: Mutex::default(), td_quote: Mutex::default() };
         attester.report()?;
         attester.tpm.public(KEY_HANDLE)?;
         Ok(attester)
@@ -69,17 +74,36 @@ impl AzureAttester {
     /// The HCL report as it is now, without the zeros behind it.
     fn report(&self) -> Result<Vec<u8>, Unavailable> {
         let content = self.tpm.nv(REPORT_INDEX)?;
-        let unfit = |why: String| Unavailable {
+        let report = HclReport::parse(&content).map_err(|denied| self.unfit(denied.to_string()))?;
+        if report.kind != self.kind {
+            return Err(self.unfit(format!("a report of {} hardware, not {}", report.kind.name(), self.kind.name())));
+        }
+        Ok(HclReport { padding: 0, ..report }.encode())
+    }
+
+    /// A TD quote of the TDREPORT in the HCL report as it is now. Without one there is no evidence.
+    fn td_quote(&self) -> Result<Auxiliary, Unavailable> {
+        let report = HclReport::parse(&self.report()?).map_err(|denied| self.unfit(denied.to_string()))?;
+        let tdreport = report.hardware[..TDREPORT_SIZE].to_vec();
+        let mut kept = self.td_quote.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((until, of, quote)) = &*kept
+            && Instant::now() < *until
+            && *of == tdreport
+        {
+            return Ok(quote.clone());
+        }
+        let quote = Auxiliary { label: TD_QUOTE.to_owned(), media_type: intel::MEDIA_TYPE.to_owned(), bytes: self.imds.td_quote(&tdreport)? };
+        *kept = Some((Instant::now() + KEPT, tdreport, quote.clone()));
+        Ok(quote)
+    }
+
+    fn unfit(&self, why: String) -> Unavailable {
+        Unavailable {
             what: format!("{PROVIDER}, NV index {REPORT_INDEX:#x}"),
             why,
             fix: "this is no Azure confidential VM of this kind, or its paravisor is newer than this program".to_owned(),
             transient: false,
-        };
-        let report = HclReport::parse(&content).map_err(|denied| unfit(denied.to_string()))?;
-        if report.kind != self.kind {
-            return Err(unfit(format!("a report of {} hardware, not {}", report.kind.name(), self.kind.name())));
         }
-        Ok(HclReport { padding: 0, ..report }.encode())
     }
 
     /// What the metadata service says of this machine's chip; nothing when it does not answer, for verifiers may know it.
@@ -121,5 +145,12 @@ impl Attester for AzureAttester {
             Kind::Tdx => Endorsements::default(),
         };
         Ok(Quote { evidence, endorsements })
+    }
+
+    fn listed(&self) -> Result<Vec<Auxiliary>, Unavailable> {
+        match self.kind {
+            Kind::Snp => Ok(Vec::new()),
+            Kind::Tdx => Ok(vec![self.td_quote()?]),
+        }
     }
 }

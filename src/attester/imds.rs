@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use data_encoding::{BASE64URL, BASE64URL_NOPAD};
 use serde::Deserialize;
 
 use super::Unavailable;
@@ -15,7 +16,7 @@ use crate::evidence::{Endorsement, Endorsements};
 pub(super) const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 169, 254)), 80);
 
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The longest answer that is read: three certificates as PEM are 8 KiB.
+/// The longest answer that is read: a TD quote in base64 is 8 KiB, certificates as PEM less.
 const MAX_ANSWER: u64 = 64 * 1024;
 
 /// The service at an address.
@@ -30,6 +31,11 @@ struct Certification {
     chain: String,
 }
 
+#[derive(Deserialize)]
+struct TdQuote {
+    quote: String,
+}
+
 impl Imds {
     /// The VCEK of this machine's chip and TCB, with its issuer.
     ///
@@ -42,6 +48,18 @@ impl Imds {
         let parts = [("vcek", certification.vcek), ("ask", certification.chain)];
         let named = parts.into_iter().map(|(name, pem)| Document::read(pem.as_bytes()).map(|document: Document| -> Endorsement { document.named(name) }));
         named.collect::<Option<_>>().ok_or_else(|| self.failed("certificates that are neither DER nor PEM".to_owned()))
+    }
+
+    /// A TD quote over a TDREPORT of this machine.
+    ///
+    /// # Errors
+    /// As [`Imds::certification`].
+    pub(super) fn td_quote(self, tdreport: &[u8]) -> Result<Vec<u8>, Unavailable> {
+        let request = serde_json::json!({ "report": BASE64URL_NOPAD.encode(tdreport) }).to_string();
+        let body = self.ask("POST /acc/tdquote", request.as_bytes())?;
+        let answer: TdQuote = serde_json::from_slice(&body).map_err(|error| self.failed(error.to_string()))?;
+        let quote = answer.quote.as_bytes();
+        BASE64URL_NOPAD.decode(quote).or_else(|_| BASE64URL.decode(quote)).map_err(|error| self.failed(error.to_string()))
     }
 
     fn ask(self, what: &str, body: &[u8]) -> Result<Vec<u8>, Unavailable> {

@@ -36,7 +36,7 @@ use crate::evidence::Timestamp;
 use crate::evidence::snp::Product;
 
 pub use authority::{Role, SimulatedVendor};
-pub use azure::{AzureForge, SimulatedAzureSnp};
+pub use azure::{AzureForge, AzureHardware, SimulatedAzureSnp, SimulatedAzureTdx};
 pub use certificate::{Trailer, VekCertificate, VekExtension};
 pub use forge::{Forge, Patch};
 pub use kds::Kds;

@@ -24,6 +24,9 @@ pub use claims::RuntimeClaims;
 /// The media type of a raw report.
 pub const MEDIA_TYPE: &str = "application/vnd.portcullis.azure-hcl";
 
+/// The label of the member with the TD quote of a VM on TDX, of Intel's media type: nobody else can check a TDREPORT.
+pub const TD_QUOTE: &str = "td-quote";
+
 /// The longest report that is read: the NV index has 2600 octets.
 pub const MAX_REPORT: usize = 4096;
 /// The length of a TDREPORT.

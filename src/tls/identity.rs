@@ -32,8 +32,9 @@ const LOOK: Duration = Duration::from_secs(30);
 /// A certificate is valid from this long before its evidence was made, for peers whose clock is behind.
 const BACKDATED: u64 = 300;
 
-/// A listed member longer than this rides in session evidence alone: a certificate has 16 KiB for everything.
-const MAX_LISTED_MEMBER: usize = 4096;
+/// A listed member longer than this rides in session evidence alone: a certificate has 16 KiB for everything. The TD quote
+/// beside a paravisor's report has 5 KiB, and the evidence is none without it.
+const MAX_LISTED_MEMBER: usize = 8 * 1024;
 
 /// Tries to renew are this far apart at first, and never further than [`SLOWEST_RETRY`].
 const FIRST_RETRY: Duration = Duration::from_secs(2);

@@ -4,7 +4,7 @@
 //! for what booted and for the challenge. The steps, in their order; each one refuses:
 //!
 //! 1. form: the HCL report, its claims and the vTPM's quote ([`Parts::read`])
-//! 2. the hardware report, or the TD quote beside it, as on its own platform ([`Azure::hardware`])
+//! 2. the hardware report, or the TD quote beside it, as on its own platform
 //! 3. the hardware's report data is the digest of the claims ([`tied`])
 //! 4. the attestation key: the claims', and its certificate's where one came along ([`attestation_key`])
 //! 5. the quote, its registers and the event log ([`tpm::prove`])
@@ -16,9 +16,9 @@ mod vocabulary;
 
 use super::roots::Origin;
 use super::tpm::{self, AttestationKey, Certified};
-use super::{Anchor, AuthenticClaims, Grounds, Member, Standing, Tie, Verifier, snp};
-use crate::evidence::hcl::{HclReport, Kind, RuntimeClaims};
-use crate::evidence::{Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence, snp as snp_evidence, tpm as tpm_evidence};
+use super::{Anchor, AuthenticClaims, Grounds, Member, Standing, Tie, Verifier, snp, tdx};
+use crate::evidence::hcl::{self, HclReport, Kind, RuntimeClaims};
+use crate::evidence::{Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence, intel, snp as snp_evidence, tpm as tpm_evidence};
 use crate::policy::{Entry, Vocabulary};
 use crate::refusal::{Denied, Finding, Reason};
 
@@ -47,6 +47,12 @@ pub struct Azure {
 /// SEV-SNP behind the paravisor.
 pub static SNP: Azure = Azure { kind: Kind::Snp, vocabulary: &vocabulary::SNP, hardware: &snp::Snp, members: &[QUOTE] };
 
+/// TDX behind the paravisor.
+pub static TDX: Azure = Azure { kind: Kind::Tdx, vocabulary: &vocabulary::TDX, hardware: &tdx::Tdx, members: &[QUOTE, HARDWARE_QUOTE] };
+
+/// The TD quote: it is made once for the claims, so that binding claims can list it.
+const HARDWARE_QUOTE: Member = Member { label: hcl::TD_QUOTE, media_type: intel::MEDIA_TYPE, tie: Tie::Claims };
+
 const QUOTE: Member = Member { label: tpm::LABEL, media_type: tpm_evidence::MEDIA_TYPE, tie: Tie::Signature(tpm::bound) };
 
 /// Everything that the evidence consists of, read.
@@ -67,7 +73,7 @@ impl Parts {
         let runtime = RuntimeClaims::parse(&report.claims)?;
         let hardware = match kind {
             Kind::Snp => Evidence::new(snp_evidence::MEDIA_TYPE, report.hardware),
-            Kind::Tdx => return Finding::new(Reason::EvidenceUnsupported, "hcl.report_type", "snp", "tdx").refuse(),
+            Kind::Tdx => Evidence::new(intel::MEDIA_TYPE, member(evidence, hcl::TD_QUOTE)?),
         };
         let vtpm = tpm_evidence::Member::parse(member(evidence, tpm::LABEL)?)?;
         Ok(Self { report, runtime, vtpm, hardware })
@@ -123,7 +129,7 @@ impl Verifier for Azure {
 
     fn authenticate(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<AuthenticClaims, Denied> {
         let parts = Parts::read(evidence, self.kind)?;
-        let hardware = self.hardware(&parts, endorsements, grounds)?;
+        let hardware = self.hardware.authenticate(&parts.hardware, endorsements, grounds)?;
         tied(&parts.report, &hardware.bound)?;
         let (key, certified) = attestation_key(&parts, grounds)?;
         tpm::prove(&parts.vtpm, &key)?;
@@ -138,16 +144,12 @@ impl Verifier for Azure {
     }
 }
 
-impl Azure {
-    fn hardware(&self, parts: &Parts, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<AuthenticClaims, Denied> {
-        self.hardware.authenticate(&parts.hardware, endorsements, grounds)
-    }
-}
-
 /// Proves that the hardware vouches for the claims.
 fn tied(report: &HclReport, bound: &Bound) -> Result<(), Denied> {
     let expected = report.expected_data();
-    if crate::crypto::same(bound.octets(), &expected) {
+    // The TDREPORT inside vouches for nothing; one that says otherwise than the quote belongs to something else.
+    let inside = report.kind == Kind::Snp || report.tdreport_data() == expected;
+    if crate::crypto::same(bound.octets(), &expected) && inside {
         return Ok(());
     }
     let hex = |octets: &[u8]| data_encoding::HEXLOWER.encode(octets);

@@ -20,6 +20,8 @@ pub struct RuntimeClaims {
     pub tpm_persisted: Option<bool>,
     /// `console-enabled`.
     pub console_enabled: Option<bool>,
+    /// `filtered-vpci-devices-allowed`.
+    pub filtered_vpci_devices_allowed: Option<bool>,
     /// `vmUniqueId`.
     pub vm_unique_id: Option<String>,
     /// `root-cert-thumbprint`.
@@ -74,6 +76,8 @@ struct VmConfiguration {
     tpm_persisted: Option<bool>,
     #[serde(rename = "console-enabled")]
     console_enabled: Option<bool>,
+    #[serde(rename = "filtered-vpci-devices-allowed")]
+    filtered_vpci_devices_allowed: Option<bool>,
     #[serde(rename = "vmUniqueId")]
     vm_unique_id: Option<String>,
     #[serde(rename = "root-cert-thumbprint")]
@@ -110,6 +114,7 @@ impl RuntimeClaims {
             tpm_enabled: flag(|vm| vm.tpm_enabled),
             tpm_persisted: flag(|vm| vm.tpm_persisted),
             console_enabled: flag(|vm| vm.console_enabled),
+            filtered_vpci_devices_allowed: flag(|vm| vm.filtered_vpci_devices_allowed),
             vm_unique_id: word(|vm| &vm.vm_unique_id),
             root_cert_thumbprint: word(|vm| &vm.root_cert_thumbprint),
             user_data,

@@ -49,6 +49,7 @@ fn vm_configuration(runtime: &RuntimeClaims) -> Claims {
         ("secure-boot", runtime.secure_boot),
         ("tpm-enabled", runtime.tpm_enabled),
         ("tpm-persisted", runtime.tpm_persisted),
+        ("filtered-vpci-devices-allowed", runtime.filtered_vpci_devices_allowed),
     ] {
         if let Some(said) = said {
             vm.push(name, ClaimValue::Truth(said));

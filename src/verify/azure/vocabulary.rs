@@ -2,11 +2,18 @@
 
 use crate::policy::{Always, Field, Loosening, Rule, Unset, Vocabulary, Written, both};
 use crate::refusal::Reason;
-use crate::verify::{snp, tpm};
+use crate::verify::{snp, tdx, tpm};
 
 /// SEV-SNP behind the paravisor.
 pub(super) static SNP: Vocabulary =
     Vocabulary { tee: "azure-snp", fields: &SNP_FIELDS, machine: &["chip_id", "vm_unique_id"], operator_key: None, loosening: &SNP_LOOSENING };
+
+/// TDX behind the paravisor.
+pub(super) static TDX: Vocabulary =
+    Vocabulary { tee: "azure-tdx", fields: &TDX_FIELDS, machine: &["ppid", "vm_unique_id"], operator_key: None, loosening: &TDX_LOOSENING };
+
+static TDX_FIELDS: [Field; FIELDS.len() + tdx::vocabulary::FIELDS.len()] = both(FIELDS, tdx::vocabulary::FIELDS);
+static TDX_LOOSENING: [Loosening; LOOSENING.len() + tdx::vocabulary::LOOSENING.len()] = both(LOOSENING, tdx::vocabulary::LOOSENING);
 
 static SNP_FIELDS: [Field; FIELDS.len() + snp::FIELDS.len()] = both(FIELDS, snp::FIELDS);
 static SNP_LOOSENING: [Loosening; LOOSENING.len() + snp::LOOSENING.len()] = both(LOOSENING, snp::LOOSENING);
