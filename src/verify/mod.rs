@@ -12,6 +12,7 @@ pub mod azure;
 pub mod cca;
 mod chain;
 mod device;
+pub mod gpu;
 pub mod intel;
 pub mod keystone;
 pub mod memo;

@@ -1,0 +1,216 @@
+//! NVIDIA devices against captured evidence: reports and chains of GPUs and a switch, reference measurements, OCSP responses.
+//! What another implementation said of each is in the manifest.
+
+use std::path::{Path, PathBuf};
+
+use data_encoding::HEXLOWER;
+use portcullis::evidence::gpu::{Gpu, Report};
+use portcullis::evidence::ocsp::Response;
+use portcullis::evidence::rim::Rim;
+use portcullis::evidence::{Endorsement, Endorsements, Timestamp};
+use portcullis::policy::Revocation;
+use portcullis::refusal::{Denied, Reason};
+use portcullis::verify::gpu::{self, Device};
+use portcullis::verify::memo::NoMemo;
+use portcullis::verify::{Grounds, TrustAnchors};
+use serde_json::Value;
+
+struct Case {
+    id: String,
+    gpu: Gpu,
+    endorsements: Endorsements,
+    at: Timestamp,
+    case: Value,
+}
+
+fn folder() -> PathBuf {
+    std::env::var_os("PORTCULLIS_VECTORS").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors"), Into::into)
+}
+
+fn cases() -> Vec<Case> {
+    let Ok(manifest) = std::fs::read(folder().join("MANIFEST.json")) else {
+        println!("SKIPPED: no vectors at {}: NVIDIA's devices", folder().display());
+        return Vec::new();
+    };
+    let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
+    manifest["cases"].as_array().expect("cases").iter().filter(|case| case["platform"] == "nvidia").map(Case::read).collect()
+}
+
+impl Case {
+    fn read(case: &Value) -> Self {
+        let (mut report, mut chain, mut endorsements) = (Vec::new(), Vec::new(), Endorsements::default());
+        for file in case["files"].as_array().expect("files") {
+            let path = folder().join(file["path"].as_str().expect("a path"));
+            let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
+            let mut endorse =
+                |prefix: &str| endorsements.push(Endorsement { name: format!("{prefix}-{name}"), media_type: String::new(), bytes: bytes.clone() });
+            match name {
+                "attestation_report.bin" => report = bytes,
+                "cert_chain.pem" => {
+                    let blocks = x509_parser::pem::Pem::iter_from_buffer(&bytes);
+                    chain = blocks.map(|block| block.expect("PEM").contents).collect();
+                }
+                _ if name.ends_with("_rim.xml") => endorse(gpu::RIM),
+                _ if path.components().any(|part| part.as_os_str() == "ocsp") => endorse(gpu::OCSP),
+                _ => {}
+            }
+        }
+        // Lengths inside the evidence decide: what lies behind is not the device's.
+        if let Ok((_, behind)) = Report::parse(&report) {
+            report.truncate(report.len() - behind.len());
+        }
+        let at = case["verify_at"].as_str().and_then(Timestamp::parse).expect("a time");
+        Self { id: case["id"].as_str().expect("an id").to_owned(), gpu: Gpu { report, chain }, endorsements, at, case: case.clone() }
+    }
+
+    fn has_rims(&self) -> bool {
+        self.endorsements.iter().any(|endorsement| endorsement.name.starts_with(gpu::RIM))
+    }
+
+    fn whole(&self, revocation: Revocation, at: Timestamp) -> Result<Device, Denied> {
+        let anchors: TrustAnchors = gpu::anchors().into_iter().collect();
+        gpu::authenticate(&self.gpu.encode(), &self.endorsements, None, &Grounds { anchors: &anchors, revocation, memo: &NoMemo, now: at })
+    }
+
+    /// Report and chain alone.
+    fn device(&self, report: &[u8]) -> Result<Device, Denied> {
+        let anchors: TrustAnchors = gpu::anchors().into_iter().collect();
+        let grounds = Grounds { anchors: &anchors, revocation: Revocation::WhenPresent, memo: &NoMemo, now: self.at };
+        let (parsed, _) = Report::parse(report)?;
+        gpu::device(report, &parsed, &gpu::certificates("gpu.certificate", &self.gpu.chain)?, &grounds)
+    }
+}
+
+#[test]
+fn every_case_gives_the_manifests_verdict_and_claims() {
+    for case in cases() {
+        let verdict = match case.has_rims() {
+            true => case.whole(Revocation::WhenPresent, case.at),
+            // Without reference measurements no state can be judged, and that is what a whole verdict says.
+            false => {
+                let whole = case.whole(Revocation::WhenPresent, case.at).map(drop).map_err(|denied| {
+                    println!("{denied}");
+                    denied.reason()
+                });
+                assert!(matches!(whole, Err(Reason::CollateralUnavailable | Reason::SignatureInvalid)), "{}: {whole:?}", case.id);
+                case.device(&case.gpu.report)
+            }
+        };
+        let expected = case.case["expected"]["verdict"].as_str().expect("a verdict");
+        let word = if verdict.is_ok() { "accept" } else { "reject" };
+        println!("{}: {word} {}", case.id, verdict.as_ref().err().map(ToString::to_string).unwrap_or_default());
+        assert!(expected.starts_with(word), "{}: {expected}", case.id);
+        let (report, _) = Report::parse(&case.gpu.report).expect("a report");
+        let claims = &case.case["claims"];
+        assert_eq!(claims["nonce"], HEXLOWER.encode(&report.nonce), "{}", case.id);
+        assert_eq!(claims["spdm_request"], HEXLOWER.encode(&report.request), "{}", case.id);
+        assert_eq!(claims["measurement_blocks"], report.measurements.len(), "{}", case.id);
+        for (block, value) in claims["measurements"].as_object().expect("measurements") {
+            let at: usize = block.parse().expect("a number");
+            assert_eq!(*value, HEXLOWER.encode(&report.measurements[at - 1]), "{}: block {block}", case.id);
+        }
+        assert_eq!(claims["fwid"].as_str(), report.fwid().map(|fwid| HEXLOWER.encode(fwid)).as_deref(), "{}", case.id);
+        assert_eq!(claims["opaque"]["DRIVER_VERSION"].as_str(), report.driver_version().as_deref(), "{}", case.id);
+        if let Some(vbios) = claims["vbios_version"].as_str() {
+            assert_eq!(Some(vbios), report.vbios_version().as_deref(), "{}", case.id);
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_of_any_signed_octet_is_refused() {
+    for case in cases().iter().filter(|case| case.device(&case.gpu.report).is_ok()).take(2) {
+        for at in (0..case.gpu.report.len()).step_by(7).chain(case.gpu.report.len() - 96..case.gpu.report.len()) {
+            let mut report = case.gpu.report.clone();
+            report[at] ^= 0x10;
+            let reason = case.device(&report).map(drop).map_err(|denied| denied.reason());
+            let refused = matches!(reason, Err(Reason::SignatureInvalid | Reason::EvidenceMalformed | Reason::EvidenceUnsupported));
+            assert!(refused, "{}: octet {at}: {reason:?}", case.id);
+        }
+    }
+}
+
+#[test]
+fn reference_measurements_are_nvidias_or_nobodys() {
+    let (mut good, mut bad) = (0, 0);
+    for case in cases() {
+        for (at, rim) in case.endorsements.iter().filter(|endorsement| endorsement.name.starts_with(gpu::RIM)).enumerate() {
+            let said = case.case["claims"]["rims"].as_array().expect("the manifest's").iter();
+            let said = said.clone().find(|said| rim.name.ends_with(said["file"].as_str().expect("a file"))).unwrap_or_else(|| panic!("{at}"));
+            let tag = Rim::parse(&rim.bytes);
+            if said["xmldsig"] == "INVALID" {
+                let anchors: TrustAnchors = gpu::anchors().into_iter().collect();
+                let middle =
+                    said["chain_min"].as_str().map(|text| text.replace(' ', "T")).and_then(|text| Timestamp::parse(&text)).expect("a time").plus(86_400);
+                let grounds = Grounds { anchors: &anchors, revocation: Revocation::WhenPresent, memo: &NoMemo, now: middle };
+                let verdict = tag.and_then(|tag| gpu::reference(&tag, &gpu::certificates("rim", &tag.chain)?, &grounds));
+                assert!(verdict.is_err(), "{}: {}", case.id, rim.name);
+                bad += 1;
+                continue;
+            }
+            let tag = tag.unwrap_or_else(|denied| panic!("{}: {}: {denied}", case.id, rim.name));
+            assert_eq!((said["version"].as_str(), said["active"].as_u64()), (Some(tag.version.as_str()), Some(tag.golden.len() as u64)), "{}", rim.name);
+            let middle = said["chain_min"].as_str().map(|text| text.replace(' ', "T")).and_then(|text| Timestamp::parse(&text)).expect("a time").plus(86_400);
+            let anchors: TrustAnchors = gpu::anchors().into_iter().collect();
+            let grounds = Grounds { anchors: &anchors, revocation: Revocation::WhenPresent, memo: &NoMemo, now: middle };
+            let chain = gpu::certificates("rim", &tag.chain).expect("certificates");
+            gpu::reference(&tag, &chain, &grounds).unwrap_or_else(|denied| panic!("{}: {}: {denied}", case.id, rim.name));
+            good += 1;
+            // A digit of any value, and of any name: the digest is then of another document.
+            for wanted in [b"size=\"48\"".as_slice(), b"active=\"True\"", b"GH100", b"DigestValue>", b"revision=\"r1\""] {
+                let place = rim.bytes.windows(wanted.len()).position(|window| window == wanted).expect("it is there") + wanted.len() - 2;
+                let mut changed = rim.bytes.clone();
+                changed[place] ^= 1;
+                assert!(Rim::parse(&changed).is_err(), "{}: {}", rim.name, String::from_utf8_lossy(wanted));
+            }
+        }
+    }
+    println!("{good} good, {bad} bad");
+}
+
+/// Firmware whose reference measurements are others: each block that differs is told.
+#[test]
+fn measurements_that_differ_from_the_reference_are_told() {
+    for case in cases().iter().filter(|case| case.has_rims()) {
+        let (report, _) = Report::parse(&case.gpu.report).expect("a report");
+        let tags: Vec<Rim> = case.endorsements.iter().filter_map(|one| Rim::parse(&one.bytes).ok()).collect();
+        let theirs = case.case["claims"]["golden_comparison"]["mismatched_indices"].as_array().expect("the manifest's").len();
+        let verdict = gpu::golden(&report, &tags);
+        assert_eq!(verdict.is_ok(), theirs == 0, "{}", case.id);
+        if let Err(denied) = verdict {
+            assert_eq!(denied.reason(), Reason::MeasurementUnknown);
+        }
+        let mut other = report.clone();
+        let (index, _) = tags[0].golden[0];
+        other.measurements[index] = [0xee; 48];
+        assert_eq!(gpu::golden(&other, &tags[..1]).expect_err("another measurement").reason(), Reason::MeasurementUnknown);
+        other.measurements.truncate(index);
+        assert!(gpu::golden(&other, &tags[..1]).is_err(), "a measurement that is not there");
+    }
+}
+
+#[test]
+fn revocation_is_asked_of_responders_that_the_issuers_named() {
+    let Some(case) = cases().into_iter().find(|case| case.endorsements.iter().any(|endorsement| endorsement.name.starts_with(gpu::OCSP))) else { return };
+    for (endorsement, said) in case.endorsements.iter().filter(|one| one.name.starts_with(gpu::OCSP)).zip(case.case["claims"]["ocsp"].as_array().expect("OCSP"))
+    {
+        let response = Response::parse(&endorsement.bytes).unwrap_or_else(|denied| panic!("{}: {denied}", endorsement.name));
+        let [single] = response.singles.as_slice() else { panic!("{} answers", response.singles.len()) };
+        let moment = |name: &str| said[name].as_str().map(|text| text.replace(' ', "T")).and_then(|text| Timestamp::parse(&text));
+        assert_eq!((Some(single.this_update), single.next_update), (moment("this_update"), moment("next_update")), "{}", endorsement.name);
+        let serial = HEXLOWER.encode(single.serial);
+        assert_eq!(serial.trim_start_matches('0'), said["serial"].as_str().expect("hex").trim_start_matches("0x").trim_start_matches('0'));
+        for at in 0..endorsement.bytes.len() {
+            let mut changed = endorsement.bytes.clone();
+            changed[at] ^= 1;
+            let _ = Response::parse(&changed);
+        }
+    }
+    // The two sets of responses are of different days: at neither is every certificate vouched for.
+    for at in ["2025-08-21T12:00:00Z", "2025-10-24T12:00:00Z"] {
+        let at = Timestamp::parse(at).expect("a time");
+        assert_eq!(case.whole(Revocation::Required, at).map(drop).map_err(|denied| denied.reason()), Err(Reason::CollateralUnavailable));
+        assert!(!case.whole(Revocation::WhenPresent, at).expect("genuine").revocation_checked);
+    }
+}
