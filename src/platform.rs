@@ -3,6 +3,7 @@
 use crate::evidence::{EndorsementId, Evidence, cca, hcl, intel, keystone, nitro, psa, saved::Saved, snp};
 use crate::policy::{AppraisalPolicy, Roots, Vocabulary};
 use crate::refusal::{Denied, Finding, Reason};
+pub use crate::verify::auxiliary::AUXILIARY;
 use crate::verify::{self, Anchor, Origin, TrustAnchors, Verifier};
 
 /// One TEE platform.
@@ -229,7 +230,7 @@ pub fn providers() -> Vec<&'static str> {
 /// The roots that a policy trusts: the vendors', the operator's, and the simulator's where it names them.
 #[must_use]
 pub fn anchors(policy: &AppraisalPolicy) -> TrustAnchors {
-    let vendors = PLATFORMS.iter().flat_map(|platform| (platform.anchors)());
+    let vendors = PLATFORMS.iter().flat_map(|platform| (platform.anchors)()).chain(AUXILIARY.iter().flat_map(|kind| (kind.anchors)()));
     let simulated = match policy.roots {
         Roots::Vendor => Vec::new(),
         Roots::VendorAndSimulator => simulated_anchors(),

@@ -113,6 +113,8 @@ pub struct Entry {
     pub tee: &'static str,
     /// After this moment it accepts nobody.
     pub not_after: Option<Timestamp>,
+    /// The labels of the members that must be there beside the TEE's evidence (`log`, `vtpm`, `gpu/0`).
+    pub require: Vec<String>,
     /// What must hold, in the vocabulary's order.
     pub constraints: Vec<Constraint>,
     /// The loosening keys of this entry.

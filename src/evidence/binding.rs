@@ -202,6 +202,14 @@ pub fn certificate_challenge(claims: &[u8]) -> Challenge {
     Challenge::of(&certificate_preimage(claims))
 }
 
+/// The nonce for devices beside the TEE: over the instance and the verifier's nonce in a session; in a certificate over the
+/// binding claims without their list of members, which holds the digest of the answer.
+#[must_use]
+pub fn device_nonce(parts: &[&[u8]]) -> [u8; 32] {
+    let prefixed: Vec<Vec<u8>> = std::iter::once(b"PORTCULLIS/1 gpu".as_slice()).chain(parts.iter().copied()).map(length_prefixed).collect();
+    crate::crypto::sha256(&[&prefixed.concat()])
+}
+
 /// The tree leaf of evidence fetched over HTTP for `origin`.
 #[must_use]
 pub fn web_leaf(nonce: &[u8], key_self: &KeyDigest, origin: &str, claims: &[u8]) -> Node {
@@ -220,6 +228,7 @@ pub fn web_leaf(nonce: &[u8], key_self: &KeyDigest, origin: &str, claims: &[u8])
 pub struct Binding {
     claims: BindingClaims,
     expected: Challenge,
+    device_nonce: [u8; 32],
     until: Option<Timestamp>,
 }
 
@@ -287,7 +296,8 @@ impl Binding {
             return stale("leaf.not_before", format!("at most 600 s before bind.iat {issued}"), leaf.not_before);
         }
         let until = Some((*expires).min(issued.plus(rule.max_age)));
-        Ok(Self { expected: certificate_challenge(claims), claims: decoded, until })
+        let device_nonce = device_nonce(&[&BindingClaims { aux: BTreeMap::new(), ..decoded.clone() }.encode()]);
+        Ok(Self { expected: certificate_challenge(claims), device_nonce, claims: decoded, until })
     }
 
     /// The tie between evidence and the session that `channel` describes, through a batch proof.
@@ -308,7 +318,8 @@ impl Binding {
             return Finding::new(Reason::BindingMismatch, "bind.hello", "the digest of this connection's HELLO frames", "another").refuse();
         }
         let root = batch::fold(&channel.leaf(claims), proof)?;
-        Ok(Self { expected: batch::challenge(proof.size, &root), claims: decoded, until: None })
+        let device_nonce = device_nonce(&[&decoded.instance, channel.nonce_peer]);
+        Ok(Self { expected: batch::challenge(proof.size, &root), device_nonce, claims: decoded, until: None })
     }
 
     /// The tie between evidence and the connection it was fetched over: its key, our nonce, the origin we asked.
@@ -335,6 +346,12 @@ impl Binding {
     #[must_use]
     pub const fn claims(&self) -> &BindingClaims {
         &self.claims
+    }
+
+    /// The nonce that the attestation of a device beside the TEE (`gpu/0`) must answer.
+    #[must_use]
+    pub const fn device_nonce(&self) -> &[u8; 32] {
+        &self.device_nonce
     }
 
     /// What the evidence must carry.

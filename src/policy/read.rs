@@ -44,6 +44,7 @@ impl AppraisalPolicy {
             id: format!("any-genuine-{}", vocabulary.tee),
             tee: vocabulary.tee,
             not_after: None,
+            require: Vec::new(),
             constraints: entry::genuine(vocabulary),
             insecure: Vec::new(),
         };
@@ -151,10 +152,28 @@ fn one(value: &Value<'_>, vocabularies: &[&'static Vocabulary], problems: &mut P
     }
     table.take("note");
     let not_after = moment(&mut table, "not_after", problems);
+    let require = required(&mut table, problems);
     let (vocabulary, said) = tee(&mut table, vocabularies, problems)?;
     let (constraints, insecure) = entry::constraints(&mut table, vocabulary, problems);
     table.finish(problems);
-    Some(Entry { id: id.filter(|_| said == Said::Rightly)?, tee: vocabulary.tee, not_after, constraints, insecure })
+    Some(Entry { id: id.filter(|_| said == Said::Rightly)?, tee: vocabulary.tee, not_after, require, constraints, insecure })
+}
+
+/// The labels of members that must be there.
+fn required(table: &mut Table<'_, '_>, problems: &mut Problems) -> Vec<String> {
+    let Some(list) = table.take("require").and_then(|value| array(value, "require", problems)) else { return Vec::new() };
+    if list.elements.is_empty() {
+        problems.at(list, "require is an empty list", "leave it out when the TEE's evidence is enough");
+    }
+    let mut labels = Vec::new();
+    for value in &list.elements {
+        let numbered = |label: &str| label.strip_prefix("gpu/").is_some_and(|number| number.parse::<u8>().is_ok_and(|at| at < 16 && at.to_string() == number));
+        match value.as_string_lit().map(|text| text.value.as_ref()).filter(|label| ["log", "vtpm"].contains(label) || numbered(label)) {
+            Some(label) => labels.push(label.to_owned()),
+            None => problems.at(value, "not a member that evidence can have", "\"log\", \"vtpm\", or \"gpu/0\" to \"gpu/15\""),
+        }
+    }
+    labels
 }
 
 /// Whether a platform was named, or is what was probably meant.

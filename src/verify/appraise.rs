@@ -2,11 +2,11 @@
 //!
 //! Reports every mismatch of the entry that comes nearest, not only the first.
 
-use super::{Appraisal, AuthenticClaims, Tie, Verifier};
+use super::{Appraisal, AuthenticClaims, Tie, Verifier, auxiliary};
 use crate::evidence::binding::Binding;
 use crate::evidence::cmw::Collection;
 use crate::evidence::{Auxiliary, Bound, Claims, Evidence, KeyDigest, Timestamp};
-use crate::policy::{Accept, Always, AppraisalPolicy, Constraint, Entry, FirmwarePart, Flag, Mode, Product, RisingFloor, Rule, Tolerated};
+use crate::policy::{Accept, Always, AppraisalPolicy, Constraint, Entry, Field, FirmwarePart, Flag, Mode, Product, RisingFloor, Rule, Tolerated, Unset};
 use crate::refusal::{Denied, Finding, Reason};
 
 /// Refuses evidence that is not tied to the key, before anything dear is computed: the claims that were bound are those
@@ -29,6 +29,9 @@ pub(super) fn bound(verifier: &dyn Verifier, presented: &Collection, binding: &B
 fn tied(verifier: &dyn Verifier, tee: &Evidence, member: &Auxiliary, binding: &Binding) -> Result<(), Denied> {
     let unbound = |expected: String, found: String| Finding::new(Reason::AuxiliaryUnbound, "cmw", expected, found).refuse();
     let Some(known) = verifier.members().iter().find(|known| known.label == member.label) else {
+        if let Some((kind, _)) = auxiliary::of(member) {
+            return listed(member, binding).and_then(|()| typed(member, kind.media_type));
+        }
         if member.media_type == tee.media_type {
             return Finding::new(Reason::EvidenceAmbiguous, "cmw", "one TEE's evidence", format!("also {} of the same type", member.label)).refuse();
         }
@@ -60,6 +63,26 @@ pub(super) fn permitted(policy: &AppraisalPolicy, key: &KeyDigest) -> Result<(),
     }
 }
 
+/// Refuses a member that the claims do not list with its digest.
+fn listed(member: &Auxiliary, binding: &Binding) -> Result<(), Denied> {
+    let digest = crate::crypto::sha384(&[&member.bytes]);
+    let hex = |octets: &[u8]| data_encoding::HEXLOWER.encode(octets);
+    let unbound = |expected: String, found: String| Finding::new(Reason::AuxiliaryUnbound, "cmw", expected, found).refuse();
+    match binding.claims().aux.get(&member.label) {
+        Some(listed) if crate::crypto::same(listed, &digest) => Ok(()),
+        Some(listed) => unbound(hex(listed), hex(&digest)),
+        None => unbound(format!("the SHA-384 of {} in bind.aux", member.label), "not listed".to_owned()),
+    }
+}
+
+/// Refuses a member of another type than its label says.
+fn typed(member: &Auxiliary, media_type: &'static str) -> Result<(), Denied> {
+    if member.media_type == media_type {
+        return Ok(());
+    }
+    Finding::new(Reason::EvidenceUnsupported, format!("cmw.{}", member.label), media_type, member.media_type.clone()).refuse()
+}
+
 /// Compares the full length in constant time.
 pub(super) fn answers(found: &Bound, binding: &Binding) -> Result<(), Denied> {
     if found.answers(binding.expected()) {
@@ -73,7 +96,13 @@ pub(super) fn answers(found: &Bound, binding: &Binding) -> Result<(), Denied> {
 
 /// Judges genuine claims by a policy. `since` is when the evidence was presented: rules about its age look at
 /// that moment, everything else at `now`.
-pub(super) fn appraise(authentic: AuthenticClaims, policy: &AppraisalPolicy, since: Timestamp, now: Timestamp) -> Result<Appraisal, Denied> {
+pub(super) fn appraise(
+    authentic: AuthenticClaims,
+    evidence: &Evidence,
+    policy: &AppraisalPolicy,
+    since: Timestamp,
+    now: Timestamp,
+) -> Result<Appraisal, Denied> {
     if policy.expires.is_some_and(|expires| now > expires) {
         let found = policy.expires.map(|expires| expires.to_string()).unwrap_or_default();
         return Finding::new(Reason::PolicyInvalid, "policy.expires", format!("a policy that holds at {now}"), found).fix("renew the policy file").refuse();
@@ -91,7 +120,7 @@ pub(super) fn appraise(authentic: AuthenticClaims, policy: &AppraisalPolicy, sin
             .fix(format!("the operator denied it: {}", denial.why))
             .refuse();
     }
-    let (entry, observed) = fitting(policy, &authentic, since, now)?;
+    let (entry, observed) = fitting(policy, &authentic, evidence, since, now)?;
     let ends = [Some(authentic.until), policy.expires, everywhere.map(|list| list.expires), entry.not_after, tolerated_until(entry, claims)];
     let until = ends.into_iter().flatten().min().unwrap_or(now);
     Ok(Appraisal {
@@ -109,7 +138,13 @@ pub(super) fn appraise(authentic: AuthenticClaims, policy: &AppraisalPolicy, sin
 
 /// The first entry that fits wholly; else, in observe mode, the one that misses reference values alone; else a refusal
 /// with the mismatches of the nearest.
-fn fitting<'p>(policy: &'p AppraisalPolicy, authentic: &AuthenticClaims, since: Timestamp, now: Timestamp) -> Result<(&'p Entry, Vec<Finding>), Denied> {
+fn fitting<'p>(
+    policy: &'p AppraisalPolicy,
+    authentic: &AuthenticClaims,
+    evidence: &Evidence,
+    since: Timestamp,
+    now: Timestamp,
+) -> Result<(&'p Entry, Vec<Finding>), Denied> {
     let of_platform: Vec<&Entry> = policy.accept.iter().filter(|entry| entry.tee == authentic.platform).collect();
     if of_platform.is_empty() {
         let tees: Vec<_> = policy.accept.iter().map(|entry| entry.tee).collect();
@@ -117,7 +152,7 @@ fn fitting<'p>(policy: &'p AppraisalPolicy, authentic: &AuthenticClaims, since: 
         return Finding::new(Reason::PlatformNotAllowed, "tee", expected, authentic.platform).refuse();
     }
     let live = of_platform.iter().copied().filter(|entry| entry.not_after.is_none_or(|end| now <= end));
-    let mut judged: Vec<(&Entry, Vec<Missed>)> = live.map(|entry| (entry, mismatches(entry, &authentic.claims, since))).collect();
+    let mut judged: Vec<(&Entry, Vec<Missed>)> = live.map(|entry| (entry, mismatches(entry, &authentic.claims, evidence, since))).collect();
     judged.sort_by_key(|(_, missed)| missed.len());
     let fits = |missed: &Missed| policy.mode == Mode::Observe && missed.always == Always::Reference;
     match judged.iter().position(|(_, missed)| missed.iter().all(fits)) {
@@ -165,18 +200,34 @@ fn any_entry(policy: &AppraisalPolicy, judged: &[(&Entry, Vec<Missed>)], claim: 
 
 /// One mismatch with the row it is about.
 struct Missed {
-    field: &'static crate::policy::Field,
+    field: &'static Field,
     always: Always,
     finding: Finding,
 }
 
-fn mismatches(entry: &Entry, claims: &Claims, now: Timestamp) -> Vec<Missed> {
+fn mismatches(entry: &Entry, claims: &Claims, evidence: &Evidence, now: Timestamp) -> Vec<Missed> {
     let missed = |constraint: &Constraint| {
         let field = constraint.field;
         check(constraint, claims, now).into_iter().map(move |finding| Missed { field, always: field.always, finding })
     };
-    entry.constraints.iter().flat_map(missed).collect()
+    let absent = entry.require.iter().filter(|label| evidence.member(label).is_none());
+    let absent = absent.map(|label| Missed {
+        field: &REQUIRE,
+        always: REQUIRE.always,
+        finding: Finding::new(REQUIRE.reason, format!("cmw.{label}"), "there, as the entry requires", "none"),
+    });
+    absent.chain(entry.constraints.iter().flat_map(missed)).collect()
 }
+
+/// The key of every entry that says which members must be there.
+static REQUIRE: Field = Field {
+    key: "require",
+    doc: "Which members must be there beside the TEE's evidence.",
+    rule: Rule::Words { claim: "members", known: &[], default: &[], guarded: &[], needs: &[], optional: false },
+    unset: Unset::Unjudged,
+    reason: Reason::AuxiliaryUnbound,
+    always: Always::Policy,
+};
 
 /// What is wrong with one field; empty when it holds. A claim that is absent is a mismatch unless the rule says else.
 fn check(constraint: &Constraint, claims: &Claims, now: Timestamp) -> Vec<Finding> {

@@ -8,6 +8,7 @@
 #![deny(clippy::arithmetic_side_effects, clippy::as_conversions, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 mod appraise;
+pub mod auxiliary;
 pub mod azure;
 pub mod cca;
 mod chain;
@@ -291,9 +292,10 @@ impl Appraiser {
     ) -> Result<AttestationResult, Denied> {
         appraise::permitted(&self.policy, binding.key())?;
         appraise::bound(verifier, presented, binding)?;
-        let authentic = verifier.authenticate(&presented.tee, &presented.endorsements, &self.grounds(memo, now))?;
+        let mut authentic = verifier.authenticate(&presented.tee, &presented.endorsements, &self.grounds(memo, now))?;
         appraise::answers(&authentic.bound, binding)?;
-        let mut appraisal = appraise::appraise(authentic, &self.policy, since, now)?;
+        auxiliary::join(&mut authentic, &presented.tee, &presented.endorsements, Some(binding.device_nonce()), &self.grounds(memo, now))?;
+        let mut appraisal = appraise::appraise(authentic, &presented.tee, &self.policy, since, now)?;
         appraisal.until = binding.until().map_or(appraisal.until, |until| until.min(appraisal.until));
         Ok(AttestationResult { key: *binding.key(), appraisal })
     }
@@ -310,8 +312,9 @@ impl Appraiser {
         memo: &dyn SignatureMemo,
         now: Timestamp,
     ) -> Result<Appraisal, Denied> {
-        let authentic = verifier.authenticate(evidence, endorsements, &self.grounds(memo, now))?;
-        appraise::appraise(authentic, &self.policy, now, now)
+        let mut authentic = verifier.authenticate(evidence, endorsements, &self.grounds(memo, now))?;
+        auxiliary::join(&mut authentic, evidence, endorsements, None, &self.grounds(memo, now))?;
+        appraise::appraise(authentic, evidence, &self.policy, now, now)
     }
 
     fn grounds<'a>(&'a self, memo: &'a dyn SignatureMemo, now: Timestamp) -> Grounds<'a> {

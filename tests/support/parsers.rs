@@ -19,12 +19,14 @@ use portcullis::evidence::cbor::Reader;
 use portcullis::evidence::cbor::foreign::Item;
 use portcullis::evidence::cmw::Collection;
 use portcullis::evidence::cose::{self, Sign1, decode_key, encode_key};
+use portcullis::evidence::gpu::{Gpu, Report as GpuReport};
 use portcullis::evidence::intel::collateral::{QeIdentity, Signed, TcbInfo};
 use portcullis::evidence::intel::log::{Events, GuestEvent};
 use portcullis::evidence::intel::{Quote, chain};
 use portcullis::evidence::keystone;
 use portcullis::evidence::leaf::Leaf;
 use portcullis::evidence::nitro::{self, Document};
+use portcullis::evidence::ocsp::Response;
 use portcullis::evidence::snp::{MEDIA_TYPE, Product, REPORT_SIZE, Report, Vek, table};
 use portcullis::evidence::{Auxiliary, Endorsement, Endorsements, Evidence, KeyDigest, ReportData, Timestamp};
 use portcullis::evidence::{cca, psa};
@@ -63,6 +65,8 @@ pub(crate) const PARSERS: &[Parser] = &[
     Parser { name: "intel_collateral", feed: intel_collateral, seeds: intel_collateral_seeds },
     Parser { name: "intel_log", feed: intel_log, seeds: intel_log_seeds },
     Parser { name: "intel_quote", feed: intel_quote, seeds: intel_quote_seeds },
+    Parser { name: "gpu", feed: gpu, seeds: gpu_seeds },
+    Parser { name: "gpu_references", feed: gpu_references, seeds: gpu_references_seeds },
     Parser { name: "keystone", feed: keystone, seeds: keystone_seeds },
     Parser { name: "cose", feed: cose, seeds: cose_seeds },
     Parser { name: "leaf", feed: leaf, seeds: leaf_seeds },
@@ -120,6 +124,52 @@ pub(crate) fn config(data: &[u8]) -> bool {
             false
         }
     }
+}
+
+/// A GPU's member, its report and certificates.
+pub(crate) fn gpu(data: &[u8]) -> bool {
+    let Ok(gpu) = Gpu::decode(data) else { return false };
+    assert_eq!(gpu.encode(), data, "accepted another encoding");
+    let Ok((report, behind)) = GpuReport::parse(&gpu.report) else { return false };
+    assert!(report.signed + report.signature.len() + behind.len() == gpu.report.len(), "other octets are signed");
+    let _ = (report.claims(), report.decoder_off());
+    true
+}
+
+fn gpu_seeds() -> Vec<Vec<u8>> {
+    let block = |index: u8| [[index, 1, 51, 0, 1, 48, 0].as_slice(), &[index; 48]].concat();
+    let mut report =
+        [[0x11, 0xe0, 0x01, 0xff].as_slice(), &[7; 32], &[0, 0x11, 0x60, 0, 0, 2, 110, 0, 0], &block(1), &block(2), &[8; 32], &[10, 0, 3, 0, 6, 0]].concat();
+    report.extend([b"570.1\0".as_slice(), &[9; 96]].concat());
+    vec![Gpu { report, chain: vec![vec![1; 20], vec![2; 20]] }.encode()]
+}
+
+/// Reference measurements of GPUs (XML), and OCSP responses. What is read has the digest that it says.
+pub(crate) fn gpu_references(data: &[u8]) -> bool {
+    let response = Response::parse(data).is_ok();
+    portcullis::evidence::rim::Rim::parse(data).is_ok() || response
+}
+
+fn gpu_references_seeds() -> Vec<Vec<u8>> {
+    let tlv = |tag: u8, parts: &[&[u8]]| {
+        let content = parts.concat();
+        let length = match content.len() {
+            short @ 0..=0x7f => vec![short as u8],
+            long => vec![0x82, (long >> 8) as u8, long as u8]
+                .into_iter()
+                .filter(|_| long > 0xff)
+                .chain([0x81, long as u8].into_iter().filter(|_| long <= 0xff))
+                .collect(),
+        };
+        [[tag].as_slice(), &length, &content].concat()
+    };
+    let time = tlv(0x18, &[b"20261001000000Z"]);
+    let id = tlv(0x30, &[&tlv(0x30, &[&tlv(6, &[&[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 2]])]), &tlv(4, &[&[1; 48]]), &tlv(4, &[&[2; 48]]), &tlv(2, &[&[5]])]);
+    let single = tlv(0x30, &[&id, &[0x80, 0], &time, &tlv(0xa0, &[&time])]);
+    let signed = tlv(0x30, &[&tlv(0xa2, &[&tlv(4, &[&[3; 20]])]), &time, &tlv(0x30, &[&single])]);
+    let basic = tlv(0x30, &[&signed, &tlv(0x30, &[&tlv(6, &[&[1]])]), &tlv(3, &[&[0, 7]]), &tlv(0xa0, &[&tlv(0x30, &[&tlv(0x30, &[])])])]);
+    let inner = tlv(0x30, &[&tlv(6, &[&[0x2b, 6, 1, 5, 5, 7, 0x30, 1, 1]]), &tlv(4, &[&basic])]);
+    vec![tlv(0x30, &[&tlv(0x0a, &[&[0]]), &tlv(0xa0, &[&inner])])]
 }
 
 /// A Keystone report and its signatures.

@@ -171,6 +171,7 @@ padded or cut. The SHA-256 of the file is its identity in every log line. Work w
 | `id` | 1 to 64 letters, digits, `.`, `-`, `_` | an error | What logs, metrics and rules call the entry. |
 | `tee` | a platform's name | an error | Which of the tables below applies. |
 | `not_after` | an RFC 3339 time | the entry does not expire | After this moment the entry accepts nobody. |
+| `require` | a list of `log`, `vtpm`, `gpu/0` to `gpu/15` | the TEE's evidence is enough | Members that must be there beside the TEE's evidence. Whatever is there is judged, required or not. |
 | `note` | anything | | For people; not read. |
 ";
 

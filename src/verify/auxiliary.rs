@@ -1,0 +1,56 @@
+//! Evidence that belongs beside any platform's: one row each. It is judged wholly whenever it is there, its claims stand under
+//! its own label, and it never stands in for a TEE's.
+
+use super::gpu;
+use super::roots::Anchor;
+use super::{AuthenticClaims, Grounds};
+use crate::evidence::{Auxiliary, ClaimValue, Endorsements, Evidence};
+use crate::refusal::Denied;
+
+/// One kind of auxiliary evidence.
+#[derive(Debug)]
+pub struct Kind {
+    /// What it is of.
+    pub name: &'static str,
+    /// The labels that members of it may have.
+    pub labels: &'static [&'static str],
+    /// The media type of its value.
+    pub media_type: &'static str,
+    /// The vendor's roots.
+    pub anchors: fn() -> Vec<Anchor>,
+    /// Judges a value. The nonce is what it must answer; `None` where the evidence is not of a connection.
+    pub authenticate: fn(&[u8], &Endorsements, Option<&[u8; 32]>, &Grounds<'_>) -> Result<gpu::Device, Denied>,
+}
+
+/// Every kind of this build.
+pub const AUXILIARY: &[Kind] = &[Kind {
+    name: gpu::NAME,
+    labels: &crate::evidence::gpu::LABELS,
+    media_type: crate::evidence::gpu::MEDIA_TYPE,
+    anchors: gpu::anchors,
+    authenticate: gpu::authenticate,
+}];
+
+/// The kind that a member's label says, with the label as the table has it.
+#[must_use]
+pub fn of(member: &Auxiliary) -> Option<(&'static Kind, &'static str)> {
+    AUXILIARY.iter().find_map(|kind| kind.labels.iter().find(|label| **label == member.label).map(|label| (kind, *label)))
+}
+
+/// Judges every member of these kinds and puts its claims under its label.
+pub(super) fn join(
+    authentic: &mut AuthenticClaims,
+    evidence: &Evidence,
+    endorsements: &Endorsements,
+    nonce: Option<&[u8; 32]>,
+    grounds: &Grounds<'_>,
+) -> Result<(), Denied> {
+    for member in &evidence.auxiliary {
+        let Some((kind, label)) = of(member) else { continue };
+        let device = (kind.authenticate)(&member.bytes, endorsements, nonce, grounds)?;
+        authentic.until = authentic.until.min(device.until);
+        authentic.revocation_checked = authentic.revocation_checked && device.revocation_checked;
+        authentic.claims.push(label, ClaimValue::Map(device.claims));
+    }
+    Ok(())
+}
