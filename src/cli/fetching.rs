@@ -21,7 +21,7 @@ use crate::proxy::appraisal::items;
 /// Where collateral comes from.
 #[derive(Debug, clap::Args)]
 pub(super) struct From {
-    /// Take [collateral] and the policies of this configuration.
+    /// Take `[collateral]` and the policies of this configuration.
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Ask these, in this order, as in collateral.sources.

@@ -333,7 +333,8 @@ impl Binding {
         }
         same_key(&decoded, key)?;
         let root = batch::fold(&web_leaf(nonce, key, origin, claims), proof)?;
-        Ok(Self { expected: batch::challenge(proof.size, &root), claims: decoded, until: None })
+        let device_nonce = device_nonce(&[&decoded.instance, nonce]);
+        Ok(Self { expected: batch::challenge(proof.size, &root), device_nonce, claims: decoded, until: None })
     }
 
     /// Whether `claims` are the encoded claims that this was made from.
