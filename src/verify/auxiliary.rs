@@ -19,6 +19,7 @@ pub struct Kind {
     /// The vendor's roots.
     pub anchors: fn() -> Vec<Anchor>,
     /// Judges a value. The nonce is what it must answer; `None` where the evidence is not of a connection.
+    #[allow(clippy::type_complexity, reason = "a row holds its function as it is; a name would say no more")]
     pub authenticate: fn(&[u8], &Endorsements, Option<&[u8; 32]>, &Grounds<'_>) -> Result<gpu::Device, Denied>,
 }
 
