@@ -70,10 +70,11 @@ fn defaults() -> Vec<(&'static str, &'static str, String)> {
     let pace = Pace::default();
     let http = LEAST.replace(
         "certificate = \"attested\"",
-        "certificate = \"attested\"\nprotocol = \"http\"\nclients = \"attested\"\npolicy = \"p\"\ninsecure_allow_any_genuine_platform = true",
+        "certificate = \"attested\"\nprotocol = \"http\"\nclients = \"attested\"\npolicy = \"p\"\ninsecure_allow_any_genuine_platform = true\nevidence = {}",
     );
     let checked = parse(&http.replace("tcp://127.0.0.1:8080\"]", "http://127.0.0.1:8080\"]\nhealth = { path = \"/\" }")).expect("a good file");
     let Forward::Http(asked) = &checked.listeners[0].forward else { panic!("not HTTP") };
+    let endpoint = asked.evidence.as_ref().expect("one");
     let plain = Upstream { name: String::new(), targets: Vec::new(), originate: Originate::Plain, connect_timeout: Duration::ZERO };
     let (backend, requests) = (Backend::of(Arc::new(plain), Speaks::Http1), HttpLimits::default());
     let backed = Site::to(Backend::of(Arc::clone(&backend.upstream), Speaks::Http1));
@@ -94,6 +95,9 @@ fn defaults() -> Vec<(&'static str, &'static str, String)> {
         ("[[listener]]", "default", quoted("deny")),
         ("[[listener]]", "upgrades", format!("{:?}", backed.upgrades)),
         ("[listener.identity_headers]", "modes", format!("{:?}", asked.identity)),
+        ("[listener.evidence]", "path", quoted(&endpoint.path)),
+        ("[listener.evidence]", "per_source", endpoint.per_source.to_string()),
+        ("[listener.evidence]", "total", endpoint.total.to_string()),
         ("[listener.limits]", "header", format!("\"{}KiB\"", requests.header / 1024)),
         ("[listener.limits]", "request_header", span(requests.request_header)),
         ("[listener.limits]", "request_body", span(requests.request_body)),

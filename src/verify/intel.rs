@@ -4,11 +4,11 @@
 //! The steps, in their order; each one refuses:
 //!
 //! 1. form ([`Quote::parse`]), of the platform that is asked for
-//! 2. chain: PCK, PCK CA, pinned root; dates ([`endorsed`])
+//! 2. chain: PCK, PCK CA, pinned root; dates (`endorsed`)
 //! 3. the quoting enclave's report: signed by the PCK, binding the attestation key ([`quoting_enclave`])
 //! 4. the quote's signature over the received octets
 //! 5. revocation: current lists of the root and of the PCK CA ([`revocation`])
-//! 6. collateral: signed by Intel over the received octets, current, for this machine ([`collateral`])
+//! 6. collateral: signed by Intel over the received octets, current, for this machine (`collateral`)
 //! 7. the quoting enclave is the one of Intel's identity ([`identified`])
 //! 8. the TCB: a level fits, none is revoked ([`tcb::evaluate`])
 //!

@@ -2,7 +2,7 @@
 //!
 //! The steps, in their order; each one refuses:
 //!
-//! 1. form: COSE_Sign1, ES384, the document's keys and bounds ([`document`])
+//! 1. form: COSE_Sign1, ES384, the document's keys and bounds (`document`)
 //! 2. chain: the pinned root in front of `cabundle`, each certificate by the one before it, path lengths, dates (`chain_of`)
 //! 3. revocation: a current list for each certificate that says where its list is ([`revocation`])
 //! 4. the document's signature by the last certificate's key, over the received octets

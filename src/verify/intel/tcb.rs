@@ -89,12 +89,12 @@ pub fn evaluate(quote: &Quote, pck: &Pck, info: &TcbInfo, identity: &QeIdentity)
             advisories.push(advisory.clone());
         }
     }
-    let status = match (launched.status(), running.as_ref().map(Part::status)) {
+    let whole = |part: &Part| part.status().zip(quoting_enclave.as_ref()).map(|(status, enclave)| converge(status, enclave.status));
+    let status = match (whole(&launched), running.as_ref().map(whole)) {
         (Some(launched), Some(Some(running))) => Some(relaunch(launched, running)),
         (_, Some(None)) | (None, _) => None,
         (launched, None) => launched,
     };
-    let status = status.zip(quoting_enclave.as_ref()).map(|(status, enclave)| converge(status, enclave.status));
     Evaluation { status, advisories, short: short(quote, pck, info, identity), platform: launched.platform, module: launched.module, quoting_enclave }
 }
 
@@ -212,8 +212,6 @@ const fn converge(platform: Status, part: Status) -> Status {
         (Status::OutOfDate | Status::OutOfDateConfigurationNeeded, Status::ConfigurationNeeded | Status::ConfigurationAndSWHardeningNeeded) => {
             Status::OutOfDateConfigurationNeeded
         }
-        (Status::OutOfDate | Status::OutOfDateConfigurationNeeded, Status::TDRelaunchAdvised) => Status::OutOfDate,
-        (Status::OutOfDate | Status::OutOfDateConfigurationNeeded, Status::TDRelaunchAdvisedConfigurationNeeded) => Status::OutOfDateConfigurationNeeded,
         (_, platform) => platform,
     }
 }
