@@ -10,7 +10,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
 use hyper::{HeaderMap, Version};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, Sleep};
 
 /// What goes wrong with a body.
@@ -74,11 +74,25 @@ impl Fate {
 pub(super) struct Unread {
     incoming: Option<Incoming>,
     version: Version,
+    /// Dropped with the last that reads.
+    over: Option<oneshot::Sender<()>>,
+}
+
+/// The end of all reading of a request's body.
+pub(super) struct Over(oneshot::Receiver<()>);
+
+impl Over {
+    /// Waits for it, briefly. An answer of ours that overtakes a body on its way is an answer that some clients lose:
+    /// they stop sending, and wait for a stream to end that only they can end.
+    pub(super) async fn briefly(self) {
+        let _ = tokio::time::timeout(OVERTAKING, self.0).await;
+    }
 }
 
 impl Unread {
-    pub(super) const fn new(incoming: Incoming, version: Version) -> Self {
-        Self { incoming: Some(incoming), version }
+    pub(super) fn new(incoming: Incoming, version: Version) -> (Self, Over) {
+        let (over, ended) = oneshot::channel();
+        (Self { incoming: Some(incoming), version, over: Some(over) }, Over(ended))
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
@@ -100,7 +114,9 @@ impl Unread {
 impl Drop for Unread {
     fn drop(&mut self) {
         let Some(mut incoming) = self.incoming.take().filter(|incoming| self.version == Version::HTTP_2 && !incoming.is_end_stream()) else { return };
+        let over = self.over.take();
         let rest = async move {
+            let _over = over;
             let mut left = IGNORED;
             while let Some(Ok(frame)) = incoming.frame().await {
                 left = left.saturating_sub(frame.data_ref().map_or(1, Bytes::len));
@@ -118,6 +134,9 @@ impl Drop for Unread {
 
 /// So many octets of a body that is not wanted are read and thrown away at most.
 const IGNORED: usize = 64 * 1024;
+
+/// How long an answer of ours waits for a body that is on its way: what fits in one flight is here by then.
+const OVERTAKING: Duration = Duration::from_millis(250);
 
 /// A request's body on its way up.
 pub(super) struct Upward {

@@ -98,7 +98,7 @@ impl Drop for Record {
 /// Serves one request. There is always an answer.
 pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let (parts, incoming) = request.into_parts();
-    let incoming = Unread::new(incoming, parts.version);
+    let (incoming, over) = Unread::new(incoming, parts.version);
     let mut record = Record::new(&connection, &parts);
     let asked = parts.headers.clone();
     let mut response = match answered(&connection, parts, incoming, &mut record).await {
@@ -108,6 +108,7 @@ pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming
         }),
         Err(problem) => {
             record.problem = Some(problem.detail.clone());
+            over.briefly().await;
             problem.answer(connection.audience(), &asked).map(Err)
         }
     };
