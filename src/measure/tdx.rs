@@ -46,8 +46,8 @@ pub fn measure(firmware: &[u8], order: Order, direct: Option<&Direct<'_>>) -> Re
 const METADATA: &str = "e47a6535-984a-4798-865e-4685a7bf8ec2";
 const PAGE: usize = 4096;
 const CHUNK: usize = 256;
-/// A section may ask for no more pages than this: it would be hashed for minutes.
-const MAX_SECTION: u64 = 1 << 30;
+/// No section of a genuine image, which has some MiB, is larger.
+const MAX_SECTION: u64 = 64 << 20;
 
 fn mr_td(firmware: &[u8], order: Order) -> Result<[u8; 48], Unfit> {
     let unfit = |why: &str| Unfit::new("firmware", why);
@@ -61,7 +61,7 @@ fn mr_td(firmware: &[u8], order: Order) -> Result<[u8; 48], Unfit> {
             continue;
         }
         if size > MAX_SECTION || !size.is_multiple_of(PAGE as u64) || !address.is_multiple_of(PAGE as u64) || address.checked_add(size).is_none() {
-            return Err(unfit("a TDX section that is not whole pages of at most 1 GiB"));
+            return Err(unfit("a TDX section that is not whole pages of at most 64 MiB"));
         }
         let data = offset.checked_add(raw).and_then(|end| firmware.get(offset..end)).filter(|data| data.len() as u64 <= size);
         let data = data.ok_or_else(|| unfit("a TDX section that reaches beyond the image"))?;

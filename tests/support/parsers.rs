@@ -1,6 +1,9 @@
 //! One entry for each parser that reads hostile bytes: fed by the fuzz targets and by the bounded mutations of
 //! `tests/parsers.rs`. An entry may refuse; it may not panic, and what it accepts must have been the one encoding.
 
+#[path = "parsers_boot.rs"]
+mod boot;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -38,6 +41,8 @@ use portcullis::tls::certificate::{Statement, issue};
 use portcullis::verify::Appraiser;
 use portcullis::verify::memo::NoMemo;
 
+pub(crate) use boot::{collateral_item, event_log, hcl_report, images, tpm_member};
+
 /// When everything minted here is current: 2026-10-01.
 const NOW: Timestamp = Timestamp(1_790_812_800);
 
@@ -59,8 +64,12 @@ pub(crate) const PARSERS: &[Parser] = &[
     Parser { name: "binding_claims", feed: binding_claims, seeds: binding_claims_seeds },
     Parser { name: "cca_token", feed: cca_token, seeds: cca_token_seeds },
     Parser { name: "cbor", feed: cbor, seeds: cbor_seeds },
+    Parser { name: "collateral_item", feed: collateral_item, seeds: boot::collateral_item_seeds },
     Parser { name: "collection", feed: collection, seeds: collection_seeds },
     Parser { name: "config", feed: config, seeds: config_seeds },
+    Parser { name: "event_log", feed: event_log, seeds: boot::event_log_seeds },
+    Parser { name: "hcl_report", feed: hcl_report, seeds: boot::hcl_report_seeds },
+    Parser { name: "images", feed: images, seeds: boot::images_seeds },
     Parser { name: "intel_authenticate", feed: intel_authenticate, seeds: intel_authenticate_seeds },
     Parser { name: "intel_collateral", feed: intel_collateral, seeds: intel_collateral_seeds },
     Parser { name: "intel_log", feed: intel_log, seeds: intel_log_seeds },
@@ -78,6 +87,7 @@ pub(crate) const PARSERS: &[Parser] = &[
     Parser { name: "snp_certificate", feed: snp_certificate, seeds: snp_certificate_seeds },
     Parser { name: "snp_report", feed: snp_report, seeds: snp_report_seeds },
     Parser { name: "snp_table", feed: snp_table, seeds: snp_table_seeds },
+    Parser { name: "tpm_member", feed: tpm_member, seeds: boot::tpm_member_seeds },
 ];
 
 /// The binding claims.
