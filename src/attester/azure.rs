@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::imds::Imds;
+use super::kernel::Driver;
 use super::tpm::Tpm;
-use super::{Attester, Detected, Places, Provider, Quote, Unavailable};
+use super::{Attester, Detected, Places, Provider, Quote, Sign, Unavailable};
 use crate::evidence::hcl::{HclReport, Kind, MEDIA_TYPE, TD_QUOTE, TDREPORT_SIZE};
 use crate::evidence::tpm::{Extras, Hash, Member};
 use crate::evidence::{Auxiliary, Challenge, Endorsements, Evidence, intel, tpm};
@@ -49,7 +50,15 @@ impl Provider for Azure {
         let outcome = AzureAttester::open(self.platform, self.kind, places).map(|attester| Box::new(attester) as Box<dyn Attester>);
         vec![Detected { provider: PROVIDER, outcome }]
     }
+
+    fn signs(&self, places: &Places) -> Vec<Sign> {
+        // Every machine of Azure's has this tag: only the report in the TPM says that it is a confidential one.
+        places.kernel().firmware_says("chassis_asset_tag", "7783-7084-3265-9085-8269-3286-77").into_iter().collect()
+    }
 }
+
+/// The driver of a TPM that a hypervisor offers.
+const TPM: Driver = Driver { module: "", device: "class/tpmrm/tpmrm0", since: (4, 12) };
 
 #[derive(Debug)]
 struct AzureAttester {
@@ -64,7 +73,7 @@ struct AzureAttester {
 
 impl AzureAttester {
     fn open(platform: &'static str, kind: Kind, places: &Places) -> Result<Self, Unavailable> {
-        let tpm = Tpm::open(&places.tpm)?;
+        let tpm = Tpm::open(&places.tpm).map_err(|unavailable| places.kernel().explain_device(unavailable, &places.tpm, TPM))?;
         let attester = Self { platform, kind, tpm, imds: Imds(places.imds), certification: Mutex::default(), td_quote: Mutex::default() };
         attester.report()?;
         attester.tpm.public(KEY_HANDLE)?;

@@ -1,7 +1,8 @@
 //! Arm CCA on this machine: through configfs-tsm, whose driver asks the realm management monitor.
 
+use super::kernel;
 use super::tsm::{self, Tsm};
-use super::{Attester, Detected, Places, Provider, Quote, Unavailable};
+use super::{Attester, Detected, Places, Provider, Quote, Sign, Unavailable, Weight};
 use crate::evidence::cca::{MEDIA_TYPE, Token};
 use crate::evidence::{Challenge, Endorsements, Evidence};
 
@@ -12,6 +13,9 @@ pub struct Cca;
 /// What the kernel's driver calls itself (Linux, drivers/virt/coco/arm-cca-guest).
 const DRIVER: &str = "arm_cca_guest";
 
+/// The driver as modprobe knows it.
+const MODULE: kernel::Driver = kernel::Driver { module: "arm-cca-guest", device: "", since: (6, 13) };
+
 impl Provider for Cca {
     fn names(&self) -> &'static [&'static str] {
         &[tsm::PROVIDER]
@@ -20,7 +24,12 @@ impl Provider for Cca {
     fn detect(&self, places: &Places) -> Vec<Detected> {
         // A realm has no privilege levels.
         let tsm = Tsm::new(places.tsm_root.clone(), DRIVER, None);
-        vec![Detected { provider: tsm::PROVIDER, outcome: tsm.probe().map(|()| Box::new(Realm { tsm }) as Box<dyn Attester>) }]
+        let explained = |unavailable| places.kernel().explain_tsm(unavailable, &places.tsm_root, MODULE);
+        vec![Detected { provider: tsm::PROVIDER, outcome: tsm.probe().map_err(explained).map(|()| Box::new(Realm { tsm }) as Box<dyn Attester>) }]
+    }
+
+    fn signs(&self, places: &Places) -> Vec<Sign> {
+        places.kernel().shows("bus/platform/devices/arm-cca-dev", "the kernel made the device of a realm", Weight::Proof).into_iter().collect()
     }
 }
 

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Attester, Detected, Places, Provider, Quote, Unavailable};
+use super::{Attester, Detected, Places, Provider, Quote, Sign, Unavailable, Weight};
 use crate::evidence::keystone::{MEDIA_TYPE, REPORT_SIZE, Report};
 use crate::evidence::{Bound, Challenge, Endorsements, Evidence};
 
@@ -32,9 +32,13 @@ impl Provider for Keystone {
         let socket = places.keystone_socket.clone();
         let outcome = match connect(&socket) {
             Ok(_) => Ok(Box::new(KeystoneAttester { socket }) as Box<dyn Attester>),
-            Err(error) => Err(unavailable(&socket, &error)),
+            Err(error) => Err(places.kernel().explain_path(unavailable(&socket, &error), &socket)),
         };
         vec![Detected { provider: PROVIDER, outcome }]
+    }
+
+    fn signs(&self, places: &Places) -> Vec<Sign> {
+        Sign::at(&places.keystone_socket, "there is a Keystone runtime's socket", Weight::Proof).into_iter().collect()
     }
 }
 

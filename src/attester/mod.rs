@@ -7,6 +7,7 @@ pub mod batch;
 pub mod cca;
 mod document;
 mod imds;
+pub mod kernel;
 pub mod keystone;
 pub mod nitro;
 mod nsm;
@@ -25,9 +26,11 @@ pub mod tsm;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::evidence::{Auxiliary, Challenge, Endorsements, Evidence};
+use kernel::Kernel;
+pub use kernel::{Sign, Weight};
 
 /// Something that makes evidence that carries a challenge of ours. Blocking; one call at a time.
 pub trait Attester: Send + Sync {
@@ -86,11 +89,21 @@ pub trait Provider: Sync {
 
     /// Looks for the hardware's ways to evidence, best first, and says what stands in the way of each.
     fn detect(&self, places: &Places) -> Vec<Detected>;
+
+    /// What shows that this machine has this TEE, whether or not a way to its evidence works. Where there is proof, and no
+    /// way, nothing weaker is taken in its place.
+    fn signs(&self, _places: &Places) -> Vec<Sign> {
+        Vec::new()
+    }
 }
 
 /// Where the kernel's interfaces are; settings, so that tests can offer faithful copies.
 #[derive(Clone, Debug)]
 pub struct Places {
+    /// The kernel's view of its devices.
+    pub sys: PathBuf,
+    /// The kernel's view of its processes.
+    pub proc: PathBuf,
     /// The configfs-tsm report folder.
     pub tsm_root: PathBuf,
     /// The folder of Gramine's attestation files.
@@ -116,18 +129,34 @@ pub struct Places {
 
 impl Default for Places {
     fn default() -> Self {
+        Self::below(Path::new("/"))
+    }
+}
+
+impl Places {
+    /// The usual places in the tree below `root`: another machine's file systems, mounted here.
+    #[must_use]
+    pub fn below(root: &Path) -> Self {
         Self {
-            tsm_root: PathBuf::from("/sys/kernel/config/tsm/report"),
-            nitro_tpm_attest: PathBuf::from("/usr/bin/nitro-tpm-attest"),
-            nsm: PathBuf::from("/dev/nsm"),
-            psa_tokens: PathBuf::from("/run/psa-tokens"),
-            sev_guest: PathBuf::from("/dev/sev-guest"),
-            tpm: PathBuf::from("/dev/tpmrm0"),
+            sys: root.join("sys"),
+            proc: root.join("proc"),
+            tsm_root: root.join("sys/kernel/config/tsm/report"),
+            nitro_tpm_attest: root.join("usr/bin/nitro-tpm-attest"),
+            nsm: root.join("dev/nsm"),
+            psa_tokens: root.join("run/psa-tokens"),
+            sev_guest: root.join("dev/sev-guest"),
+            tpm: root.join("dev/tpmrm0"),
             imds: imds::ADDRESS,
-            gramine: PathBuf::from("/dev/attestation"),
-            keystone_socket: PathBuf::from("/run/keystone/attestation.sock"),
+            gramine: root.join("dev/attestation"),
+            keystone_socket: root.join("run/keystone/attestation.sock"),
             privlevel: None,
         }
+    }
+
+    /// What the kernel shows there.
+    #[must_use]
+    pub fn kernel(&self) -> Kernel {
+        Kernel::new(self.sys.clone(), self.proc.clone())
     }
 }
 

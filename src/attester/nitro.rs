@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::kernel::Driver;
 use super::nsm::{self, Nsm};
-use super::{Attester, Detected, Places, Provider, Quote, Unavailable};
+use super::{Attester, Detected, Places, Provider, Quote, Sign, Unavailable, Weight};
 use crate::evidence::nitro::{Document, Kind, MAX_DOCUMENT, request, response};
 use crate::evidence::{Challenge, Endorsements, Evidence};
 
@@ -21,13 +22,21 @@ impl Provider for Enclave {
     }
 
     fn detect(&self, places: &Places) -> Vec<Detected> {
-        let attester = Nsm::open(&places.nsm).map(|device| {
+        let explained = |unavailable| places.kernel().explain_device(unavailable, &places.nsm, DRIVER);
+        let attester = Nsm::open(&places.nsm).map_err(explained).map(|device| {
             let place = format!("{} at {}", nsm::PROVIDER, device.path().display());
             Box::new(Module { place, ask: move |request: &[u8]| device.ask(request) }) as Box<dyn Attester>
         });
         vec![Detected { provider: nsm::PROVIDER, outcome: attester }]
     }
+
+    fn signs(&self, places: &Places) -> Vec<Sign> {
+        places.kernel().virtio("0x0021", "a Nitro Secure Module is on the bus").into_iter().collect()
+    }
 }
+
+/// The module's driver.
+const DRIVER: Driver = Driver { module: "nsm", device: "class/misc/nsm", since: (6, 8) };
 
 /// A security module behind some way to ask it.
 struct Module<F> {
@@ -75,6 +84,10 @@ impl Provider for Tpm {
             Err(Unavailable { what: place(path), why: "no such file".to_owned(), fix, transient: false })
         };
         vec![Detected { provider: COMMAND, outcome }]
+    }
+
+    fn signs(&self, places: &Places) -> Vec<Sign> {
+        places.kernel().firmware_says("sys_vendor", "Amazon EC2").into_iter().chain(Sign::at(&places.tpm, "there is a TPM", Weight::Hint)).collect()
     }
 }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Attester, Detected, Places, Provider, Quote, Unavailable};
+use super::{Attester, Detected, Places, Provider, Quote, Sign, Unavailable, Weight};
 use crate::evidence::psa::{MAX_TOKEN, MEDIA_TYPE, Token};
 use crate::evidence::{Challenge, Endorsements, Evidence};
 
@@ -41,9 +41,13 @@ impl Provider for Psa {
         });
         let outcome = match service {
             Ok(way) => Ok(Box::new(Service { path: path.clone(), way }) as Box<dyn Attester>),
-            Err(error) => Err(unavailable(path, &error)),
+            Err(error) => Err(places.kernel().explain_path(unavailable(path, &error), path)),
         };
         vec![Detected { provider: PROVIDER, outcome }]
+    }
+
+    fn signs(&self, places: &Places) -> Vec<Sign> {
+        Sign::at(&places.psa_tokens, "there is a service of PSA tokens", Weight::Proof).into_iter().collect()
     }
 }
 

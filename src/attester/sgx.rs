@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::tdx::ours;
-use super::{Attester, Detected, Places, Provider, Quote, Unavailable};
+use super::{Attester, Detected, Places, Provider, Quote, Sign, Unavailable, Weight};
 use crate::evidence::intel::{Body, MAX_QUOTE, MEDIA_TYPE};
 use crate::evidence::{Challenge, Endorsements, Evidence};
 
@@ -30,6 +30,12 @@ impl Provider for Sgx {
         let gramine = Gramine { folder: places.gramine.clone(), turn: Mutex::new(()) };
         let outcome = gramine.probe().map(|()| Box::new(gramine) as Box<dyn Attester>);
         vec![Detected { provider: PROVIDER, outcome }]
+    }
+
+    fn signs(&self, places: &Places) -> Vec<Sign> {
+        let inside = Sign::at(&places.gramine, "Gramine offers its attestation files", Weight::Proof);
+        let outside = places.kernel().shows("class/misc/sgx_enclave", "the processor has SGX, and this process is not in an enclave", Weight::Hint);
+        inside.map_or_else(|| outside.into_iter().collect(), |inside| vec![inside])
     }
 }
 

@@ -6,9 +6,10 @@ use tracing::warn;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::document::Document;
+use super::kernel::Driver;
 use super::sev_guest::{self, SevGuest};
 use super::tsm::{self, Tsm};
-use super::{Attester, Detected, Places, Provider, Quote, Unavailable};
+use super::{Attester, Detected, Places, Provider, Quote, Sign, Unavailable, Weight};
 use crate::evidence::snp::table::{self, Kind};
 use crate::evidence::snp::{MEDIA_TYPE, REPORT_SIZE, Report};
 use crate::evidence::{Challenge, Endorsement, Endorsements, Evidence, ReportData};
@@ -25,12 +26,26 @@ impl Provider for Snp {
     fn detect(&self, places: &Places) -> Vec<Detected> {
         let tsm = Tsm::new(places.tsm_root.clone(), "sev_guest", places.privlevel);
         let boxed = |way: Way| Box::new(SnpAttester { way }) as Box<dyn Attester>;
+        let (kernel, folder) = (places.kernel(), tsm.root.clone());
+        let by_folder = tsm.probe().map_err(|unavailable| kernel.explain_tsm(unavailable, &folder, TSM)).map(|()| boxed(Way::Tsm(tsm)));
+        let device = SevGuest::open(&places.sev_guest, places.privlevel).map_err(|unavailable| kernel.explain_device(unavailable, &places.sev_guest, DRIVER));
         vec![
-            Detected { provider: tsm::PROVIDER, outcome: tsm.probe().map(|()| boxed(Way::Tsm(tsm))) },
-            Detected { provider: sev_guest::PROVIDER, outcome: SevGuest::open(&places.sev_guest, places.privlevel).map(|device| boxed(Way::Device(device))) },
+            Detected { provider: tsm::PROVIDER, outcome: by_folder },
+            Detected { provider: sev_guest::PROVIDER, outcome: device.map(|device| boxed(Way::Device(device))) },
         ]
     }
+
+    fn signs(&self, places: &Places) -> Vec<Sign> {
+        let kernel = places.kernel();
+        let guest = kernel.shows("bus/platform/devices/sev-guest", "the kernel made the device of an SEV-SNP guest", Weight::Proof);
+        let level = kernel.shows("devices/system/cpu/sev/vmpl", "the kernel runs at a privilege level of SEV-SNP", Weight::Proof);
+        guest.into_iter().chain(level).collect()
+    }
 }
+
+/// The driver with its own device (Linux 5.19), and with a folder of configfs-tsm (6.7).
+const DRIVER: Driver = Driver { module: "sev-guest", device: "class/misc/sev-guest", since: (5, 19) };
+const TSM: Driver = Driver { since: (6, 7), ..DRIVER };
 
 struct SnpAttester {
     way: Way,

@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
+use super::kernel::Driver;
 use super::tsm::{self, Tsm};
-use super::{Attester, Detected, Places, Provider, Quote, Unavailable};
+use super::{Attester, Detected, Places, Provider, Quote, Sign, Unavailable, Weight};
 use crate::evidence::intel::{self, Body, MEDIA_TYPE};
 use crate::evidence::{Challenge, Endorsements, Evidence, ReportData};
 
@@ -20,10 +21,20 @@ impl Provider for Tdx {
     fn detect(&self, places: &Places) -> Vec<Detected> {
         // A trust domain has no privilege levels: the setting is another platform's.
         let tsm = Tsm::new(places.tsm_root.clone(), "tdx_guest", None);
-        let outcome = tsm.probe().map(|()| Box::new(TdxAttester { tsm }) as Box<dyn Attester>);
+        let explained = |unavailable| places.kernel().explain_tsm(unavailable, &places.tsm_root, DRIVER);
+        let outcome = tsm.probe().map_err(explained).map(|()| Box::new(TdxAttester { tsm }) as Box<dyn Attester>);
         vec![Detected { provider: tsm::PROVIDER, outcome }]
     }
+
+    fn signs(&self, places: &Places) -> Vec<Sign> {
+        let kernel = places.kernel();
+        let device = kernel.shows(DRIVER.device, "the kernel has the device of a trust domain", Weight::Proof);
+        kernel.flag("tdx_guest").into_iter().chain(device).collect()
+    }
 }
+
+/// The driver with a folder of configfs-tsm.
+const DRIVER: Driver = Driver { module: "tdx-guest", device: "class/misc/tdx_guest", since: (6, 7) };
 
 struct TdxAttester {
     tsm: Tsm,
