@@ -17,6 +17,7 @@ mod judging;
 mod log;
 mod measure;
 mod output;
+mod places;
 mod policy;
 mod probe;
 mod quick;

@@ -351,7 +351,7 @@ fn every_code_is_explained_and_a_misspelled_one_finds_its_neighbour() {
 #[test]
 fn without_a_tee_evidence_ends_with_4_and_what_was_tried() {
     let desk = Desk::new();
-    let words = "evidence --tsm-root no-tsm --device no-device --tpm no-tpm";
+    let words = "evidence --root nowhere --tsm-root no-tsm";
     let shown = desk.run(words).shown();
     let tried = shown.matches("\n    tried ").count();
     for part in ["found", "fix"] {

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use super::{Outcome, output};
-use crate::app::descriptors;
-use crate::config::{Config, Policy, Report};
+use crate::app::{attester, descriptors};
+use crate::attester::Places;
+use crate::config::{Config, Policy, Provider, Report};
 
 /// What can be typed.
 #[derive(Debug, clap::Args)]
@@ -38,7 +39,26 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
         output::note(&format!("warning: {lacking}"));
     }
     output::show(&text(&config))?;
+    if let Some(evidence) = evidence(&config) {
+        output::note(&evidence);
+    }
     Ok(Outcome::Done)
+}
+
+/// What this machine would make evidence by; the one that the configuration is for may be another.
+fn evidence(config: &Config) -> Option<String> {
+    let (wanted, written) = match &config.identity.as_ref()?.provider {
+        Provider::Auto => (None, "auto"),
+        Provider::Named(name) => (Some(*name), *name),
+        Provider::Simulator(_) => return None,
+    };
+    Some(match attester::detect(&Places::default(), wanted) {
+        Ok(attester) => format!("note: on this machine provider = \"{written}\" is {} by {}", attester.platform(), attester.provider()),
+        Err(none) => {
+            let why = none.to_string();
+            format!("note: on this machine provider = \"{written}\" finds nothing: {} (portcullis doctor)", why.lines().next().unwrap_or_default())
+        }
+    })
 }
 
 /// What this machine is short of for the configuration.
@@ -61,6 +81,7 @@ fn document(config: &Config) -> Value {
         "digest": output::digest(&config.digest),
         "policies": config.policies.iter().map(|(name, read)| (name.clone(), policy(read))).collect::<Map<_, _>>(),
         "insecure": config.insecure,
+        "evidence": evidence(config),
         "warnings": config.warnings.iter().map(Report::warnings).chain(lacking(config)).collect::<Vec<_>>(),
     })
 }

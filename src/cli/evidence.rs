@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::output::{BAD, Detail, GOOD, Marks, row, show, show_json};
+use super::places::Typed;
 use super::{Outcome, saving, verify};
-use crate::attester::{Attester, Detected, Places, Quote, Unavailable};
+use crate::app::attester;
+use crate::attester::{Attester, Quote, Unavailable};
 use crate::evidence::{Challenge, Claims};
 use crate::platform::PLATFORMS;
 
@@ -20,15 +22,8 @@ pub(super) struct Args {
     /// Write the evidence and its endorsements into this folder, in the shape that `verify` reads.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Where the kernel's TSM reports are, when not in the usual place.
-    #[arg(long, value_name = "DIR")]
-    tsm_root: Option<PathBuf>,
-    /// The TEE's guest device, when not in the usual place.
-    #[arg(long, value_name = "FILE")]
-    device: Option<PathBuf>,
-    /// Where the TPM is, a device or a socket, when not in the usual place.
-    #[arg(long, value_name = "FILE")]
-    tpm: Option<PathBuf>,
+    #[command(flatten)]
+    places: Typed,
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
@@ -38,25 +33,19 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let mut places = Places::default();
-    if let Some(root) = &args.tsm_root {
-        places.tsm_root.clone_from(root);
-    }
-    if let Some(device) = &args.device {
-        places.sev_guest.clone_from(device);
-    }
-    if let Some(tpm) = &args.tpm {
-        places.tpm.clone_from(tpm);
-    }
-    let (attester, tried) = first(PLATFORMS.iter().flat_map(|platform| platform.provider.detect(&places)));
-    let Some(attester) = attester else {
-        return none(args, &tried);
+    let attester = match attester::detect(&args.places.places(), None) {
+        Ok(attester) => attester,
+        Err(none_works) => {
+            let tried: Vec<Tried> = none_works.tried().map(|(provider, way)| (provider, way.clone())).collect();
+            let head = none_works.to_string();
+            return none(args, head.lines().next().unwrap_or_default(), &tried);
+        }
     };
     let quote = match attester.attest(&Challenge::of(NO_KEY)) {
         Ok(quote) => quote,
         Err(unavailable) => {
             let outcome = Outcome::of_unavailable(&unavailable);
-            none(args, &[(attester.provider(), unavailable)])?;
+            none(args, "no TEE of this machine gives evidence", &[(attester.provider(), unavailable)])?;
             return Ok(outcome);
         }
     };
@@ -68,19 +57,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
 /// A way that was tried, by its name, and what stands in its way.
 type Tried = (&'static str, Unavailable);
 
-/// The first way that works, and what stood in the way of those before it.
-fn first(ways: impl Iterator<Item = Detected>) -> (Option<Box<dyn Attester>>, Vec<Tried>) {
-    let mut tried = Vec::new();
-    for way in ways {
-        match way.outcome {
-            Ok(attester) => return (Some(attester), tried),
-            Err(unavailable) => tried.push((way.provider, unavailable)),
-        }
-    }
-    (None, tried)
-}
-
-fn none(args: &Args, tried: &[Tried]) -> anyhow::Result<Outcome> {
+fn none(args: &Args, head: &str, tried: &[Tried]) -> anyhow::Result<Outcome> {
     if args.json {
         let tried: Vec<Value> = tried
             .iter()
@@ -89,7 +66,7 @@ fn none(args: &Args, tried: &[Tried]) -> anyhow::Result<Outcome> {
         show_json(&json!({ "evidence": null, "tried": tried }))?;
         return Ok(Outcome::NoTee);
     }
-    let mut out = format!("{BAD}{} no evidence{BAD:#}: no TEE of this machine answers\n", Marks::here().bad);
+    let mut out = format!("{BAD}{} no evidence{BAD:#}: {head}\n", Marks::here().bad);
     for (provider, way) in tried {
         let _ = writeln!(out, "  {provider}");
         for (name, text) in [("tried", &way.what), ("found", &way.why), ("fix", &way.fix)] {
