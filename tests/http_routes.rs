@@ -1,6 +1,8 @@
 //! Where requests go, who may make them, and what one client may take: routes, `allow`, targets, limits, floods.
 #![cfg(feature = "simulator")]
 
+#[path = "support/told.rs"]
+mod told;
 #[path = "support/web.rs"]
 mod web;
 
@@ -9,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use told::told;
 use web::{Mirror, Pair, Setup, curl, desk, heard, say, sidecar};
 
 /// An attested listener of the certificate tier: clients that know nothing of us get at what is behind.
@@ -103,8 +106,7 @@ async fn a_dead_target_is_passed_over_and_one_that_is_unwell_left_out() {
     let (unwell, asked) = always_500().await;
     let health = "health = { path = \"/healthz\", every = \"100ms\" }";
     let (app, address) = front(&desk, &upstream("app", &[one.address, unwell], health), "upstream = \"app\"").await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(app.metrics().text().contains("upstream_healthy_targets{upstream=\"app\"} 1\n"), "{}", app.metrics().text());
+    told(app.metrics(), "upstream_healthy_targets{upstream=\"app\"} 1\n").await;
     for _ in 0..6 {
         assert!(curl(&["-k", &format!("https://{address}/")]).await.contains(" 200"));
     }
@@ -164,7 +166,7 @@ async fn a_refused_target_leaves_the_others_alone() {
     }
     // The request that met the refusal is not tried elsewhere; those after it do not go there.
     assert_eq!(refused, 1);
-    assert!(stranger.metrics().text().contains("handshakes_total{listener=\"in\",direction=\"inbound\",result=\"ok\"} 1\n"));
+    told(stranger.metrics(), "handshakes_total{listener=\"in\",direction=\"inbound\",result=\"ok\"} 1\n").await;
     for app in [client, good, stranger] {
         app.drain().await;
     }
@@ -276,9 +278,8 @@ async fn floods_of_frames_end_their_connection_and_harm_nobody_else() {
         let answer = curl(&["--http2-prior-knowledge", &format!("http://{}/", pair.entrance)]).await;
         assert!(answer.contains(" 200"), "{name}: another client is harmed: {answer}");
     }
-    let metrics = pair.client.metrics().text();
     for name in ["ping_flood", "settings_flood", "priority_flood"] {
-        assert!(metrics.contains(&format!("limits_rejected_total{{listener=\"out\",limit=\"{name}\"}} 1\n")), "{name} not in\n{metrics}");
+        told(pair.client.metrics(), &format!("limits_rejected_total{{listener=\"out\",limit=\"{name}\"}} 1\n")).await;
     }
     // A client that never reads does not make us hold its answers.
     let mut deaf = by_hand(pair.entrance).await;

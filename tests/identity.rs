@@ -71,10 +71,11 @@ async fn connected(issued_by: &Authority, wanted: &Wanted<'_>) -> Seen {
     let entrance = server.tcp_address("in").expect("it listens");
     let client = start(folder.path(), &client(entrance, wanted.of_server)).await;
     let answered = asked(client.tcp_address("out").expect("it listens")).await;
-    let texts = (server.metrics().text(), client.metrics().text());
+    // Read when every record is written.
+    let (by_server, by_client) = (Arc::clone(server.metrics()), Arc::clone(client.metrics()));
     client.drain().await;
     server.drain().await;
-    Seen { answered, at_service: at_service.load(Ordering::SeqCst), by_server: texts.0, by_client: texts.1 }
+    Seen { answered, at_service: at_service.load(Ordering::SeqCst), by_server: by_server.text(), by_client: by_client.text() }
 }
 
 fn identity(who: &str, seed: u8) -> String {

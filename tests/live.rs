@@ -4,6 +4,8 @@
 
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/told.rs"]
+mod told;
 
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use portcullis::config::Config;
 use program::Desk;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use told::told;
 
 /// Long enough for a slow machine; nothing waits that long unless something is broken.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -75,8 +78,7 @@ async fn a_policy_that_narrows_drains_what_it_no_longer_admits_and_leaves_the_re
     assert!(says_back(&mut two, b"still here").await, "a connection under another policy is harmed");
     let refused = TcpStream::connect(world.client.tcp_address("one").expect("TCP")).await;
     assert!(ends(&mut refused.expect("a listener")).await, "the new policy lets it in");
-    let metrics = world.client.metrics().text();
-    assert!(metrics.contains(r#"portcullis_connections_withdrawn_total{listener="one",side="upstream",reason="measurement_unknown"} 1"#), "{metrics}");
+    told(world.client.metrics(), r#"portcullis_connections_withdrawn_total{listener="one",side="upstream",reason="measurement_unknown"} 1"#).await;
 }
 
 #[tokio::test]

@@ -3,12 +3,15 @@
 
 #[path = "support/peers.rs"]
 mod peers;
+#[path = "support/told.rs"]
+mod told;
 #[path = "support/web.rs"]
 mod web;
 
 use std::net::SocketAddr;
 use std::process::Command;
 
+use told::told;
 use web::{Mirror, curl, desk, field, say, sidecar};
 
 async fn haproxy(folder: &std::path::Path, sections: &str, address: SocketAddr) -> Option<peers::Peer> {
@@ -44,7 +47,7 @@ async fn a_proxy_in_front_tells_who_connected() {
     let forged = web::program("curl", &["-sk", "--interface", "127.0.0.3", "--haproxy-protocol", &format!("https://{inner}/")]).await;
     assert!(!forged.status.success());
     assert_eq!(mirror.heads().len(), before);
-    assert!(server.metrics().text().contains("limits_rejected_total{listener=\"in\",limit=\"proxy_protocol\"}"));
+    told(server.metrics(), "limits_rejected_total{listener=\"in\",limit=\"proxy_protocol\"}").await;
     server.drain().await;
 }
 
