@@ -269,6 +269,7 @@ impl Builder<'_> {
     fn listener(&self, listener: &config::Listener) -> anyhow::Result<plan::Listener> {
         let speaks = match &listener.forward {
             config::Forward::Http(_) => Inner::Http,
+            config::Forward::Tcp(_) if listener.multiplex => Inner::TunnelOrRaw,
             config::Forward::Tcp(_) => Inner::Raw,
         };
         let terminate = match &listener.attested {
@@ -286,7 +287,10 @@ impl Builder<'_> {
         let network = |(address, bits): &(std::net::IpAddr, u8)| Network { address: *address, bits: *bits };
         let proxy_protocol = plan::ProxyProtocol { from: listener.proxy_protocol_from.iter().map(network).collect(), onward: listener.proxy_protocol_to };
         let forward = match &listener.forward {
-            config::Forward::Tcp(name) => Forward::Tcp(Arc::new(self.upstream(self.written(name)?, Inner::Raw)?)),
+            config::Forward::Tcp(name) => {
+                let written = self.written(name)?;
+                Forward::Tcp(Arc::new(self.upstream(written, if written.multiplex { Inner::Tunnel } else { Inner::Raw })?))
+            }
             config::Forward::Http(site) => {
                 let mut made: BTreeMap<String, Arc<Backend>> = BTreeMap::new();
                 let backend = |name: &str| {
@@ -339,7 +343,8 @@ impl Builder<'_> {
         let attested = |target: &config::Target| target.transport == Transport::Attested;
         anyhow::ensure!(upstream.targets.iter().all(|target| attested(target) == upstream.attested.is_some()), "upstream {} mixes transports", upstream.name);
         let targets = upstream.targets.iter().map(target).collect();
-        Ok(plan::Upstream { name: upstream.name.clone(), targets, originate, connect_timeout: upstream.connect_timeout })
+        let multiplex = matches!(speaks, Inner::Tunnel).then(plan::Multiplex::default);
+        Ok(plan::Upstream { name: upstream.name.clone(), targets, originate, connect_timeout: upstream.connect_timeout, multiplex })
     }
 
     fn peer(&self, peer: &config::Peer) -> anyhow::Result<Peer> {
@@ -355,12 +360,18 @@ impl Builder<'_> {
 enum Inner {
     Http,
     Raw,
+    /// Many connections, and nothing else: there is no fallback.
+    Tunnel,
+    /// What the client chooses.
+    TunnelOrRaw,
 }
 
 /// The protocol ids to offer, best first. Beside the session tiers the peer may be no Portcullis: it knows the usual ids.
 fn alpn(freshness: Freshness, speaks: Inner) -> Option<Vec<Vec<u8>>> {
     let ids: &[&[u8]] = match (speaks, freshness) {
         (Inner::Raw, _) => return None,
+        (Inner::Tunnel, _) => &[tls::ALPN_TUNNEL],
+        (Inner::TunnelOrRaw, _) => &[tls::ALPN_TUNNEL, tls::ALPN_RAW],
         (Inner::Http, Freshness::Certificate) => &[b"h2", b"http/1.1"],
         (Inner::Http, Freshness::Session | Freshness::SessionMutual) => &[tls::ALPN_H2, tls::ALPN_HTTP1],
     };
@@ -388,5 +399,6 @@ fn limits(written: config::Limits) -> plan::Limits {
         handshakes_per_source: written.handshakes_per_source.unwrap_or(default.handshakes_per_source),
         connections: written.connections.unwrap_or(default.connections),
         connections_per_source: written.connections_per_source.unwrap_or(default.connections_per_source.min(half)),
+        streams: written.streams.unwrap_or(default.streams),
     }
 }

@@ -194,6 +194,8 @@ pub struct Listener {
     pub proxy_protocol_from: Vec<(std::net::IpAddr, u8)>,
     /// Whether the upstream is told by the PROXY protocol who connected.
     pub proxy_protocol_to: bool,
+    /// Whether clients may put many connections into one session.
+    pub multiplex: bool,
     /// Deadlines and caps.
     pub limits: Limits,
 }
@@ -290,6 +292,8 @@ pub struct Upstream {
     pub attested: Option<Dial>,
     /// How long connecting to one target may take.
     pub connect_timeout: Duration,
+    /// Whether connections share attested sessions.
+    pub multiplex: bool,
     /// What matters for HTTP alone.
     pub http: http::Upstream,
 }
@@ -372,6 +376,8 @@ pub struct Limits {
     pub handshakes: Option<usize>,
     /// See `[listener.limits]`.
     pub handshakes_per_source: Option<usize>,
+    /// See `[listener.limits]`.
+    pub streams: Option<u32>,
 }
 
 /// A policy with where it came from.

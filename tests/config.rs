@@ -75,7 +75,8 @@ fn defaults() -> Vec<(&'static str, &'static str, String)> {
     let checked = parse(&http.replace("tcp://127.0.0.1:8080\"]", "http://127.0.0.1:8080\"]\nhealth = { path = \"/\" }")).expect("a good file");
     let Forward::Http(asked) = &checked.listeners[0].forward else { panic!("not HTTP") };
     let endpoint = asked.evidence.as_ref().expect("one");
-    let plain = Upstream { name: String::new(), targets: Vec::new(), originate: Originate::Plain, connect_timeout: Duration::ZERO };
+    let plain = Upstream { name: String::new(), targets: Vec::new(), originate: Originate::Plain, connect_timeout: Duration::ZERO, multiplex: None };
+    assert_eq!(limits.streams, HttpLimits::default().streams, "one key speaks for both");
     let (backend, requests) = (Backend::of(Arc::new(plain), Speaks::Http1), HttpLimits::default());
     let backed = Site::to(Backend::of(Arc::clone(&backend.upstream), Speaks::Http1));
     let source = |source: &CollateralSource| format!("{:?}", format!("{:?}", source.place).to_lowercase());
@@ -216,6 +217,13 @@ const LISTENER: &[Wrong] = &[
     Wrong("a policy for anybody", "certificate = \"attested\"", "certificate = \"attested\"\npolicy = \"p\""),
     Wrong("the certificate tier in silence", "certificate = \"attested\"", "certificate = \"attested\"\nfreshness = \"certificate\""),
     Wrong("clients of a plain listener", "127.0.0.1:0\"", "127.0.0.1:0\"\nclients = \"any\""),
+    Wrong("sessions of many connections over plain bytes", "127.0.0.1:0\"", "127.0.0.1:0\"\nmultiplex = true"),
+    Wrong("sessions of many connections that are requests", "certificate = \"attested\"", "certificate = \"attested\"\nprotocol = \"http\"\nmultiplex = true"),
+    Wrong(
+        "sessions where there are none",
+        "certificate = \"attested\"",
+        "certificate = \"attested\"\nfreshness = \"certificate\"\ninsecure_accept_replay_risk = true\nmultiplex = true",
+    ),
     Wrong("a limit out of bounds", "unix:in.sock\"", "unix:in.sock\"\nlimits = { handshake = \"1ms\", connections = 0 }"),
 ];
 
@@ -239,6 +247,12 @@ const UPSTREAM: &[Wrong] = &[
     Wrong("ids without roots", "policy = \"p\" }", "policy = \"p\" }\npeer = { spiffe_ids = [\"spiffe://td/far\"] }"),
     Wrong("an id without a path", "policy = \"p\" }", "policy = \"p\" }\npeer = { pki_roots = \"absent.pem\", spiffe_ids = [\"spiffe://td\"] }"),
     Wrong("a pin that is none", "policy = \"p\" }", "policy = \"p\" }\npeer = { spki_pins = [\"sha256:00\"] }"),
+    Wrong("sessions with a plain target", "tcp://127.0.0.1:8080\"]", "tcp://127.0.0.1:8080\"]\nmultiplex = true"),
+    Wrong(
+        "sessions where there are none",
+        "policy = \"p\" }",
+        "policy = \"p\", freshness = \"certificate\" }\ninsecure_accept_replay_risk = true\nmultiplex = true",
+    ),
     Wrong("impatience", "policy = \"p\" }", "policy = \"p\" }\nconnect_timeout = \"1ms\""),
 ];
 

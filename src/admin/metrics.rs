@@ -46,6 +46,8 @@ pub struct Metrics {
     quotes: QuoteMetrics,
     received: Counters,
     sent: Counters,
+    tunnel_sessions_active: Gauges,
+    tunnel_sessions_opened: Counters,
     upstream_connects: Counters,
     withdrawn: Counters,
 }
@@ -83,6 +85,16 @@ pub struct ListenerMetrics {
     pub received: Counter<u64, AtomicU64>,
     /// Octets to them.
     pub sent: Counter<u64, AtomicU64>,
+}
+
+/// One more in a gauge, until it is dropped.
+#[derive(Debug)]
+pub struct Held(Gauge);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// What is counted of the evidence that this machine makes.
@@ -136,6 +148,8 @@ impl Metrics {
             connections_active: gauges(&mut registry, "connections_active", "Connections now"),
             connections_closed: counters(&mut registry, "connections_closed", "Connections ended"),
             connections_opened: counters(&mut registry, "connections_opened", "Connections accepted"),
+            tunnel_sessions_active: gauges(&mut registry, "tunnel_sessions_active", "Sessions of many connections now"),
+            tunnel_sessions_opened: counters(&mut registry, "tunnel_sessions_opened", "Sessions of many connections begun"),
             drain_state: {
                 let gauge = Gauge::default();
                 registry.register("drain_state", "0 running, 1 draining", gauge.clone());
@@ -318,6 +332,16 @@ impl Metrics {
     /// Notes that an option that weakens safety is in force.
     pub fn insecure_option(&self, option: &str) {
         self.insecure_option.get_or_create(&owned(&[("option", option)])).set(1);
+    }
+
+    /// Counts a session of many connections, until what is returned is dropped.
+    #[must_use]
+    pub fn tunnel_session(&self, listener: &str, direction: Direction) -> Held {
+        let labels = owned(&[("listener", listener), ("direction", direction.name())]);
+        self.tunnel_sessions_opened.get_or_create(&labels).inc();
+        let gauge = self.tunnel_sessions_active.get_or_create(&labels).clone();
+        gauge.inc();
+        Held(gauge)
     }
 
     /// Notes that the proxy drains.

@@ -162,6 +162,12 @@ pub static LISTENER: Section = Section {
             "off",
             "Tells a plain upstream who connected by the PROXY protocol, with what is verified: SSL (0x20), ALPN, the name asked for, and in type 0xE0 CBOR claims `{1: tee, 2: entry, 3: policy, 4: policy digest, 5: freshness}`. For protocol `tcp`.",
         ),
+        key(
+            "multiplex",
+            "boolean",
+            "`false`",
+            "Lets clients put many connections into one attested session (`portcullis1/tunnel`), as their upstream's `multiplex` says; others still make one each. Every connection goes to this listener's own upstream. For protocol `tcp` and the session tiers.",
+        ),
         key("mode", "octal digits", "`\"0600\"`", "The permission bits of a Unix socket."),
         key("limits", "table", "see there", "Deadlines and caps."),
         key(
@@ -212,7 +218,12 @@ pub static LIMITS: Section = Section {
         key("body", "size", "any", "HTTP: a request's body. Longer ones are answered with 413."),
         key("request_header", "duration", "`\"10s\"`", "HTTP: how long a request's head may take to come."),
         key("request_body", "duration", "`\"60s\"`", "HTTP: how long a request's body may stand still."),
-        key("streams", "number", "`128`", "HTTP: requests at a time on one HTTP/2 connection."),
+        key(
+            "streams",
+            "number",
+            "`128`",
+            "HTTP: requests at a time on one HTTP/2 connection. With `multiplex`: connections at a time in one session, at most 1024; each counts in `connections` too.",
+        ),
         key("requests", "number", "`16384`", "HTTP: requests at a time; more are answered with 503 and `Retry-After`."),
         key("rate", "number", "any", "HTTP: requests in a second, on average; more are answered with 429 and `Retry-After`."),
     ],
@@ -289,6 +300,12 @@ pub static UPSTREAM: Section = Section {
         key("attested", "table", "required for `tls://`", "What the far end must be."),
         key("server_name", "DNS name or address", "the first target's host", "The name sent in the handshake and bound into the exchange."),
         key("peer", "table", "none", "Who the far end must be, beside what it runs."),
+        key(
+            "multiplex",
+            "boolean",
+            "`false`",
+            "Puts connections into shared attested sessions, so that short ones do not each pay a handshake and a quote. The far listener has to say `multiplex` too: without, the session is refused (`alpn_mismatch`) and nothing falls back. New connections use a session in the first half of its life, and an unused one is closed after 60 s. For protocol `tcp`; requests of `http` share sessions always. Needs `attested` in a session tier.",
+        ),
         key("connect_timeout", "duration", "`\"5s\"`", "How long connecting to one target may take, name resolution included."),
         key(
             "insecure_remote_upstream",

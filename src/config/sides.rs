@@ -51,14 +51,24 @@ pub(super) fn upstream(section: &Section<'_>, known: &Known<'_>, collected: &mut
     }
     let dial = attested.and_then(|attested| dial(section, &attested, &targets, known, collected));
     if dial.is_none() && section.has("attested").is_none() {
-        for key in ["server_name", "peer", REPLAY, ANY_PLATFORM] {
+        for key in ["server_name", "peer", "multiplex", REPLAY, ANY_PLATFORM] {
             needs(section, key, "`attested`");
         }
     }
+    let multiplex = multiplex(section, dial.as_ref().map(|dial| dial.freshness));
     let connect_timeout = within(section, "connect_timeout", Duration::from_millis(10), Duration::from_secs(300)).unwrap_or(CONNECT_TIMEOUT);
     let targets: Vec<_> = targets.into_iter().map(|target| target.value).collect();
     let http = super::http::upstream(section);
-    (!targets.is_empty()).then_some(Upstream { name: name?.value, targets, attested: dial, connect_timeout, http })
+    (!targets.is_empty()).then_some(Upstream { name: name?.value, targets, attested: dial, connect_timeout, multiplex, http })
+}
+
+/// Whether connections share sessions. A certificate's verdict is remembered as it is: there is nothing to share.
+fn multiplex(section: &Section<'_>, freshness: Option<Freshness>) -> bool {
+    let wanted = section.flag("multiplex");
+    if let (Some(span), true, Some(Freshness::Certificate)) = (section.has("multiplex"), wanted, freshness) {
+        section.wrong(&span, "`multiplex` in the certificate tier", "use freshness = \"session\" or \"session-mutual\", or leave it out");
+    }
+    wanted
 }
 
 fn check_target(section: &Section<'_>, target: &At<super::Target>, attested: bool) {
@@ -142,10 +152,27 @@ pub(super) fn listener(section: &Section<'_>, known: &Known<'_>, upstreams: &BTr
     }
     let proxy_protocol_to = version.is_some();
     let limits = section.table("limits", &schema::LIMITS).map_or_else(Limits::default, |limits| self::limits(&limits));
+    if !tls {
+        needs(section, "multiplex", "certificate = \"attested\"");
+    }
+    if let (Some(span), true) = (section.has("multiplex"), http) {
+        section.wrong(&span, "`multiplex` with protocol \"http\"", "leave it out: attested sessions carry many requests as they are");
+    }
+    let multiplex = multiplex(section, attested.as_ref().and_then(|serve| serve.as_ref().map(|serve| serve.freshness)));
     let bind = bind?;
     let mode = mode.map_or(0o600, |mode| mode.value);
     Some((
-        Listener { name: name?.value, bind: bind.value, mode, attested: attested?, forward: forward?, proxy_protocol_from, proxy_protocol_to, limits },
+        Listener {
+            name: name?.value,
+            bind: bind.value,
+            mode,
+            attested: attested?,
+            forward: forward?,
+            proxy_protocol_from,
+            proxy_protocol_to,
+            multiplex,
+            limits,
+        },
         bind.span,
     ))
 }
@@ -352,6 +379,7 @@ fn limits(section: &Section<'_>) -> Limits {
         connections_per_source: count("connections_per_source"),
         handshakes: count("handshakes"),
         handshakes_per_source: count("handshakes_per_source"),
+        streams: section.number("streams", 1..=65_536).and_then(|count| u32::try_from(count).ok()),
     }
 }
 

@@ -8,6 +8,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use h2::RecvStream;
+use h2::server::SendResponse;
+use hyper::body::Bytes;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::watch;
 
@@ -21,6 +24,9 @@ use super::plan::{Listener, Originate, Terminate, Upstream};
 use super::standing;
 use super::stream::{Socket, Stream};
 use super::tcp::{End, Ended, Forwarded, Life, forward};
+use super::tunnel;
+use super::tunnel::far::{self, Admission};
+use super::tunnel::near;
 use super::upstream::{Dialled, Unreachable, dial};
 use super::{Accepting, Carries, Parts, Phase};
 use crate::admin::metrics::ListenerMetrics;
@@ -28,13 +34,15 @@ use crate::refusal::{Denied, Finding, Reason};
 
 /// How a connection ended.
 #[derive(Debug)]
-enum Outcome {
+pub(super) enum Outcome {
     /// The proxy stopped before it did.
     Cut,
     /// It was forwarded.
     Forwarded(Ended),
     /// An end was refused: nothing was forwarded.
     Refused(End, Denied),
+    /// It was a session of so many connections.
+    Session(Ended, usize),
     /// No target could be reached: nothing was forwarded.
     Unreachable(Vec<(String, io::Error)>),
     /// It was forwarded until this end would have been refused.
@@ -51,8 +59,8 @@ struct Known {
 }
 
 /// Serves one connection to its end. Dropping the future resets both sides.
-pub(super) async fn serve(accepting: &Accepting, (mut socket, mut from): (Socket, From), place: HandshakePlace) {
-    let Accepting { listener, parts, counters, carries, .. } = accepting;
+pub(super) async fn serve(accepting: &Arc<Accepting>, (mut socket, mut from): (Socket, From), place: HandshakePlace) {
+    let Accepting { listener, parts, counters, carries, .. } = &**accepting;
     let (started, mut known, mut phase) = (Instant::now(), Known::default(), accepting.phase.clone());
     let announced = tokio::select! {
         biased;
@@ -66,7 +74,7 @@ pub(super) async fn serve(accepting: &Accepting, (mut socket, mut from): (Socket
     }
     let live = async {
         match carries {
-            Carries::Tcp(upstream) => tcp(listener, upstream, parts, counters, (socket, &from), place, &mut known).await,
+            Carries::Tcp(upstream, sessions) => tcp(accepting, (upstream, sessions.as_deref()), (socket, &from), place, &mut known).await,
             Carries::Http(site) => http(listener, site, parts, counters, (socket, &from), place, &mut known).await,
         }
     };
@@ -75,12 +83,45 @@ pub(super) async fn serve(accepting: &Accepting, (mut socket, mut from): (Socket
         outcome = live => outcome,
         () = cut(&mut phase) => Outcome::Cut,
     };
-    match &outcome {
-        Outcome::Refused(end, denied) => parts.metrics.refused(&listener.name, end.name(), denied.reason().code()),
-        Outcome::Withdrawn(end, denied) => parts.metrics.withdrawn(&listener.name, end.name(), denied.reason().code()),
+    conclude(accepting, &from, &known, &outcome, started);
+}
+
+/// Serves one connection of an admitted session to its end. Dropping the future resets both sides.
+pub(super) async fn within(accepting: &Arc<Accepting>, upstream: &Upstream, session: &Admission, stream: (RecvStream, SendResponse<Bytes>)) {
+    let (started, mut phase) = (Instant::now(), accepting.phase.clone());
+    let mut known = Known { downstream: Some(session.here.ground.clone()), ..Known::default() };
+    let live = async {
+        let connected = session.connect(upstream, stream).await;
+        let result = if matches!(connected, Err(Outcome::Unreachable(_))) { "unreachable" } else { "ok" };
+        accepting.parts.metrics.upstream_connect(&upstream.name, result);
+        let (downstream, upstream, target) = match connected {
+            Ok(connected) => connected,
+            Err(outcome) => return outcome,
+        };
+        known.target = Some(target);
+        let (source, target) = session.from.addresses.unzip();
+        let (alpn, server_name) = (session.alpn.as_deref(), session.server_name.as_deref());
+        let told = announce::Told { source, target, alpn, server_name, admitted: &session.here };
+        let over = async { (End::Downstream, session.ended().await) };
+        carry(accepting, (downstream, upstream), Some(told), (session.end, over), &mut known.forwarded).await
+    };
+    let outcome = tokio::select! {
+        biased;
+        outcome = live => outcome,
+        () = cut(&mut phase) => Outcome::Cut,
+    };
+    conclude(accepting, &session.from, &known, &outcome, started);
+}
+
+/// Counts and records how a connection ended.
+fn conclude(accepting: &Accepting, from: &From, known: &Known, outcome: &Outcome, started: Instant) {
+    let (listener, metrics) = (&accepting.listener.name, &accepting.parts.metrics);
+    match outcome {
+        Outcome::Refused(end, denied) => metrics.refused(listener, end.name(), denied.reason().code()),
+        Outcome::Withdrawn(end, denied) => metrics.withdrawn(listener, end.name(), denied.reason().code()),
         _ => {}
     }
-    record(accepting, &from, &known, &outcome, started);
+    record(accepting, from, known, outcome, started);
 }
 
 /// Learns who really connected, where a proxy has to say so.
@@ -100,38 +141,65 @@ async fn cut(phase: &mut watch::Receiver<Phase>) {
 }
 
 async fn tcp(
-    listener: &Listener,
-    upstream_plan: &Upstream,
-    parts: &Parts,
-    counters: &ListenerMetrics,
+    accepting: &Arc<Accepting>,
+    (upstream, sessions): (&Arc<Upstream>, Option<&near::Sessions>),
     (socket, from): (Socket, &From),
     place: HandshakePlace,
     known: &mut Known,
 ) -> Outcome {
+    let Accepting { listener, parts, .. } = &**accepting;
     // Boxed: the handshakes' state is large and the connection outlives it.
     let blamed = if matches!(listener.terminate, Terminate::Plain) { End::Upstream } else { End::Downstream };
-    let ready = unpanicked(Box::pin(admit_both(listener, upstream_plan, parts, socket, known)), blamed).await;
+    let ready = unpanicked(Box::pin(admit_both(listener, (upstream, sessions), parts, socket, known)), blamed).await;
     drop(place);
-    let Ready { here, there, mut downstream, mut upstream } = match ready {
-        Ok(ready) => ready,
+    let (here, there, downstream, far_end) = match ready {
+        Ok(Ready::Ends { here, there, downstream, upstream }) => (here, there, downstream, upstream),
+        Ok(Ready::Session(here, stream)) => {
+            // Boxed: hardly any connection is one.
+            let far::Session { ended, connections } = Box::pin(far::serve(accepting, upstream, (here, stream), from, &mut known.forwarded)).await;
+            return ended.map_or_else(|denied| Outcome::Withdrawn(End::Downstream, denied), |ended| Outcome::Session(ended, connections));
+        }
         Err(outcome) => return outcome,
     };
-    if listener.proxy_protocol.onward && matches!(upstream_plan.originate, Originate::Plain) {
+    let told = matches!(upstream.originate, Originate::Plain).then(|| {
         let (source, target) = from.addresses.unzip();
-        let told = announce::Told { source, target, alpn: downstream.alpn(), server_name: downstream.server_name(), admitted: &here };
-        if let Err(error) = upstream.write_all(&announce::write(&told)).await {
-            return Outcome::Forwarded(Ended::Lost(End::Upstream, error));
-        }
+        (source, target, downstream.alpn().map(<[u8]>::to_vec), downstream.server_name().map(str::to_owned))
+    });
+    let told = told.as_ref().map(|(source, target, alpn, server_name)| announce::Told {
+        source: *source,
+        target: *target,
+        alpn: alpn.as_deref(),
+        server_name: server_name.as_deref(),
+        admitted: &here,
+    });
+    let most = tokio::time::Instant::now() + listener.limits.max_connection;
+    let end = there.end().map_or(most, |end| most.min(end.into()));
+    carry(accepting, (downstream, far_end), told, (end, either(&here, &there, parts)), &mut known.forwarded).await
+}
+
+/// Forwards between two ends that were let through, until an end or until `over` says that a verdict holds no longer.
+async fn carry(
+    accepting: &Accepting,
+    (mut downstream, mut upstream): (Stream, Stream),
+    told: Option<announce::Told<'_>>,
+    (end, over): (tokio::time::Instant, impl Future<Output = (End, standing::Ended)>),
+    forwarded: &mut Forwarded,
+) -> Outcome {
+    let Accepting { listener, counters, .. } = accepting;
+    if let Some(told) = told.filter(|_| listener.proxy_protocol.onward)
+        && let Err(error) = upstream.write_all(&announce::write(&told)).await
+    {
+        return Outcome::Forwarded(Ended::Lost(End::Upstream, error));
     }
-    let life = Life { idle: listener.limits.idle, end: tokio::time::Instant::now() + listener.limits.max_connection };
+    let life = Life { idle: listener.limits.idle, end };
     let ended = tokio::select! {
         biased;
         // Boxed: hardly ever polled, and the streams are what the connection's memory is for.
-        (end, ended) = Box::pin(either(&here, there.as_ref(), parts)) => match ended {
+        (end, ended) = Box::pin(over) => match ended {
             standing::Ended::Expired => return Outcome::Forwarded(Ended::Expired),
             standing::Ended::Withdrawn(denied) => return Outcome::Withdrawn(end, denied),
         },
-        ended = forward((&mut downstream, &mut upstream), life, (&counters.received, &counters.sent), &mut known.forwarded) => ended,
+        ended = forward((&mut downstream, &mut upstream), life, (&counters.received, &counters.sent), forwarded) => ended,
     };
     if matches!(ended, Ended::Finished) {
         downstream.finish();
@@ -167,20 +235,50 @@ async fn http(
     }
 }
 
-/// A connection with both ends admitted.
-struct Ready {
-    here: Admitted,
-    there: Option<Admitted>,
-    downstream: Stream,
-    upstream: Stream,
+/// What was admitted.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
+enum Ready {
+    /// Both ends of a connection.
+    Ends { here: Admitted, there: There, downstream: Stream, upstream: Stream },
+    /// A session: its connections find the upstream each by itself.
+    Session(Admitted, Stream),
+}
+
+/// What is known of the far end.
+enum There {
+    /// Nothing: it is a plain upstream.
+    Nothing,
+    /// It was admitted for this connection.
+    Own(Admitted),
+    /// It was admitted for the session that the connection is in.
+    Session(Arc<near::Session>),
+}
+
+impl There {
+    fn ground(&self) -> Option<&Ground> {
+        match self {
+            Self::Nothing => None,
+            Self::Own(admitted) => Some(&admitted.ground),
+            Self::Session(session) => Some(&session.admitted.ground),
+        }
+    }
+
+    /// When it ends at the latest, where that is settled.
+    fn end(&self) -> Option<Instant> {
+        match self {
+            Self::Session(session) => Some(session.end),
+            Self::Nothing | Self::Own(_) => None,
+        }
+    }
 }
 
 /// Returns when the verdict about an end holds no longer.
-async fn either(here: &Admitted, there: Option<&Admitted>, parts: &Parts) -> (End, standing::Ended) {
+async fn either(here: &Admitted, there: &There, parts: &Parts) -> (End, standing::Ended) {
     let far = async {
         match there {
-            Some(there) => there.ended(&parts.clock).await,
-            None => std::future::pending().await,
+            There::Nothing => std::future::pending().await,
+            There::Own(admitted) => admitted.ended(&parts.clock).await,
+            There::Session(session) => session.ended().await,
         }
     };
     tokio::select! {
@@ -200,23 +298,51 @@ async fn unpanicked<T>(mut work: Pin<Box<impl Future<Output = Result<T, Outcome>
 }
 
 /// Everything that can refuse, in the one order: the peer that came, the upstream's socket, the peer behind it.
-async fn admit_both(listener: &Listener, upstream: &Upstream, parts: &Parts, socket: Socket, known: &mut Known) -> Result<Ready, Outcome> {
+async fn admit_both(
+    listener: &Listener,
+    (upstream, sessions): (&Upstream, Option<&near::Sessions>),
+    parts: &Parts,
+    socket: Socket,
+    known: &mut Known,
+) -> Result<Ready, Outcome> {
     let (here, downstream) = admit_downstream(listener, parts, socket, known).await?;
-    let Dialled { socket, target, admitted: here } = dial(upstream, here).await.map_err(|Unreachable(tried)| {
+    if tunnel::agreed(&downstream) {
+        return Ok(Ready::Session(here, downstream));
+    }
+    let (there, upstream) = match sessions {
+        Some(sessions) => {
+            let (session, tunnel) = sessions.begin(&here).await.map_err(unbegun)?;
+            known.target = Some(session.target.clone());
+            (There::Session(session), Stream::Tunnel(Box::new(tunnel)))
+        }
+        None => own(listener, upstream, parts, &here, known).await?,
+    };
+    known.upstream = there.ground().cloned();
+    Ok(Ready::Ends { here, there, downstream, upstream })
+}
+
+fn unbegun(failure: near::Failure) -> Outcome {
+    match failure {
+        near::Failure::Refused(denied) => Outcome::Refused(End::Upstream, denied),
+        near::Failure::Unreachable(tried) => Outcome::Unreachable(tried.into_iter().map(|(target, kind, why)| (target, io::Error::new(kind, why))).collect()),
+    }
+}
+
+/// A connection of its own to the upstream.
+async fn own(listener: &Listener, upstream: &Upstream, parts: &Parts, here: &Admitted, known: &mut Known) -> Result<(There, Stream), Outcome> {
+    let Dialled { socket, target } = dial(upstream, here).await.map_err(|Unreachable(tried)| {
         parts.metrics.upstream_connect(&upstream.name, "unreachable");
         Outcome::Unreachable(tried)
     })?;
     parts.metrics.upstream_connect(&upstream.name, "ok");
     known.target = Some(target);
-    let (there, upstream) = match &upstream.originate {
-        Originate::Plain => (None, Stream::Plain(socket)),
+    match &upstream.originate {
+        Originate::Plain => Ok((There::Nothing, Stream::Plain(socket))),
         Originate::Attested(side) => {
             let (there, stream) = handshakes(listener, parts).outbound(side, socket).await.map_err(|denied| Outcome::Refused(End::Upstream, denied))?;
-            (Some(there), stream)
+            Ok((There::Own(there), stream))
         }
-    };
-    known.upstream = there.as_ref().map(|there| there.ground.clone());
-    Ok(Ready { here, there, downstream, upstream })
+    }
 }
 
 async fn admit_downstream(listener: &Listener, parts: &Parts, socket: Socket, known: &mut Known) -> Result<(Admitted, Stream), Outcome> {
@@ -244,7 +370,7 @@ fn record(accepting: &Accepting, from: &From, known: &Known, outcome: &Outcome, 
         Some(Ground::Local) | None => ("", String::new(), String::new()),
     };
     let upstream = match &accepting.carries {
-        Carries::Tcp(upstream) => upstream.name.as_str(),
+        Carries::Tcp(upstream, _) => upstream.name.as_str(),
         Carries::Http(_) => "",
     };
     let (listener, peer) = (accepting.listener.name.as_str(), from.name.as_str());
@@ -256,6 +382,13 @@ fn record(accepting: &Accepting, from: &From, known: &Known, outcome: &Outcome, 
             let ended = ended.to_string();
             tracing::info!(
                 target: "connection", event = "forwarded", listener, peer, upstream, address = target, tier, entry, policy_digest = digest,
+                bytes_received = up, bytes_sent = down, duration_ms, ended,
+            );
+        }
+        Outcome::Session(ended, connections) => {
+            let ended = ended.to_string();
+            tracing::info!(
+                target: "connection", event = "session", listener, peer, upstream, tier, entry, policy_digest = digest, connections,
                 bytes_received = up, bytes_sent = down, duration_ms, ended,
             );
         }

@@ -89,7 +89,7 @@ impl Full {
 pub(super) struct Place {
     places: Arc<Places>,
     source: Option<IpAddr>,
-    _sockets: (Held, Option<Held>),
+    _sockets: (Option<Held>, Option<Held>),
 }
 
 /// A place for one connection that is not yet admitted.
@@ -132,7 +132,26 @@ impl Places {
         }
         taken.connections += 1;
         taken.handshakes += 1;
-        Ok((Place { places: Arc::clone(self), source, _sockets: (peer, upstream) }, HandshakePlace { places: Arc::clone(self), source }))
+        Ok((Place { places: Arc::clone(self), source, _sockets: (Some(peer), upstream) }, HandshakePlace { places: Arc::clone(self), source }))
+    }
+
+    /// Takes a place for a connection that came inside an admitted one: it counts as any other, and needs a socket to its
+    /// upstream alone.
+    pub(super) fn take_within(self: &Arc<Self>, source: Option<IpAddr>) -> Result<Place, Full> {
+        let source = source.map(network);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.connections >= self.limits.connections {
+            return Err(Full::Connections);
+        }
+        if source.and_then(|source| taken.connections_by_source.get(&source)).is_some_and(|count| *count >= self.limits.connections_per_source) {
+            return Err(Full::ConnectionsOfSource);
+        }
+        let upstream = self.sockets.upstream().ok_or(Full::Descriptors)?;
+        if let Some(source) = source {
+            *taken.connections_by_source.entry(source).or_default() += 1;
+        }
+        taken.connections += 1;
+        Ok(Place { places: Arc::clone(self), source, _sockets: (None, Some(upstream)) })
     }
 }
 
@@ -204,6 +223,21 @@ mod tests {
         assert!(places.take(source("192.0.2.2")).is_ok() && places.take(None).is_ok() && places.take(None).is_ok());
         drop(place);
         assert!(places.take(source("192.0.2.1")).is_ok());
+    }
+
+    #[test]
+    fn a_connection_within_another_counts_as_any_other() {
+        let limits = Limits { connections: 4, connections_per_source: 2, ..Limits::default() };
+        let (sockets, source) = (Sockets::new(3), "192.0.2.1".parse::<IpAddr>().ok());
+        let places = Places::new(limits, sockets.clone(), Upstreams::OneEach);
+        let outer = places.take(source).ok();
+        let within = places.take_within(source).ok();
+        assert!(outer.is_some() && within.is_some());
+        assert_eq!(places.take_within(source).err(), Some(Full::ConnectionsOfSource));
+        let more = places.take_within(None).ok();
+        assert_eq!(places.take_within(None).err(), Some(Full::Descriptors));
+        drop((within, more));
+        assert!(places.take_within(source).is_ok() && sockets.upstream().is_some());
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod plan;
 mod standing;
 mod stream;
 mod tcp;
+mod tunnel;
 mod upstream;
 
 use std::fmt;
@@ -35,7 +36,8 @@ use crate::tls;
 use crate::verify::AttestationResult;
 use limits::{Places, Sockets, Upstreams};
 use listen::Listening;
-use plan::{Forward, Listener, Terminate, Upstream};
+use plan::{Forward, Listener, Originate, Terminate, Upstream};
+use tunnel::near::Sessions;
 
 pub use listen::Address;
 
@@ -159,24 +161,28 @@ impl Proxy {
                 Terminate::Plain => Direction::Outbound,
             };
             let counters = parts.metrics.listener(&listener.name, direction);
+            let around = http::Around {
+                listener: listener.name.clone(),
+                limits: listener.limits,
+                parts: parts.clone(),
+                phase: watched.clone(),
+                alive: alive.clone(),
+                secure: matches!(listener.terminate, Terminate::Attested(_)),
+                sockets: sockets.clone(),
+            };
             let carries = match &listener.forward {
-                Forward::Tcp(upstream) => Carries::Tcp(Arc::clone(upstream)),
-                Forward::Http(site) => {
-                    let around = http::Around {
-                        listener: listener.name.clone(),
-                        limits: listener.limits,
-                        parts: parts.clone(),
-                        phase: watched.clone(),
-                        alive: alive.clone(),
-                        secure: matches!(listener.terminate, Terminate::Attested(_)),
-                        sockets: sockets.clone(),
+                Forward::Tcp(upstream) => {
+                    let sessions = match (upstream.multiplex, &upstream.originate) {
+                        (Some(plan), Originate::Attested(side)) => Some(Sessions::new(Arc::clone(upstream), Arc::clone(side), plan, around)),
+                        _ => None,
                     };
-                    Carries::Http(http::Running::start(Arc::clone(site), around))
+                    Carries::Tcp(Arc::clone(upstream), sessions)
                 }
+                Forward::Http(site) => Carries::Http(http::Running::start(Arc::clone(site), around)),
             };
             let upstreams = match &carries {
-                Carries::Http(_) => Upstreams::Pooled,
-                Carries::Tcp(_) => Upstreams::OneEach,
+                Carries::Http(_) | Carries::Tcp(_, Some(_)) => Upstreams::Pooled,
+                Carries::Tcp(_, None) => Upstreams::OneEach,
             };
             let places = Places::new(listener.limits, sockets.clone(), upstreams);
             let (active, phase, alive) = (Arc::clone(&active), watched.clone(), alive.clone());
@@ -275,7 +281,8 @@ struct Accepting {
 /// What runs behind a listener.
 enum Carries {
     Http(Arc<http::Running>),
-    Tcp(Arc<Upstream>),
+    /// To an upstream, each by itself or in sessions.
+    Tcp(Arc<Upstream>, Option<Arc<Sessions>>),
 }
 
 /// Counts a connection from accept to end, whatever ends it.

@@ -87,6 +87,24 @@ pub struct Upstream {
     pub originate: Originate,
     /// How long connecting to one target may take, name resolution included.
     pub connect_timeout: Duration,
+    /// Puts many connections into one attested session. For bytes, and with a [`Originate::Attested`] whose side speaks
+    /// [`tls::ALPN_TUNNEL`] alone.
+    pub multiplex: Option<Multiplex>,
+}
+
+/// How connections share attested sessions.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Multiplex {
+    /// Connections in one session, where the far end takes as many; then another session is made. Default 128.
+    pub streams: u32,
+    /// How long a session without a connection is kept. Default 60 s.
+    pub idle: Duration,
+}
+
+impl Default for Multiplex {
+    fn default() -> Self {
+        Self { streams: 128, idle: Duration::from_secs(60) }
+    }
 }
 
 /// One address of an upstream.
@@ -151,6 +169,9 @@ pub struct Limits {
     pub connections: usize,
     /// The same from one source, admitted or not. Default 16,384.
     pub connections_per_source: usize,
+    /// Connections at a time in one multiplexed session, at the end that takes them. Each also counts as a connection.
+    /// Default 128, at most 1024.
+    pub streams: u32,
 }
 
 impl Default for Limits {
@@ -164,6 +185,7 @@ impl Default for Limits {
             handshakes_per_source: 1024,
             connections: 65_536,
             connections_per_source: 16_384,
+            streams: 128,
         }
     }
 }

@@ -43,7 +43,7 @@ impl std::fmt::Debug for Standing {
 }
 
 /// Why a verdict holds no longer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Ended {
     /// Its time is over, and judging again gives it no more.
     Expired,

@@ -13,6 +13,7 @@ use tokio_rustls::TlsStream;
 
 use super::limits::Held;
 use super::limits::network;
+use super::tunnel::Tunnel;
 use crate::tls::ReadAhead;
 
 /// A connected socket. Dropped before [`Socket::finish`], a TCP connection is reset: whatever ends early (a refusal, a
@@ -115,6 +116,8 @@ impl AsyncWrite for Socket {
 pub(super) enum Stream {
     Plain(Socket),
     Tls(Box<TlsStream<ReadAhead<Socket>>>),
+    /// One of many in a session.
+    Tunnel(Box<Tunnel>),
 }
 
 impl Stream {
@@ -123,6 +126,7 @@ impl Stream {
         match self {
             Self::Plain(socket) => socket.finish(),
             Self::Tls(stream) => stream.get_mut().0.inner_mut().finish(),
+            Self::Tunnel(tunnel) => tunnel.finish(),
         }
     }
 }
@@ -131,7 +135,7 @@ impl Stream {
     /// The protocol id that was agreed on in the handshake.
     pub(super) fn alpn(&self) -> Option<&[u8]> {
         match self {
-            Self::Plain(_) => None,
+            Self::Plain(_) | Self::Tunnel(_) => None,
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
         }
     }
@@ -143,7 +147,7 @@ impl Stream {
                 TlsStream::Server(server) => server.get_ref().1.server_name(),
                 TlsStream::Client(_) => None,
             },
-            Self::Plain(_) => None,
+            Self::Plain(_) | Self::Tunnel(_) => None,
         }
     }
 }
@@ -153,6 +157,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_read(cx, into),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, into),
+            Self::Tunnel(tunnel) => Pin::new(tunnel.as_mut()).poll_read(cx, into),
         }
     }
 }
@@ -162,6 +167,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, bytes),
+            Self::Tunnel(tunnel) => Pin::new(tunnel.as_mut()).poll_write(cx, bytes),
         }
     }
 
@@ -169,6 +175,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+            Self::Tunnel(tunnel) => Pin::new(tunnel.as_mut()).poll_flush(cx),
         }
     }
 
@@ -176,6 +183,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+            Self::Tunnel(tunnel) => Pin::new(tunnel.as_mut()).poll_shutdown(cx),
         }
     }
 }

@@ -15,19 +15,18 @@ use super::stream::Socket;
 pub(super) struct Dialled {
     pub(super) socket: Socket,
     pub(super) target: String,
-    pub(super) admitted: Admitted,
 }
 
 /// No target of an upstream can be reached: the targets that were tried, each with what happened.
 #[derive(Debug)]
 pub(super) struct Unreachable(pub(super) Vec<(String, io::Error)>);
 
-/// Connects to the first target that can be reached, in their order.
-pub(super) async fn dial(upstream: &Upstream, admitted: Admitted) -> Result<Dialled, Unreachable> {
+/// Connects to the first target that can be reached, in their order, on behalf of what was admitted.
+pub(super) async fn dial(upstream: &Upstream, admitted: &Admitted) -> Result<Dialled, Unreachable> {
     let mut tried = Vec::new();
     for target in &upstream.targets {
-        match connect(&admitted, target, upstream.connect_timeout).await {
-            Ok(socket) => return Ok(Dialled { socket, target: target.to_string(), admitted }),
+        match connect(admitted, target, upstream.connect_timeout).await {
+            Ok(socket) => return Ok(Dialled { socket, target: target.to_string() }),
             Err(error) => tried.push((target.to_string(), error)),
         }
     }

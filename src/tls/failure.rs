@@ -20,6 +20,16 @@ pub(super) fn of_handshake(error: &io::Error) -> Denied {
     }
 }
 
+/// The refusal that a failed handshake of a client amounts to that offered `protocols`.
+pub(super) fn of_connecting(error: &io::Error, protocols: &[Vec<u8>]) -> Denied {
+    let denied = of_handshake(error);
+    if denied.reason() != Reason::AlpnMismatch || protocols != [super::ALPN_TUNNEL] {
+        return denied;
+    }
+    let fix = "write `multiplex = true` at the far listener, which has to be one of protocol tcp, or leave it out at this upstream";
+    Finding::new(Reason::AlpnMismatch, "handshake.alpn", "portcullis1/tunnel", "a far end that takes no sessions of many connections").fix(fix).into()
+}
+
 /// The refusal that an error of rustls amounts to.
 pub(super) fn of_tls(error: &Error) -> Denied {
     match error {

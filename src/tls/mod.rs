@@ -44,6 +44,10 @@ pub const ALPN_HTTP1: &[u8] = b"portcullis1/http/1.1";
 /// The protocol id for HTTP/2 behind the exchange.
 pub const ALPN_H2: &[u8] = b"portcullis1/h2";
 
+/// The protocol id for many connections behind the exchange, as streams of HTTP/2. Where one side asks for it and the other
+/// does not know it, there is no connection.
+pub const ALPN_TUNNEL: &[u8] = b"portcullis1/tunnel";
+
 /// 32 fresh random octets for a HELLO.
 ///
 /// # Errors

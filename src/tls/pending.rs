@@ -89,7 +89,7 @@ pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(side: &ClientSide, io: S
     }
     let name = side.settings.server_name.clone();
     let connecting = TlsConnector::from(Arc::new(config)).connect_with(name, ReadAhead::new(io), |connection| connection.set_buffer_limit(Some(SEND_BUFFER)));
-    let stream = connecting.await.map_err(|error| failure::of_handshake(&error))?;
+    let stream = connecting.await.map_err(|error| failure::of_connecting(&error, &side.protocols))?;
     let shown = shows.is_some_and(|shows| shows.shown.load(std::sync::atomic::Ordering::SeqCst));
     let pending = Pending::checked(TlsStream::Client(stream), own.filter(|_| shown), &side.protocols)?;
     if pending.peer.is_none() {

@@ -18,9 +18,11 @@ use portcullis::platform;
 use portcullis::platform::PLATFORMS;
 use portcullis::policy::AppraisalPolicy;
 use portcullis::proxy::appraisal::{Appraisals, Memo};
-use portcullis::proxy::plan::{Bind, Forward, Limits, Listener, Originate, Target, Terminate, Upstream};
+use portcullis::proxy::plan::{Bind, Forward, Limits, Listener, Multiplex, Originate, Target, Terminate, Upstream};
 use portcullis::proxy::{Address, Parts, Proxy};
-use portcullis::tls::{ClientSettings, ClientSide, Clients, Identity, IdentitySettings, Judge, Peer, PeerIdentity, ServerSettings, ServerSide, Tier};
+use portcullis::tls::{
+    ALPN_RAW, ALPN_TUNNEL, ClientSettings, ClientSide, Clients, Identity, IdentitySettings, Judge, Peer, PeerIdentity, ServerSettings, ServerSide, Tier,
+};
 use portcullis::verify::Appraiser;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -146,7 +148,7 @@ pub(crate) fn judge(parts: &Parts) -> Arc<dyn Judge> {
 
 pub(crate) fn upstream(name: &str, address: SocketAddr, originate: Originate) -> Arc<Upstream> {
     let target = Target::Tcp { host: address.ip().to_string(), port: address.port() };
-    Arc::new(Upstream { name: name.to_owned(), targets: vec![target], originate, connect_timeout: Duration::from_secs(5) })
+    Arc::new(Upstream { name: name.to_owned(), targets: vec![target], originate, connect_timeout: Duration::from_secs(5), multiplex: None })
 }
 
 pub(crate) fn listener(name: &str, bind: SocketAddr, terminate: Terminate, upstream: Arc<Upstream>) -> Listener {
@@ -186,6 +188,19 @@ impl Sidecars {
     }
 }
 
+/// Which ends know of many connections in one session, and how.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Tunnels {
+    /// The far end takes them.
+    pub(crate) far: bool,
+    /// The near end makes them.
+    pub(crate) near: Option<Multiplex>,
+    /// The near end agrees on a session and then passes bytes through as they are: whoever connects to it is inside.
+    pub(crate) bare: bool,
+    /// Where the service is, in place of the echo.
+    pub(crate) service: Option<SocketAddr>,
+}
+
 struct Plan<'a> {
     server: &'a Machine,
     client: Option<&'a Machine>,
@@ -194,12 +209,13 @@ struct Plan<'a> {
     limits: Limits,
     service: bool,
     folder: Option<&'a Path>,
+    tunnels: Tunnels,
 }
 
 impl<'a> Plan<'a> {
     fn new(server: &'a Machine, tier: Tier) -> Self {
         let limits = Limits::default();
-        Self { server, client: None, tiers: (tier, tier), identity: PeerIdentity::default(), limits, service: true, folder: None }
+        Self { server, client: None, tiers: (tier, tier), identity: PeerIdentity::default(), limits, service: true, folder: None, tunnels: Tunnels::default() }
     }
 
     async fn build(self) -> World {
@@ -208,10 +224,16 @@ impl<'a> Plan<'a> {
             Some(folder) => Service::over_unix(&folder.join("service")),
             None => Service::start().await,
         };
-        let mut behind = upstream("service", service.address, Originate::Plain);
+        let mut behind = upstream("service", self.tunnels.service.unwrap_or(service.address), Originate::Plain);
         if let Some(folder) = self.folder {
             let targets = vec![Target::Unix(folder.join("service"))];
-            behind = Arc::new(Upstream { name: "service".to_owned(), targets, originate: Originate::Plain, connect_timeout: Duration::from_secs(5) });
+            behind = Arc::new(Upstream {
+                name: "service".to_owned(),
+                targets,
+                originate: Originate::Plain,
+                connect_timeout: Duration::from_secs(5),
+                multiplex: None,
+            });
         }
         if !self.service {
             service.serving.abort();
@@ -222,7 +244,8 @@ impl<'a> Plan<'a> {
         let identity = self.server.identity(&parts).await;
         let peer = || Peer { judge: judge(&parts), identity: PeerIdentity::default() };
         let clients = if self.client.is_some() { Clients::Attested(peer()) } else { Clients::Any };
-        let settings = ServerSettings { identity: identity.clone(), tier: self.tiers.0, clients, alpn: None, max_evidence: None };
+        let far = self.tunnels.far.then(|| vec![ALPN_TUNNEL.to_vec(), ALPN_RAW.to_vec()]);
+        let settings = ServerSettings { identity: identity.clone(), tier: self.tiers.0, clients, alpn: far, max_evidence: None };
         let side = ServerSide::new(settings, parts.clock.clone()).unwrap_or_else(|error| panic!("{error}"));
         let mut attested = listener("attested", loopback(), Terminate::Attested(Arc::new(side)), behind);
         attested.limits = self.limits;
@@ -234,9 +257,11 @@ impl<'a> Plan<'a> {
         };
         let server_name = ServerName::try_from("service.test").expect("a name");
         let peer = Peer { judge: judge(&parts), identity: self.identity };
-        let settings = ClientSettings { identity: own, tier: self.tiers.1, server_name, peer, alpn: None, max_evidence: None };
+        let near = (self.tunnels.bare || self.tunnels.near.is_some()).then(|| vec![ALPN_TUNNEL.to_vec()]);
+        let settings = ClientSettings { identity: own, tier: self.tiers.1, server_name, peer, alpn: near, max_evidence: None };
         let side = ClientSide::new(settings, parts.clock.clone()).unwrap_or_else(|error| panic!("{error}"));
         let ahead = upstream("attested", address(&server), Originate::Attested(Arc::new(side)));
+        let ahead = Arc::new(Upstream { multiplex: self.tunnels.near, ..Upstream::clone(&ahead) });
         let mut entrance = listener("entrance", loopback(), Terminate::Plain, ahead);
         if let Some(folder) = self.folder {
             entrance.bind = Bind::Unix { path: folder.join("in"), mode: 0o600 };
@@ -276,6 +301,10 @@ impl World {
 
     pub(crate) async fn with_limits(machine: &Machine, limits: Limits) -> Self {
         Plan { limits, ..Plan::new(machine, Tier::Session) }.build().await
+    }
+
+    pub(crate) async fn tunnelled(machine: &Machine, limits: Limits, tunnels: Tunnels) -> Self {
+        Plan { limits, tunnels, ..Plan::new(machine, Tier::Session) }.build().await
     }
 
     pub(crate) async fn over_unix(machine: &Machine, folder: &Path) -> Self {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// What a connection did too often.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Abuse {
+pub(in crate::proxy) enum Abuse {
     Continuation,
     EmptyData,
     Ping,
@@ -48,6 +48,10 @@ impl Abuse {
     }
 }
 
+/// How many resets a session of connections may send in one [`PERIOD`]: applications end connections so, health checks
+/// of balancers all of theirs. Those that are reset before they are answered are counted elsewhere.
+const CONNECTION_RESETS: u32 = 20_000;
+
 const PERIOD: Duration = Duration::from_secs(10);
 const HEADER: usize = 9;
 const KINDS: usize = 8;
@@ -61,11 +65,18 @@ pub(super) struct Frames {
     skip: u32,
     counts: [u32; KINDS],
     since: Option<Instant>,
+    resets: u32,
 }
 
 impl Frames {
     pub(super) const fn new() -> Self {
-        Self { preface: super::wire::PREFACE.len(), header: [0; HEADER], have: 0, skip: 0, counts: [0; KINDS], since: None }
+        let (preface, resets) = (super::wire::PREFACE.len(), Abuse::RapidReset.budget());
+        Self { preface, header: [0; HEADER], have: 0, skip: 0, counts: [0; KINDS], since: None, resets }
+    }
+
+    /// Of streams that are connections.
+    pub(super) const fn of_connections() -> Self {
+        Self { resets: CONNECTION_RESETS, ..Self::new() }
     }
 
     /// Follows `octets`, which came at `now`.
@@ -121,7 +132,8 @@ impl Frames {
         }
         let Some(count) = self.counts.get_mut(abuse as usize) else { return Ok(()) };
         *count = count.saturating_add(1);
-        if *count > abuse.budget() { Err(abuse) } else { Ok(()) }
+        let budget = if abuse == Abuse::RapidReset { self.resets } else { abuse.budget() };
+        if *count > budget { Err(abuse) } else { Ok(()) }
     }
 }
 

@@ -7,7 +7,7 @@
 
 /// Why a connection's bytes are refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Ambiguous {
+pub(in crate::proxy) enum Ambiguous {
     BareCarriageReturn,
     BareLineFeed,
     BothLengths,

@@ -17,7 +17,7 @@ mod pool;
 mod request;
 mod target;
 mod upgrade;
-mod wire;
+pub(super) mod wire;
 
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -53,7 +53,7 @@ use plan::{Backend, Site, To};
 use pool::Pool;
 use wire::{Gauge, Version, Wire};
 
-/// What an HTTP listener has from the proxy.
+/// What a listener has from the proxy that keeps connections to its upstreams.
 #[derive(Debug)]
 pub(super) struct Around {
     pub(super) listener: String,
@@ -114,7 +114,7 @@ struct Connection {
 
 impl Around {
     /// For how long a verdict holds; later judgements may give it more. `None` where there is none.
-    fn remaining(&self, admitted: &Admitted) -> Option<Duration> {
+    pub(super) fn remaining(&self, admitted: &Admitted) -> Option<Duration> {
         let now = self.parts.clock.now().ok()?;
         admitted.until().map(|until| Duration::from_secs(until.0.saturating_sub(now.0)))
     }

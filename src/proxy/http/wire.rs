@@ -26,7 +26,7 @@ pub(super) enum Version {
 
 /// What a wire tells of itself while hyper has it.
 #[derive(Debug)]
-pub(super) struct Gauge {
+pub(in crate::proxy) struct Gauge {
     begun: Instant,
     /// Milliseconds from `begun` to the last octet in either direction.
     moved: AtomicU64,
@@ -41,13 +41,13 @@ pub(super) struct Gauge {
 
 /// Why the bytes of a peer were refused.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Veto {
+pub(in crate::proxy) enum Veto {
     Abuse(Abuse),
     Ambiguous(Ambiguous),
 }
 
 impl Veto {
-    pub(super) const fn name(self) -> &'static str {
+    pub(in crate::proxy) const fn name(self) -> &'static str {
         match self {
             Self::Abuse(abuse) => abuse.name(),
             Self::Ambiguous(ambiguous) => ambiguous.name(),
@@ -56,25 +56,25 @@ impl Veto {
 }
 
 impl Gauge {
-    pub(super) fn new() -> Arc<Self> {
+    pub(in crate::proxy) fn new() -> Arc<Self> {
         let (moved, received, sent, head) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
         Arc::new(Self { begun: Instant::now(), moved, received, sent, head, released: AtomicBool::new(false), vetoed: OnceLock::new() })
     }
 
-    pub(super) fn received(&self) -> u64 {
+    pub(in crate::proxy) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 
-    pub(super) fn sent(&self) -> u64 {
+    pub(in crate::proxy) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    pub(super) fn vetoed(&self) -> Option<Veto> {
+    pub(in crate::proxy) fn vetoed(&self) -> Option<Veto> {
         self.vetoed.get().copied()
     }
 
     /// How long nothing has moved.
-    pub(super) fn still_for(&self) -> Duration {
+    pub(in crate::proxy) fn still_for(&self) -> Duration {
         self.begun.elapsed().saturating_sub(Duration::from_millis(self.moved.load(Ordering::Relaxed)))
     }
 
@@ -105,7 +105,7 @@ impl Gauge {
 }
 
 /// A stream under hyper.
-pub(super) struct Wire {
+pub(in crate::proxy) struct Wire {
     stream: Stream,
     gauge: Arc<Gauge>,
     counters: Option<(Counter, Counter)>,
@@ -125,8 +125,13 @@ enum Rule {
 
 impl Wire {
     /// An upstream's stream.
-    pub(super) fn upstream(stream: Stream, gauge: Arc<Gauge>) -> Self {
+    pub(in crate::proxy) fn upstream(stream: Stream, gauge: Arc<Gauge>) -> Self {
         Self { stream, gauge, counters: None, rule: Rule::None, ahead: Vec::new() }
+    }
+
+    /// The stream of a session of connections (`proxy/tunnel`): frames are watched, and whoever forwards counts.
+    pub(in crate::proxy) fn tunnels(stream: Stream, gauge: Arc<Gauge>) -> Self {
+        Self { stream, gauge, counters: None, rule: Rule::Frames(Frames::of_connections()), ahead: Vec::new() }
     }
 
     /// A client's stream, on which `version` is spoken.
