@@ -207,3 +207,17 @@ fn lists_of_another_issuer_are_as_good_as_none() {
     quote.endorsements = lists.iter().zip(lists.iter().rev()).map(|(to, from)| Endorsement { bytes: from.bytes.clone(), ..to.clone() }).collect();
     refused("nitro", "lists exchanged", good(Kind::Enclave), judged(Kind::Enclave, quote, "", SIMULATED), Reason::CollateralUnavailable);
 }
+
+/// With the root in the bundle twice, every certificate below it would be looked for in the list above its own.
+#[test]
+fn a_root_that_stands_twice_hides_no_revoked_zone() {
+    let mut revoked = forge(Kind::Enclave);
+    revoked.revoked.push(Link::Zone);
+    let mut document = revoked.certified(Some(session().1.expected().long.0.to_vec()));
+    document.cabundle.insert(0, document.cabundle[0].clone());
+    let mut quote = revoked.signed(&document.encode());
+    let root = quote.endorsements.find("nitro-crl").expect("the root's list").to_vec();
+    let named = |name: &str| Endorsement { name: name.to_owned(), media_type: "application/pkix-crl".to_owned(), bytes: root.clone() };
+    quote.endorsements = ["nitro-crl", "nitro-region-crl"].into_iter().map(named).collect();
+    refused("nitro", "the root twice", good(Kind::Enclave), judged(Kind::Enclave, quote, "", SIMULATED), Reason::ChainUntrusted);
+}

@@ -141,6 +141,10 @@ impl Nitro {
             }
             chain::issued_by(what, certificate, &SigningKey::of_certificate(issuer), grounds.memo, grounds.now)?;
             until = until.min(chain::moment(certificate.validity().not_after.timestamp()));
+            // The root stands once: below it every place has its own list.
+            if at > 0 && certificate.issuer().as_raw() == certificate.subject().as_raw() {
+                return untrusted(what, "certificates of different authorities", "one issued by itself below the root");
+            }
             if at < depth {
                 chain::may_issue(what, certificate, depth.saturating_sub(at).saturating_sub(1))?;
                 issuer = certificate;
