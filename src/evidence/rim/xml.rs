@@ -8,6 +8,9 @@ const MAX_ELEMENTS: usize = 4096;
 
 const MAX_ATTRIBUTES: usize = 64;
 
+/// More namespaces in scope than this are not read: every element keeps those that are in scope for it. Files have six.
+const MAX_NAMESPACES: usize = 16;
+
 /// An element with what is in scope for it.
 #[derive(Debug)]
 pub(super) struct Element {
@@ -97,6 +100,9 @@ impl<'a> Parser<'a> {
         for (prefix, name) in declared {
             element.scope.retain(|(known, _)| *known != prefix);
             element.scope.push((prefix, name));
+        }
+        if element.scope.len() > MAX_NAMESPACES {
+            return None;
         }
         element.all_prefixes_known()?;
         if self.eat("/>").is_some() {
@@ -284,6 +290,9 @@ mod tests {
         ] {
             assert!(parse(text.as_bytes()).is_none(), "{text}");
         }
+        let names = |count: usize| (0..count).map(|name| format!(" xmlns:n{name}=\"u\"")).collect::<String>();
+        assert!(parse(format!("<a{}/>", names(MAX_NAMESPACES)).as_bytes()).is_some());
+        assert!(parse(format!("<a{}/>", names(MAX_NAMESPACES + 1)).as_bytes()).is_none(), "elements times namespaces are bounded");
         let deep = "<a>".repeat(MAX_DEPTH + 2) + &"</a>".repeat(MAX_DEPTH + 2);
         assert!(parse(deep.as_bytes()).is_none());
     }
