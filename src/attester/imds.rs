@@ -3,7 +3,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use data_encoding::{BASE64URL, BASE64URL_NOPAD};
 use serde::Deserialize;
@@ -68,7 +68,6 @@ impl Imds {
 
     fn exchange(self, what: &str, body: &[u8]) -> io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect_timeout(&self.0, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let length = body.len();
         let head = format!(
@@ -76,9 +75,23 @@ impl Imds {
             self.0.ip()
         );
         stream.write_all(&[head.as_bytes(), body].concat())?;
-        let mut answer = Vec::new();
-        stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
-        Ok(answer)
+        // One deadline for all of it: a time limit for each read would let a host drip for days.
+        let (deadline, mut answer) = (Instant::now() + PATIENCE, Vec::new());
+        let mut stream = stream.take(MAX_ANSWER);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            stream.get_ref().set_read_timeout(Some(left))?;
+            let mut some = [0; 4096];
+            match stream.read(&mut some) {
+                Ok(0) => return Ok(answer),
+                Ok(count) => answer.extend(some.iter().take(count)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn failed(self, why: String) -> Unavailable {
