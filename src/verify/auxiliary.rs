@@ -50,6 +50,7 @@ pub(super) fn join(
         let Some((kind, label)) = of(member) else { continue };
         let device = (kind.authenticate)(&member.bytes, endorsements, nonce, grounds)?;
         authentic.until = authentic.until.min(device.until);
+        authentic.origin = authentic.origin.with(device.origin);
         authentic.revocation_checked = authentic.revocation_checked && device.revocation_checked;
         authentic.claims.push(label, ClaimValue::Map(device.claims));
     }

@@ -125,11 +125,11 @@ fn rooted<'c, 'a>(
     grounds: &Grounds<'_>,
 ) -> Result<(&'c X509Certificate<'a>, Origin, Timestamp), Denied> {
     let ([leaf, ..], [.., root]) = (chain, chain) else { return untrusted(what, "certificates up to a root", "none") };
-    for (certificate, issuer) in chain.iter().zip(chain.iter().skip(1)) {
+    for (between, (certificate, issuer)) in chain.iter().zip(chain.iter().skip(1)).enumerate() {
         if certificate.issuer().as_raw() != issuer.subject().as_raw() {
             return untrusted(what, issuer.subject(), certificate.issuer());
         }
-        chain::is_authority(what, issuer)?;
+        chain::may_issue(what, issuer, between)?;
         chain::issued_by(what, certificate, &SigningKey::of_certificate(issuer), grounds.memo, grounds.now)?;
     }
     let anchor = grounds.anchors.of(NAME, name).find(|anchor| anchor.spki == root.public_key().raw);
@@ -242,6 +242,9 @@ const DECODER: usize = 35;
 pub fn golden(report: &Report, tags: &[Rim]) -> Result<(), Denied> {
     let hex = |value: Option<&[u8; 48]>| value.map_or_else(|| "none".to_owned(), |value| data_encoding::HEXLOWER.encode(value));
     let mut findings = Vec::new();
+    if tags.iter().any(|tag| tag.golden.is_empty()) {
+        findings.push(Finding::new(Reason::MeasurementUnknown, "gpu.rim", "reference measurements to compare with", "a file without any"));
+    }
     let mut seen: Vec<usize> = Vec::new();
     for (index, good) in tags.iter().flat_map(|tag| &tag.golden) {
         let field = || format!("gpu.measurements.{}", index.saturating_add(1));

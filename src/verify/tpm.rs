@@ -183,9 +183,9 @@ pub(super) fn certified<'a>(
     if !key.is(&SigningKey::of_certificate(leaf)) {
         return untrusted(CHAIN, "a certificate of the key that signs the quotes", "one of another key");
     }
-    for pair in chain.windows(2) {
+    for (between, pair) in chain.windows(2).enumerate() {
         let [below, above] = pair else { continue };
-        chain::is_authority(CHAIN, above)?;
+        chain::may_issue(CHAIN, above, between)?;
         if below.issuer().as_raw() != above.subject().as_raw() {
             return untrusted(CHAIN, above.subject(), below.issuer());
         }
