@@ -9,8 +9,7 @@ pub mod watched;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -23,7 +22,7 @@ use crate::attester::batch::{BatchSettings, Batcher};
 use crate::clock::Clock;
 use crate::collateral::Collateral;
 use crate::config::{self, Config, Freshness, Transport};
-use crate::policy::{AppraisalPolicy, Roots};
+use crate::policy::{AppraisalPolicy, DenyList, Roots};
 use crate::proxy::appraisal::{Appraisals, Memo};
 use crate::proxy::http::plan::{Backend, Network};
 use crate::proxy::plan::{self, Forward, Originate, Terminate};
@@ -50,8 +49,8 @@ pub struct App {
     collateral: Option<Collateral>,
     /// Held, never used.
     _renewing: Option<certificate::Renewing>,
-    /// The highest edition of the deny list that was in force.
-    edition: AtomicU64,
+    /// The latest edition of the deny list that was in force.
+    denied: Mutex<Option<Arc<DenyList>>>,
 }
 
 impl App {
@@ -101,8 +100,8 @@ impl App {
             Some(address) => Some(Admin::start(address, window).await.with_context(|| format!("cannot observe at {address}"))?),
             None => None,
         };
-        let edition = AtomicU64::new(config.deny.as_ref().map_or(0, |deny| deny.list.number));
-        Ok(Self { proxy, admin, metrics, health, judges, digest: config.digest, grace: config.drain_grace, collateral, _renewing: renewing, edition })
+        let denied = Mutex::new(config.deny.as_ref().map(|deny| Arc::clone(&deny.list)));
+        Ok(Self { proxy, admin, metrics, health, judges, digest: config.digest, grace: config.drain_grace, collateral, _renewing: renewing, denied })
     }
 
     /// Puts changed policies and the deny list in force: new connections are judged by them, live ones are judged again.
@@ -123,9 +122,14 @@ impl App {
     }
 
     fn take_over(&self, config: &Config) -> anyhow::Result<Vec<String>> {
-        let edition = config.deny.as_ref().map_or(0, |deny| deny.list.number);
-        let in_force = self.edition.fetch_max(edition, Ordering::SeqCst);
+        let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = |list: Option<&Arc<DenyList>>| list.map_or(0, |list| list.number);
+        let next = config.deny.as_ref().map(|deny| &deny.list);
+        let (edition, in_force) = (number(next), number(denied.as_ref()));
         anyhow::ensure!(edition >= in_force, "the deny list is edition {edition}, and edition {in_force} is in force");
+        let same = edition != in_force || next == denied.as_ref();
+        anyhow::ensure!(same, "the deny list is edition {edition} with other contents than the edition {edition} that is in force: count each edition up");
+        *denied = next.cloned();
         let changed = |(name, policy): (&String, &config::Policy)| {
             let another = |judge: &&Arc<Appraisals>| config.digest != self.digest || edition != in_force || judge.policy_digest() != policy.policy.digest;
             let judge = self.judges.get(name).filter(another)?;
@@ -133,6 +137,11 @@ impl App {
             Some(name.clone())
         };
         let replaced: Vec<_> = config.policies.iter().filter_map(changed).collect();
+        // A policy that the file no longer has judges until the end of the process: by the latest deny list too.
+        for judge in self.judges.iter().filter(|(name, _)| edition != in_force && !config.policies.contains_key(*name)).map(|(_, judge)| judge) {
+            let policy = AppraisalPolicy { deny_list: next.cloned(), ..judge.in_force().policy.clone() };
+            judge.replace(Arc::new(appraiser(&policy)));
+        }
         if !replaced.is_empty() {
             confess(config, &self.metrics, &self.health);
         }

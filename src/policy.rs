@@ -196,7 +196,7 @@ pub struct Tolerated {
 }
 
 /// Something that is refused.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Denial {
     /// The claim it looks at.
     pub claim: &'static str,

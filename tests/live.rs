@@ -9,6 +9,9 @@ mod told;
 
 use std::time::Duration;
 
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use portcullis::app::App;
 use portcullis::attester::simulator::MEASUREMENT;
 use portcullis::clock::Clock;
@@ -95,6 +98,60 @@ async fn a_policy_that_widens_or_has_errors_disturbs_nobody() {
     let metrics = world.client.metrics().text();
     assert!(metrics.contains(r#"portcullis_reloads_total{result="failed"} 1"#), "{metrics}");
     assert!(!metrics.contains("portcullis_connections_withdrawn_total{"), "{metrics}");
+}
+
+/// Signs deny lists, as the operator's own machine does.
+struct Operator(EcdsaKeyPair);
+
+impl Operator {
+    fn new(desk: &Desk) -> Self {
+        let key = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_ASN1_SIGNING).expect("a key");
+        let spki = AsDer::<PublicKeyX509Der<'_>>::as_der(key.public_key()).expect("a public key");
+        let pem = data_encoding::BASE64.encode(spki.as_ref());
+        desk.write("deny.pub", format!("-----BEGIN PUBLIC KEY-----\n{pem}\n-----END PUBLIC KEY-----\n"));
+        Self(key)
+    }
+
+    /// An edition that denies the code of these measurements.
+    fn publish(&self, desk: &Desk, number: u64, measurements: &[String]) {
+        let denied: Vec<_> = measurements.iter().map(|measurement| format!(r#"{{ "measurement": "{measurement}", "reason": "withdrawn" }}"#)).collect();
+        let text = format!(r#"{{ "version": 1, "number": {number}, "expires": "2099-01-01T00:00:00Z", "deny": [{}] }}"#, denied.join(", "));
+        let signature = self.0.sign(&SystemRandom::new(), text.as_bytes()).expect("a signature");
+        desk.write("deny.json", &text);
+        desk.write("deny.json.sig", signature.as_ref());
+    }
+}
+
+/// Editions only go on: neither an older one nor another of the same number takes the place of the one in force.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deny_list_is_neither_rolled_back_nor_exchanged_and_reaches_policies_that_are_gone() {
+    let world = World::new().await;
+    let mut one = world.open("one").await;
+    let operator = Operator::new(&world.desk);
+    let written = std::fs::read_to_string(world.desk.path("client.toml")).expect("written");
+    let with = format!("{written}[deny]\nfile = \"deny.json\"\nkey = \"deny.pub\"\n");
+    world.desk.write("client.toml", &with);
+    let ours = data_encoding::HEXLOWER.encode(&MEASUREMENT);
+    let failed = |count: usize| assert!(world.client.metrics().text().contains(&format!("reloads_total{{result=\"failed\"}} {count}")), "{count}");
+    operator.publish(&world.desk, 7, &["11".repeat(48)]);
+    world.reload();
+    assert!(says_back(&mut one, b"again").await, "edition 7 denies somebody else");
+    for (count, number) in [(1, 6), (2, 7)] {
+        operator.publish(&world.desk, number, std::slice::from_ref(&ours));
+        world.reload();
+        failed(count);
+        assert!(says_back(&mut one, b"again").await, "{number}");
+    }
+    // No list at all is no later edition, either.
+    world.desk.write("client.toml", &written);
+    world.reload();
+    failed(3);
+    // The policy `two` is no longer in the file, and its connections are there.
+    let mut two = world.open("two").await;
+    world.desk.write("client.toml", with.split("[policy.two]").next().unwrap_or_default().to_owned() + "[deny]\nfile = \"deny.json\"\nkey = \"deny.pub\"\n");
+    operator.publish(&world.desk, 8, &[ours]);
+    world.reload();
+    assert!(ends(&mut one).await && ends(&mut two).await);
 }
 
 fn policy_text(name: &str, keys: &str) -> String {

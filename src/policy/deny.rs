@@ -16,7 +16,7 @@ use crate::diagnostic::Diagnostic;
 use crate::evidence::{KeyDigest, Timestamp};
 
 /// What is refused everywhere.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DenyList {
     /// Grows with each edition.
     pub number: u64,

@@ -106,6 +106,12 @@ impl Appraisals {
         Self { collateral: Some(collateral), ..self }
     }
 
+    /// What is judged by now.
+    #[must_use]
+    pub fn in_force(&self) -> Arc<Appraiser> {
+        Arc::clone(&self.judging.load().appraiser)
+    }
+
     /// Judges by another policy from now on, and has live connections judged again.
     pub fn replace(&self, appraiser: Arc<Appraiser>) {
         self.judging.store(Judging::by(appraiser));
