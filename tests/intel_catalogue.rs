@@ -3,11 +3,16 @@
 
 #![cfg(feature = "simulator")]
 
+#[allow(dead_code, reason = "what other catalogues need")]
+#[path = "support/bench.rs"]
+mod bench;
+
 use std::collections::BTreeMap;
 
 use portcullis::attester::Quote;
 use portcullis::attester::simulator::intel::{IntelCa, IntelForge};
 use portcullis::attester::simulator::{MEASUREMENT, Patch};
+use portcullis::evidence::cmw::Collection;
 use portcullis::evidence::intel::Body;
 use portcullis::evidence::intel::collateral::Signed;
 use portcullis::evidence::intel::log::{Events, GuestEvent, LABEL, MEDIA_TYPE};
@@ -16,7 +21,7 @@ use portcullis::platform::{self, PLATFORMS};
 use portcullis::policy::AppraisalPolicy;
 use portcullis::refusal::{Denied, Reason};
 use portcullis::verify::memo::NoMemo;
-use portcullis::verify::{Appraisal, Appraiser};
+use portcullis::verify::{Appraisal, Appraiser, Presented};
 
 /// 2026-12-01T00:00:00Z.
 const NOW: Timestamp = Timestamp(1_796_083_200);
@@ -88,6 +93,7 @@ const FORGED: &[(&str, Of, Reason, Forging)] = &[
     ("tdx-unknown-module", Of::Tdx15, Reason::PlatformNotAllowed, |forge| forge.trust_domain().tee_tcb_svn[1] = 9),
     ("tdx-module-below-all", Of::Tdx10, Reason::TcbTooLow, |forge| forge.trust_domain().tee_tcb_svn[0] = 1),
     ("tdx-module-outofdate", Of::Tdx10, Reason::TcbTooLow, |forge| forge.trust_domain().tee_tcb_svn[0] = 4),
+    ("tdx-rolled-back", Of::Tdx15, Reason::TcbTooLow, |forge| forge.trust_domain().newer.as_mut().expect("TD 1.5").tee_tcb_svn[0] = 4),
     ("tdx-relaunch-advised", Of::Tdx15, Reason::TcbTooLow, |forge| forge.trust_domain().tee_tcb_svn[0] = 4),
     ("tdx-running-module-unknown", Of::Tdx15, Reason::TcbTooLow, |forge| {
         forge.trust_domain().newer.as_mut().expect("TD 1.5").tee_tcb_svn[1] = 9;
@@ -323,6 +329,45 @@ fn events_are_believed_when_the_register_has_them() {
     assert_eq!(judged("app-id=0102"), Ok(()));
     assert_eq!(judged("system-ready="), Ok(()));
     assert_eq!(judged("app-id=0103"), Err(Reason::MeasurementUnknown));
+}
+
+/// RTMR3 takes whatever runs later: an application that is not wanted cannot say that it is the one that is.
+#[test]
+fn an_event_with_two_values_tells_of_neither() {
+    let judged = |payloads: &[&[u8]], wanted: &str| {
+        let mut forge = Of::Tdx15.forge();
+        for payload in payloads {
+            measure(&mut forge, &event("app-id", payload));
+            log(&mut forge).guest.push(event("app-id", payload));
+        }
+        let entry = format!(r#"{}, "rtmr3_events": [{wanted}]"#, Of::Tdx15.pins());
+        judge(&appraiser(Of::Tdx15, &entry, ""), Of::Tdx15, &made(&forge)).map(drop).map_err(|denied| denied.reason())
+    };
+    assert_eq!(judged(&[b"\x01"], r#""app-id=01""#), Ok(()));
+    assert_eq!(judged(&[b"\x66", b"\x01"], r#""app-id=01""#), Err(Reason::MeasurementUnknown));
+    assert_eq!(judged(&[b"\x01", b"\x66"], r#""app-id=01""#), Err(Reason::MeasurementUnknown));
+    assert_eq!(judged(&[b"\x66", b"\x01"], r#""app-id=01", "app-id=66""#), Ok(()), "both are wanted");
+}
+
+/// A connection stays open past the end of a tolerance, or into the days of a higher floor: it is judged by the present.
+#[test]
+fn a_live_connection_is_judged_by_the_tolerances_and_floors_of_the_present() {
+    let (bind, binding) = bench::session();
+    let judged = |later: u64, keys: &str, change: Forging| {
+        let mut forge = Of::Tdx15.forge();
+        forge.collateral.next_update = NOW.plus(30 * DAY);
+        change(&mut forge);
+        let quote = forge.quote(&binding.expected().long);
+        let tdx = platform::by_name("intel-tdx").expect("the platform").verifier;
+        let presented = Collection { tee: quote.evidence, bind: bind.clone(), endorsements: quote.endorsements };
+        let when = Presented { since: NOW, now: NOW.plus(later) };
+        let appraiser = appraiser(Of::Tdx15, &(Of::Tdx15.pins() + keys), "");
+        appraiser.reconsider(tdx, &presented, &binding, &NoMemo, when).map(drop).map_err(|denied| denied.reason())
+    };
+    let tolerated = r#", "insecure_tcb_status": [ { "status": "OutOfDate", "advisories": ["INTEL-SA-00001"], "until": "2026-12-01T12:00:00Z" } ]"#;
+    let old: Forging = |forge| forge.pck.components[0] -= 1;
+    assert_eq!(judged(DAY / 4, tolerated, old), Ok(()));
+    assert_eq!(judged(DAY * 3 / 4, tolerated, old), Err(Reason::TcbTooLow));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Reports every mismatch of the entry that comes nearest, not only the first.
 
-use super::{Appraisal, AuthenticClaims, Tie, Verifier, auxiliary};
+use super::{Appraisal, AuthenticClaims, Presented, Tie, Verifier, auxiliary};
 use crate::evidence::binding::Binding;
 use crate::evidence::cmw::Collection;
 use crate::evidence::{Auxiliary, Bound, Claims, Evidence, KeyDigest, Timestamp};
@@ -152,7 +152,7 @@ fn fitting<'p>(
         return Finding::new(Reason::PlatformNotAllowed, "tee", expected, authentic.platform).refuse();
     }
     let live = of_platform.iter().copied().filter(|entry| entry.not_after.is_none_or(|end| now <= end));
-    let mut judged: Vec<(&Entry, Vec<Missed>)> = live.map(|entry| (entry, mismatches(entry, &authentic.claims, evidence, since))).collect();
+    let mut judged: Vec<(&Entry, Vec<Missed>)> = live.map(|entry| (entry, mismatches(entry, &authentic.claims, evidence, Presented { since, now }))).collect();
     judged.sort_by_key(|(_, missed)| missed.len());
     let fits = |missed: &Missed| policy.mode == Mode::Observe && missed.always == Always::Reference;
     match judged.iter().position(|(_, missed)| missed.iter().all(fits)) {
@@ -205,10 +205,10 @@ struct Missed {
     finding: Finding,
 }
 
-fn mismatches(entry: &Entry, claims: &Claims, evidence: &Evidence, now: Timestamp) -> Vec<Missed> {
+fn mismatches(entry: &Entry, claims: &Claims, evidence: &Evidence, when: Presented) -> Vec<Missed> {
     let missed = |constraint: &Constraint| {
         let field = constraint.field;
-        check(constraint, claims, now).into_iter().map(move |finding| Missed { field, always: field.always, finding })
+        check(constraint, claims, when).into_iter().map(move |finding| Missed { field, always: field.always, finding })
     };
     let absent = entry.require.iter().filter(|label| evidence.member(label).is_none());
     let absent = absent.map(|label| Missed {
@@ -230,7 +230,7 @@ static REQUIRE: Field = Field {
 };
 
 /// What is wrong with one field; empty when it holds. A claim that is absent is a mismatch unless the rule says else.
-fn check(constraint: &Constraint, claims: &Claims, now: Timestamp) -> Vec<Finding> {
+fn check(constraint: &Constraint, claims: &Claims, Presented { since, now }: Presented) -> Vec<Finding> {
     let field = constraint.field;
     let one = |claim: &str, expected: String, found: Option<String>| {
         vec![Finding::new(field.reason, format!("report.{claim}"), expected, found.unwrap_or_else(|| "none".to_owned()))]
@@ -258,11 +258,19 @@ fn check(constraint: &Constraint, claims: &Claims, now: Timestamp) -> Vec<Findin
         (Rule::Includes { claim }, Accept::Includes(wanted)) => {
             let found = claims.texts(claim).unwrap_or_default();
             let missing: Vec<_> = wanted.iter().filter(|word| !found.contains(word)).cloned().collect();
-            if missing.is_empty() { Vec::new() } else { one(claim, missing.join(", "), (!found.is_empty()).then(|| found.join(", "))) }
+            // Whoever runs later may add an event, and never undo one: `app=…` twice with two values tells of two.
+            let name = |word: &str| word.rsplit_once('=').map(|(name, _)| name.to_owned());
+            let contradicts =
+                |word: &&String| !wanted.contains(word) && wanted.iter().any(|wanted| name(wanted).is_some_and(|wanted| name(word) == Some(wanted)));
+            if missing.is_empty() && !found.iter().any(|word| contradicts(&word)) {
+                return Vec::new();
+            }
+            let expected = if missing.is_empty() { format!("{}, and nothing else by these names", wanted.join(", ")) } else { missing.join(", ") };
+            one(claim, expected, (!found.is_empty()).then(|| found.join(", ")))
         }
         (Rule::MaxAge { claim, .. }, Accept::MaxAge(most)) => match claims.number(claim).map(Timestamp) {
-            Some(made) if made <= now.plus(CLOCK_SKEW) && now <= made.plus(*most) => Vec::new(),
-            made => one(claim, format!("at most {most} s before {now}"), made.map(|made| made.to_string())),
+            Some(made) if made <= since.plus(CLOCK_SKEW) && since <= made.plus(*most) => Vec::new(),
+            made => one(claim, format!("at most {most} s before {since}"), made.map(|made| made.to_string())),
         },
         (Rule::Mask { claim }, Accept::Bits { set, .. }) => match little_endian(claims.bytes(claim)) {
             Some(found) if found & set == *set => Vec::new(),

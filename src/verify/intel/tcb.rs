@@ -83,7 +83,8 @@ pub fn evaluate(quote: &Quote, pck: &Pck, info: &TcbInfo, identity: &QeIdentity)
     let launched = Part::of(pck, info, versions(quote).map(|(launch, _)| launch));
     let running = versions(quote).and_then(|(_, now)| now).map(|now| Part::of(pck, info, Some(now)));
     let mut advisories: Vec<String> = Vec::new();
-    let parts = [launched.platform.as_ref(), launched.module.graded(), quoting_enclave.as_ref()];
+    let [platform, module] = running.as_ref().map(|part| [part.platform.as_ref(), part.module.graded()]).unwrap_or_default();
+    let parts = [launched.platform.as_ref(), launched.module.graded(), quoting_enclave.as_ref(), platform, module];
     for advisory in parts.into_iter().flatten().flat_map(|graded| &graded.advisories) {
         if !advisories.contains(advisory) {
             advisories.push(advisory.clone());
@@ -216,10 +217,15 @@ const fn converge(platform: Status, part: Status) -> Status {
     }
 }
 
-/// A trust domain that was launched on one level and runs on another.
+/// A trust domain that was launched on one level and runs on another; on a worse one, that counts.
 const fn relaunch(launched: Status, running: Status) -> Status {
     match (launched, running) {
         (_, Status::Revoked) => Status::Revoked,
+        (Status::UpToDate, running)
+        | (
+            Status::SWHardeningNeeded | Status::ConfigurationNeeded | Status::ConfigurationAndSWHardeningNeeded,
+            running @ (Status::OutOfDate | Status::OutOfDateConfigurationNeeded),
+        ) => running,
         (Status::OutOfDate, Status::UpToDate | Status::SWHardeningNeeded) => Status::TDRelaunchAdvised,
         (Status::OutOfDate | Status::OutOfDateConfigurationNeeded, Status::ConfigurationNeeded | Status::ConfigurationAndSWHardeningNeeded)
         | (Status::OutOfDateConfigurationNeeded, Status::UpToDate | Status::SWHardeningNeeded) => Status::TDRelaunchAdvisedConfigurationNeeded,

@@ -63,7 +63,7 @@ pub(in crate::verify) const FIELDS: &[Field] = &[
     },
     Field {
         key: "rtmr3_events",
-        doc: "Events that the guest must have measured into RTMR3, each as `name=payload` with the payload in hex. They are told by the event log (member `log`), which must replay to the registers.",
+        doc: "Events that the guest must have measured into RTMR3, each as `name=payload` with the payload in hex, and nothing else under the same name. They are told by the event log (member `log`), which must replay to the registers.",
         rule: Rule::Includes { claim: "rtmr3_events" },
         unset: Unset::Unjudged,
         reason: Reason::MeasurementUnknown,
