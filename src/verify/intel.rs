@@ -87,16 +87,18 @@ impl Line {
         let Ok(pck) = pck_of(&quote) else { return Ok(needs) };
         let ca = if pck.issuer.contains("Processor") { "processor" } else { "platform" };
         needs.push(EndorsementId { name: "tcb_info", path: self.tcb_info_path(&pck.fmspc) });
-        needs.push(EndorsementId { name: "pck_crl", path: format!("/sgx/certification/v4/pckcrl?ca={ca}&encoding=der") });
+        needs.push(EndorsementId { name: "pck_crl", path: pck_list_path(ca) });
         Ok(needs)
     }
 
     /// The part of [`Line::needs`] that does not depend on the machine.
     pub(super) fn needs_of_every_machine(&self) -> Vec<EndorsementId> {
-        vec![
-            EndorsementId { name: "qe_identity", path: format!("/{}/certification/v4/qe/identity", self.service) },
-            EndorsementId { name: "root_crl", path: ROOT_CRL.to_owned() },
-        ]
+        vec![EndorsementId { name: "qe_identity", path: self.qe_identity_path() }, EndorsementId { name: "root_crl", path: ROOT_CRL.to_owned() }]
+    }
+
+    /// Where the quoting enclave's identity is.
+    fn qe_identity_path(&self) -> String {
+        format!("/{}/certification/v4/qe/identity", self.service)
     }
 
     /// Where the TCB info of machines of an FMSPC is.
@@ -170,7 +172,15 @@ impl Line {
     }
 
     /// Whether an item of collateral is Intel's and current: before it is kept.
-    pub(super) fn vouch(&self, id: &EndorsementId, item: &Endorsement, grounds: &Grounds<'_>) -> Result<(), Denied> {
+    /// One of an older evaluation is not kept in place of one of a newer, whatever their dates: Intel signs several anew
+    /// every day.
+    pub(super) fn vouch(
+        &self,
+        id: &EndorsementId,
+        item: &Endorsement,
+        others: &dyn Fn(&EndorsementId) -> Option<Endorsement>,
+        grounds: &Grounds<'_>,
+    ) -> Result<(), Denied> {
         let at_hand: Endorsements = [item.clone()].into_iter().collect();
         let mut refused = None;
         for anchor in grounds.anchors.of(self.tee, ROOT) {
@@ -183,12 +193,15 @@ impl Line {
                     let path = self.tcb_info_path(&info.fmspc.0);
                     if id.path == path { Ok(()) } else { unavailable("tcb_info", id.path.clone(), path) }
                 }),
-                "qe_identity" => self.identity(&root, None, &at_hand, grounds).map(drop),
-                // The PCK CA's certificate comes with the quote.
-                _ => Ok(()),
+                "qe_identity" => self.identity(&root, None, &at_hand, grounds).and_then(|_| {
+                    let path = self.qe_identity_path();
+                    if id.path == path { Ok(()) } else { unavailable("qe_identity", id.path.clone(), path) }
+                }),
+                "pck_crl" => pck_list(id, &item.bytes, grounds),
+                other => unavailable("item", "one that this platform needs", other),
             };
             match vouched {
-                Ok(()) => return Ok(()),
+                Ok(()) => return no_older(item, others(id).as_ref()),
                 Err(denied) => refused = Some(denied),
             }
         }
@@ -301,6 +314,36 @@ struct Collateral {
 /// TCB info and identity are of one evaluation, or of two that overlap while Intel releases a new one: the lower counts.
 fn number(info: &TcbInfo, identity: &QeIdentity) -> u64 {
     info.tcb_evaluation_data_number.min(identity.tcb_evaluation_data_number)
+}
+
+fn pck_list_path(ca: &str) -> String {
+    format!("/sgx/certification/v4/pckcrl?ca={ca}&encoding=der")
+}
+
+/// Refuses what is no current list of this PCK CA by its form. Whose signature it has is told when a quote brings the CA's
+/// certificate.
+fn pck_list(id: &EndorsementId, der: &[u8], grounds: &Grounds<'_>) -> Result<(), Denied> {
+    let list = chain::revocation_list("pck_crl", der)?;
+    let issuers = [("Intel SGX PCK Processor CA", "processor"), ("Intel SGX PCK Platform CA", "platform")];
+    let named = issuers.into_iter().find(|(name, _)| chain::common_name(list.issuer()) == Some(name)).map(|(_, ca)| pck_list_path(ca));
+    if named.as_ref() != Some(&id.path) {
+        return unavailable("pck_crl", id.path.clone(), list.issuer());
+    }
+    let until = list.next_update().map_or(Timestamp(0), |until| chain::moment(until.timestamp()));
+    current("pck_crl", chain::moment(list.last_update().timestamp()), until, grounds)
+}
+
+/// Refuses a document of an older evaluation than the one that is at hand.
+fn no_older(item: &Endorsement, at_hand: Option<&Endorsement>) -> Result<(), Denied> {
+    let number = |endorsement: &Endorsement| {
+        let body = Signed::decode("collateral", &endorsement.bytes).ok()?.body;
+        let info = TcbInfo::read(body).map(|(info, _)| info.tcb_evaluation_data_number);
+        info.or_else(|_| QeIdentity::read(body).map(|(identity, _)| identity.tcb_evaluation_data_number)).ok()
+    };
+    match (number(item), at_hand.and_then(number)) {
+        (Some(found), Some(least)) if found < least => unavailable("tcbEvaluationDataNumber", format!("{least}, as the one at hand, or more"), found),
+        _ => Ok(()),
+    }
 }
 
 fn pck_chain(quote: &Quote) -> Result<Vec<Vec<u8>>, Denied> {

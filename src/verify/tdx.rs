@@ -74,8 +74,14 @@ impl Verifier for Tdx {
         foreseen(&LINE, entry)
     }
 
-    fn vouch(&self, id: &EndorsementId, item: &Endorsement, _: &dyn Fn(&EndorsementId) -> Option<Endorsement>, grounds: &Grounds<'_>) -> Result<(), Denied> {
-        LINE.vouch(id, item, grounds)
+    fn vouch(
+        &self,
+        id: &EndorsementId,
+        item: &Endorsement,
+        others: &dyn Fn(&EndorsementId) -> Option<Endorsement>,
+        grounds: &Grounds<'_>,
+    ) -> Result<(), Denied> {
+        LINE.vouch(id, item, others, grounds)
     }
 
     fn authenticate(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<AuthenticClaims, Denied> {

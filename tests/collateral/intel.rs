@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use portcullis::attester::simulator::intel::IntelForge;
 use portcullis::attester::simulator::{Flaw, Pcs, Service, ServiceFault};
-use portcullis::collateral::{Collateral, Item};
-use portcullis::evidence::ReportData;
+use portcullis::collateral::{Collateral, Item, NotVouched, Vet as _};
+use portcullis::evidence::{Endorsement, EndorsementId, ReportData};
 use portcullis::platform;
 use portcullis::proxy::appraisal::items;
 
@@ -56,5 +56,47 @@ async fn a_server_of_intels_protocol_gives_what_a_verdict_needs_and_faults_of_it
         };
         let standing = platform.verifier.standing(&evidence, &endorsements, &grounds);
         assert_eq!(standing.expect("judged by what was fetched").status, "UpToDate");
+    }
+}
+
+/// Intel signs several evaluations anew every day: dates alone do not say which one is the later.
+#[test]
+fn an_older_evaluation_displaces_no_newer_one_whatever_its_date() {
+    let vouching = crate::scene::vouching();
+    for forge in [IntelForge::tdx15(62, now()), IntelForge::sgx(63, now())] {
+        let mut older = forge.clone();
+        older.collateral.number -= 1;
+        older.collateral.issued = now().minus(1);
+        for item in needs(&forge).iter().filter(|item| matches!(item.id.name, "tcb_info" | "qe_identity")) {
+            let of = |forge: &IntelForge| {
+                let bytes = forge.endorsements().find(item.id.name).expect("minted").to_vec();
+                Endorsement { name: item.id.name.to_owned(), media_type: String::new(), bytes }
+            };
+            let vet = |new: &IntelForge, at_hand: Option<&IntelForge>| {
+                let others = |id: &EndorsementId| at_hand.filter(|_| *id == item.id).map(of);
+                vouching.vet(item, &of(new), &others, now())
+            };
+            assert_eq!((vet(&forge, None), vet(&older, None)), (Ok(()), Ok(())));
+            assert_eq!((vet(&forge, Some(&older)), vet(&forge, Some(&forge))), (Ok(()), Ok(())));
+            assert!(matches!(vet(&older, Some(&forge)), Err(NotVouched::Refused(_))), "{}", item.id.name);
+        }
+    }
+}
+
+/// Genuine, current, and at another item's path: kept under it, it would have every peer refused.
+#[test]
+fn what_is_at_another_items_path_is_not_kept() {
+    let vouching = crate::scene::vouching();
+    let (tdx, sgx) = (IntelForge::tdx15(64, now()), IntelForge::sgx(65, now()));
+    for (ours, theirs) in [(&tdx, &sgx), (&sgx, &tdx)] {
+        for item in &needs(ours) {
+            for name in ["tcb_info", "qe_identity", "root_crl", "pck_crl"] {
+                let bytes = theirs.endorsements().find(name).expect("minted").to_vec();
+                let endorsement = Endorsement { name: item.id.name.to_owned(), media_type: String::new(), bytes };
+                // The lists are of Intel's authorities, whichever machine asks.
+                let same = name == item.id.name && name.ends_with("_crl");
+                assert_eq!(vouching.vet(item, &endorsement, &|_| None, now()).is_ok(), same, "{name} at {}", item.id.path);
+            }
+        }
     }
 }
