@@ -145,6 +145,13 @@ impl Collateral {
         items.into_iter().filter(|item| memory.find(&item.key()).is_none() && asked(item)).collect()
     }
 
+    /// Asks for what was never seen, and waits for nothing: for whom something else will do until it comes.
+    pub fn seek(&self, items: Vec<Item>) {
+        for item in self.unseen(items) {
+            drop(self.begin(&item));
+        }
+    }
+
     /// Waits until each item is at hand, or until it is plain that it will not be within `limit`. Whoever wants the same
     /// item waits for the same question; it goes on when nobody waits any more.
     pub async fn get(&self, items: &[Item], limit: Duration) {
@@ -275,8 +282,9 @@ impl Collateral {
         let (shared, item) = (Arc::clone(&self.0), item.clone());
         tokio::spawn(async move {
             // Also when the search panics: nobody waits for a question that is not asked.
-            let landing = Landing { shared: Arc::clone(&shared), key, landed };
+            let mut landing = Landing { shared: Arc::clone(&shared), key, landed, searched: false };
             shared.search(&item).await;
+            landing.searched = true;
             drop(landing);
         });
         Begun::Asking(flight)
@@ -303,10 +311,15 @@ struct Landing {
     shared: Arc<Shared>,
     key: String,
     landed: watch::Sender<bool>,
+    /// Whether the search came to its end, and noted how it ended.
+    searched: bool,
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
+        if !self.searched {
+            lock(&self.shared.memory).missed(self.key.clone(), Vec::new(), &self.shared.pace, Duration::ZERO);
+        }
         lock(&self.shared.flights).remove(&self.key);
         self.landed.send_replace(true);
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
@@ -37,9 +38,16 @@ pub(super) struct Shared {
 impl Shared {
     /// Looks for an item: on disk, where another process may have put it, then at each source in the operator's order.
     pub(super) async fn search(self: &Arc<Self>, item: &Item) {
-        let Ok(now) = self.clock.now() else { return };
-        let have = lock(&self.memory).find(&item.key()).map(|entry| entry.got);
-        if let Some(kept) = self.on_disk(item).await.filter(|kept| have.is_none_or(|have| kept.got > have) && kept.read.window.holds(now)) {
+        let Ok(now) = self.clock.now() else {
+            lock(&self.memory).missed(item.key(), Vec::new(), &self.pace, Duration::ZERO);
+            return;
+        };
+        // When the clock was ahead, what was got then is not the latest.
+        let have = lock(&self.memory).find(&item.key()).map(|entry| entry.got).filter(|got| *got <= now);
+        let later = |kept: &Kept| have.is_none_or(|have| kept.got > have) && kept.got <= now;
+        if let Some(kept) = self.on_disk(item).await.filter(later)
+            && self.usable(item, &kept.read, now).await.is_ok()
+        {
             self.take(item, kept.read, kept.got, Fresh::FromDisk).await;
             return;
         }
@@ -180,8 +188,9 @@ impl Shared {
     pub(super) fn due(&self, now: Timestamp) -> Vec<Item> {
         let memory = lock(&self.memory);
         let renewed = |entry: &&Entry| entry.kept || entry.used.plus(FORGOTTEN) > now;
-        let mut due: Vec<_> =
-            memory.iter().map(|(_, entry)| entry).filter(|entry| entry.due <= now).filter(renewed).filter_map(|entry| entry.item.clone()).collect();
+        // What was got in the future was got while the clock was ahead: how long ago that is, nobody knows.
+        let is_due = |entry: &&Entry| entry.due <= now || entry.got > now;
+        let mut due: Vec<_> = memory.iter().map(|(_, entry)| entry).filter(is_due).filter(renewed).filter_map(|entry| entry.item.clone()).collect();
         due.extend(lock(&self.wanted).iter().filter(|item| memory.find(&item.key()).is_none()).cloned());
         due
     }

@@ -10,7 +10,7 @@ use quick_cache::sync::Cache;
 use tokio::sync::watch;
 
 use crate::admin::metrics::Metrics;
-use crate::collateral::{self, Collateral, Item};
+use crate::collateral::{self, Collateral, Item, Kind};
 use crate::evidence::binding::{AgeRule, Binding};
 use crate::evidence::cmw::Collection;
 use crate::evidence::{EndorsementId, Endorsements, Timestamp};
@@ -178,15 +178,28 @@ impl Appraisals {
         self.judge(&evidence, &binding, Presented { since: now, now })
     }
 
-    /// What a verdict about this needs, was never seen, and some source may have.
+    /// What a verdict about this needs, was never seen, and some source may have. What the peer stapled will do for the
+    /// moment; but it chose which of several lists and statements that hold, so the latest are asked for as well, and
+    /// the verdict is made again when they come.
     fn unseen(&self, presented: &Collection, now: Timestamp) -> Option<Vec<Item>> {
-        let platform = platform::of_evidence(&presented.tee)?;
+        let (collateral, platform) = (self.collateral.as_ref()?, platform::of_evidence(&presented.tee)?);
+        // Nobody is asked about a machine that no entry could accept.
+        self.judging.load().appraiser.policy.accept.iter().find(|entry| entry.tee == platform.name)?;
         let needs = catch_unwind(AssertUnwindSafe(|| platform.verifier.needs(&presented.tee))).ok()?.ok()?;
         let stapled = |id: &EndorsementId| {
             let of_name = presented.endorsements.iter().find(|endorsement| endorsement.name == id.name)?;
-            collateral::endorsed(of_name.clone()).ok().filter(|read| read.window.holds(now))
+            collateral::endorsed(of_name.clone()).ok().filter(|read| read.window.holds(now)).map(|read| read.kind)
         };
-        let unseen = self.collateral.as_ref()?.unseen(items(platform, needs.into_iter().filter(|id| stapled(id).is_none()).collect()));
+        let (mut bare, mut chosen) = (Vec::new(), Vec::new());
+        for id in needs {
+            match stapled(&id) {
+                None => bare.push(id),
+                Some(Kind::Statement) => chosen.push(id),
+                Some(Kind::Certificate) => {}
+            }
+        }
+        collateral.seek(items(platform, chosen));
+        let unseen = collateral.unseen(items(platform, bare));
         (!unseen.is_empty()).then_some(unseen)
     }
 }

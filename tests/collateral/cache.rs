@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis::attester::simulator::{Flaw, Kds, ServiceFault, Shelf as _};
+use portcullis::attester::simulator::{Flaw, Kds, RevocationList, ServiceFault, Shelf as _};
 use portcullis::collateral::{Collateral, Item, Pace, Place, Reach, Settings, Source};
 use portcullis::evidence::EndorsementId;
 
@@ -54,7 +54,7 @@ async fn the_cache_survives_a_restart_and_another_process_finds_what_this_one_fe
     let first = start(vec![mirror(&vendor)]);
     first.get(&needs(&forge), PATIENCE).await;
     let asked = vendor.questions();
-    settled(|| std::fs::read_dir(folder.path().join("cache")).expect("a folder").count() == needs(&forge).len()).await;
+    settled(|| stored(&folder.path().join("cache")) == needs(&forge).len()).await;
     other.get(&needs(&forge), PATIENCE).await;
     assert!(needs(&forge).iter().all(|item| other.find(item, now()).is_some()));
     assert_eq!(vendor.questions(), asked, "found on disk");
@@ -83,7 +83,7 @@ async fn a_changed_or_torn_file_of_the_cache_is_not_believed() {
     };
     let first = start(vec![mirror(&vendor)]);
     first.get(&needs(&forge), PATIENCE).await;
-    settled(|| std::fs::read_dir(folder.path()).expect("a folder").count() == needs(&forge).len()).await;
+    settled(|| stored(folder.path()) == needs(&forge).len()).await;
     drop(first);
     let whole: Vec<(PathBuf, Vec<u8>)> = files(folder.path()).into_iter().map(|file| (file.clone(), std::fs::read(file).expect("a file"))).collect();
     for (file, bytes) in &whole {
@@ -104,6 +104,11 @@ async fn a_changed_or_torn_file_of_the_cache_is_not_believed() {
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect()
+}
+
+/// How many items are there, whole.
+fn stored(folder: &Path) -> usize {
+    files(folder).iter().filter(|file| file.extension().is_some_and(|kind| kind == "item")).count()
 }
 
 /// What the writer says before it writes.
@@ -170,8 +175,11 @@ async fn writes_until_it_is_killed() {
     let source = Source { services: Vec::new(), place: Place::Folder(folder.into()) };
     let settings = Settings { sources: vec![source], pace: pace(), reach: Reach::default(), cache: Some(cache.into()) };
     let fresh = Collateral::start(settings, None, parts.clock.clone(), Arc::clone(&parts.metrics)).expect("a start");
-    println!("{WRITING}");
     for round in 0_u64.. {
+        // From here on it is killed: not before anything could be written, however busy the machine is.
+        if round == 1 {
+            println!("{WRITING}");
+        }
         let of = |item: Item| Item { service: format!("https://vendor-{}.example", round % 200), id: EndorsementId { ..item.id } };
         fresh.hurry();
         fresh.get(&needs(&forge).into_iter().map(of).collect::<Vec<_>>(), PATIENCE).await;
@@ -185,4 +193,89 @@ async fn a_cache_that_cannot_be_written_stops_the_start() {
     let settings = Settings { cache: Some(file.path().join("cache")), ..Settings::default() };
     assert!(Collateral::start(settings, None, parts.clock.clone(), Arc::clone(&parts.metrics)).is_err());
     drop(collateral(&parts, Vec::new()));
+}
+
+/// A process beside this one, with a mirror that is behind, shares the folder: its older list does not displace the newer
+/// one that is at hand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_list_from_another_process_displaces_no_newer_one() {
+    let (forge, parts) = (bare(24), scene());
+    let (kds, behind) = vendor(std::slice::from_ref(&forge)).await;
+    let (latest, ahead) = vendor(std::slice::from_ref(&forge)).await;
+    kds.publish(RevocationList { this_update: now().minus(500), number: 1, ..RevocationList::at(now()) });
+    latest.publish(RevocationList { this_update: now().minus(50), number: 2, ..RevocationList::at(now()) });
+    let folder = tempfile::tempdir().expect("a folder");
+    let start = |sources: Vec<Source>| {
+        let settings = Settings { sources, pace: pace(), reach: Reach::default(), cache: Some(folder.path().to_owned()) };
+        Collateral::start(settings, Some(vouching()), parts.clock.clone(), Arc::clone(&parts.metrics)).expect("a start")
+    };
+    let list: Vec<Item> = needs(&forge).into_iter().filter(|item| item.id.name == "crl").collect();
+    let ours = start(vec![mirror(&ahead)]);
+    ours.get(&list, PATIENCE).await;
+    let issued = || portcullis::collateral::endorsed(ours.find(&list[0], now()).expect("a list")).expect("readable").window.from;
+    assert_eq!(issued(), now().minus(50));
+    settled(|| stored(folder.path()) == 1).await;
+    // The other began before there was anything in the folder, and writes a second later.
+    files(folder.path()).iter().for_each(|file| std::fs::remove_file(file).expect("removed"));
+    parts.clock.set(now().plus(1));
+    let other = start(vec![mirror(&behind)]);
+    other.get(&list, PATIENCE).await;
+    settled(|| stored(folder.path()) == 1).await;
+    parts.clock.set(now().plus(2));
+    let asked = ahead.questions();
+    ours.hurry();
+    settled(|| ahead.questions() > asked || issued() != now().minus(50)).await;
+    assert_eq!(issued(), now().minus(50));
+}
+
+/// What was got while the clock was ahead is asked for again once it is right: it is not frozen until the clock catches up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_was_ahead_freezes_nothing() {
+    let (forge, parts) = (bare(25), scene());
+    let (kds, vendor) = vendor(std::slice::from_ref(&forge)).await;
+    kds.publish(RevocationList { this_update: now().minus(500), next_update: Some(now().plus(400 * 86_400)), ..RevocationList::at(now()) });
+    let folder = tempfile::tempdir().expect("a folder");
+    let start = || {
+        let settings = Settings { sources: vec![mirror(&vendor)], pace: pace(), reach: Reach::default(), cache: Some(folder.path().to_owned()) };
+        Collateral::start(settings, Some(vouching()), parts.clock.clone(), Arc::clone(&parts.metrics)).expect("a start")
+    };
+    let list: Vec<Item> = needs(&forge).into_iter().filter(|item| item.id.name == "crl").collect();
+    parts.clock.set(now().plus(300 * 86_400));
+    let fresh = start();
+    fresh.want(&list);
+    fresh.get(&list, PATIENCE).await;
+    let old = fresh.find(&list[0], now()).expect("a list").bytes;
+    settled(|| stored(folder.path()) == 1).await;
+    kds.publish(RevocationList { this_update: now().minus(50), number: 2, next_update: Some(now().plus(400 * 86_400)), ..RevocationList::at(now()) });
+    parts.clock.set(now());
+    settled(|| fresh.find(&list[0], now()).expect("a list").bytes != old).await;
+    drop(fresh);
+}
+
+struct Panics(std::sync::atomic::AtomicU64);
+
+impl portcullis::collateral::Vet for Panics {
+    fn vet(
+        &self,
+        _: &Item,
+        _: &portcullis::evidence::Endorsement,
+        _: &dyn Fn(&EndorsementId) -> Option<portcullis::evidence::Endorsement>,
+        _: portcullis::evidence::Timestamp,
+    ) -> Result<(), portcullis::collateral::NotVouched> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        panic!("a fault of this program")
+    }
+}
+
+/// An item on which the search itself fails is asked for no more often than one that its source does not have.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_that_panics_is_a_failure_like_others() {
+    let (forge, parts) = (bare(26), scene());
+    let (_, vendor) = vendor(std::slice::from_ref(&forge)).await;
+    let settings = Settings { sources: vec![mirror(&vendor)], pace: Pace::default(), reach: Reach::default(), cache: None };
+    let vet = Arc::new(Panics(0.into()));
+    let fresh = Collateral::start(settings, Some(vet.clone()), parts.clock.clone(), Arc::clone(&parts.metrics)).expect("a start");
+    fresh.get(&needs(&forge)[..1], Duration::from_millis(300)).await;
+    assert_eq!(vet.0.load(std::sync::atomic::Ordering::SeqCst), 1);
+    assert!(fresh.find(&needs(&forge)[0], now()).is_none());
 }

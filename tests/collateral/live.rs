@@ -148,3 +148,38 @@ async fn a_newer_list_gives_a_connection_more_time() {
     assert_eq!(ends.outcomes(1).await[0].field("ended"), "at the end of its permitted life");
     assert!(live.speaks().await, "the newer list counts");
 }
+
+/// A peer chooses which list it staples: an older one that still holds does not keep the newer one from being asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_a_peer_chose_stands_only_until_the_latest_is_here() {
+    let forge = Forge::new(Product::Genoa, 48, now());
+    let server = Server::start(&scene(), forge.clone()).await;
+    let parts = scene();
+    let (kds, vendor) = vendor(&[forge]).await;
+    let serial = SimulatedVendor::new(Product::Genoa).serial(Role::Ask);
+    kds.publish(RevocationList { this_update: now().minus(10), number: 3, revoked: vec![(serial, now().minus(20))], ..RevocationList::at(now()) });
+    let client = Client::start(&parts, appraisals(&parts, Some(collateral(&parts, vec![mirror(&vendor)]))), server.address);
+    if let Some(live) = Live::open(&client).await {
+        live.ended().await;
+    }
+    let outcome = client.outcomes(1).await.swap_remove(0);
+    assert_eq!(outcome.field("reason"), "chain_revoked", "{outcome:?}");
+    assert!(!client.call().await, "and nobody is let in again on what it staples");
+    assert_eq!(vendor.questions(), 1, "nothing but the list was asked for");
+}
+
+/// Evidence of a machine that the policy names no entry for costs the vendor no question.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_asked_about_a_machine_that_could_not_be_accepted() {
+    let forge = bare(49);
+    let server = Server::start(&scene(), forge.clone()).await;
+    let parts = scene();
+    let (_, vendor) = vendor(&[forge]).await;
+    let judge = appraisals(&parts, Some(collateral(&parts, vec![mirror(&vendor)])));
+    let mut narrow = policy("");
+    narrow.accept.clear();
+    judge.replace(appraiser(narrow));
+    let client = Client::start(&parts, judge, server.address);
+    assert!(!client.call().await);
+    assert_eq!(vendor.questions(), 0);
+}
