@@ -134,6 +134,9 @@ fn an_azure_vm_on_tdx_has_its_quote_made_once_and_listed() {
     let service = service(1, body, move |request| request.starts_with("POST /acc/tdquote HTTP/1.1\r\n") && request.contains(&asked));
     let places = Places { tpm: software.path(), imds: service, ..Places::default() };
     assert!(azure::SNP.detect(&places).remove(0).outcome.is_err(), "the report is of other hardware");
+    let silent = Places { imds: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)), ..places.clone() };
+    let refused = azure::TDX.detect(&silent).remove(0).outcome.err().expect("no metadata service");
+    assert!(refused.what.contains("metadata service") && refused.transient, "{refused}");
     let attester = azure::TDX.detect(&places).remove(0).outcome.expect("an attester");
     for _ in 0..2 {
         let listed = attester.listed().expect("a TD quote");

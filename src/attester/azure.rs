@@ -77,6 +77,10 @@ impl AzureAttester {
         let attester = Self { platform, kind, tpm, imds: Imds(places.imds), certification: Mutex::default(), td_quote: Mutex::default() };
         attester.report()?;
         attester.tpm.public(KEY_HANDLE)?;
+        if kind == Kind::Tdx {
+            // Without the metadata service there is no quote: better told now. It is kept for the first that is needed.
+            attester.td_quote()?;
+        }
         Ok(attester)
     }
 

@@ -197,7 +197,7 @@ impl Kernel {
         let ((major, minor), (since_major, since_minor)) = (self.release()?, driver.since);
         ((major, minor) < driver.since).then(|| Hindrance {
             why: format!("Linux {major}.{minor} is too old: {} came with {since_major}.{since_minor}", driver.module),
-            fix: Some(format!("boot Linux {since_major}.{since_minor} or later")),
+            fix: Some(format!("boot this guest with Linux {since_major}.{since_minor} or later")),
         })
     }
 
@@ -409,7 +409,7 @@ mod tests {
         let device = tree.write("dev/null-is-a-folder", "").with_file_name("sev-guest");
         expect(&tree.explained(&device), "no driver sev-guest is at work", "a guess");
         tree.write("proc/sys/kernel/osrelease", "5.15.0-1052-azure\n");
-        expect(&tree.explained(&device), "Linux 5.15 is too old: sev-guest came with 5.19", "boot Linux 5.19");
+        expect(&tree.explained(&device), "Linux 5.15 is too old: sev-guest came with 5.19", "boot this guest with Linux 5.19");
         tree.write("proc/sys/kernel/osrelease", "6.12.3\n");
         tree.write("sys/module/sev_guest/refcnt", "0");
         expect(&tree.explained(&device), "is loaded and offers nothing", "dmesg");
@@ -475,7 +475,7 @@ mod tests {
         tree.write("proc/self/mounts", "sysfs /sys sysfs rw 0 0\n");
         expect(&tree.tsm(&root), "configfs is not mounted", "a guess");
         tree.write("proc/sys/kernel/osrelease", "6.6.1\n");
-        expect(&tree.tsm(&root), "Linux 6.6 is too old", "boot Linux 6.7");
+        expect(&tree.tsm(&root), "Linux 6.6 is too old", "boot this guest with Linux 6.7");
         fs::create_dir_all(&root).unwrap();
         fs::set_permissions(&root, fs::Permissions::from_mode(0o777)).unwrap();
         tree.write("proc/self/mounts", &format!("configfs {} configfs ro,relatime 0 0\n", tree.0.path().join("sys/kernel/config").display()));

@@ -223,7 +223,7 @@ impl Failure {
             (Self::Unfit { attribute: "provider", .. }, _) => "this machine's TEE is of another kind: name the platform it has",
             (Self::Unfit { .. }, _) => "the folder is not configfs-tsm, or the kernel's is of a kind that this program does not know",
             (Self::Io { attribute: "mkdir", .. }, Some(Errno::NOENT)) => {
-                "mount configfs (mount -t configfs none /sys/kernel/config) and load the driver (modprobe sev-guest or tdx-guest); it needs Linux 6.7 or later inside a confidential guest"
+                "mount configfs (mount -t configfs none /sys/kernel/config) and load the driver (modprobe sev-guest, tdx-guest or arm-cca-guest); it needs Linux 6.7 or later inside a confidential guest"
             }
             (Self::Io { attribute: "privlevel", .. }, Some(Errno::NOENT | Errno::INVAL)) => {
                 "this kernel does not take that privilege level: leave it out, or ask for one from privlevel_floor to 3"

@@ -86,6 +86,7 @@ pub(super) fn serve(load: &dyn Fn() -> Result<Config, ConfigError>, file: Option
 /// of ours that peers would refuse: these have outcomes of their own.
 fn refused(error: anyhow::Error) -> anyhow::Result<Outcome> {
     let outcome = match (error.downcast_ref::<NoAttester>(), error.downcast_ref::<IdentityError>()) {
+        (Some(none), _) if none.tried().any(|(_, why)| why.transient) => Outcome::Undecided,
         (Some(_), _) => Outcome::NoTee,
         (_, Some(IdentityError::Quote(QuoteError::Busy))) => Outcome::Undecided,
         (_, Some(IdentityError::Quote(QuoteError::Unavailable(why)))) => Outcome::of_unavailable(why),
