@@ -8,6 +8,7 @@ mod collateral;
 mod completions;
 #[cfg(feature = "simulator")]
 mod demo;
+mod doctor;
 mod evidence;
 mod explain;
 mod fetching;
@@ -74,6 +75,8 @@ enum Command {
     Collateral(collateral::Args),
     /// Say what a refusal code means and what to do about it.
     Explain(explain::Args),
+    /// Say what this machine has to make evidence with, and what is wrong with what a configuration needs.
+    Doctor(doctor::Args),
     /// Make evidence on this machine, in a TEE, and show it.
     Evidence(evidence::Args),
     /// Compute from an image's files what hardware will measure, to pin what you built.
@@ -128,6 +131,7 @@ impl Command {
             Self::Tcb(args) => tcb::run(args),
             Self::Collateral(args) => collateral::run(args),
             Self::Explain(args) => explain::run(args),
+            Self::Doctor(args) => doctor::run(args),
             Self::Evidence(args) => evidence::run(args),
             Self::Measure(args) => measure::run(args),
             Self::Policy(args) => policy::run(args),

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use rustix::fs::Access;
+
 use super::bundle::bounded;
 use super::item::{self, Item, MAX_ITEM, Read};
 use crate::crypto::sha256;
@@ -111,6 +113,40 @@ impl Disk {
         let modified = fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
         modified.and_then(|modified| self.opened.duration_since(modified).ok()).is_some_and(|age| age.as_secs() > 60)
     }
+}
+
+/// What a look at a folder shows.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Looked {
+    /// Whether it is there.
+    pub made: bool,
+    /// Whether this process could write it, or make it.
+    pub writable: bool,
+    /// When each item in it ends.
+    pub ends: Vec<Timestamp>,
+    /// Files in it that are no items, or no longer.
+    pub foreign: usize,
+}
+
+/// Looks at a cache's folder and changes nothing.
+///
+/// # Errors
+/// It is there and cannot be read.
+pub fn look(folder: &Path) -> io::Result<Looked> {
+    let nearest = folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
+    let nearest = if nearest.as_os_str().is_empty() { Path::new(".") } else { nearest };
+    let writable = nearest.is_dir() && rustix::fs::access(nearest, Access::WRITE_OK | Access::EXEC_OK).is_ok();
+    let mut looked = Looked { made: folder.exists(), writable, ends: Vec::new(), foreign: 0 };
+    if !looked.made {
+        return Ok(looked);
+    }
+    for entry in fs::read_dir(folder)?.take(MAX_ITEMS) {
+        match bounded(&entry?.path(), 2 * MAX_ITEM).ok().and_then(|bytes| decode(&bytes)) {
+            Some(kept) => looked.ends.push(kept.read.window.until),
+            None => looked.foreign += 1,
+        }
+    }
+    Ok(looked)
 }
 
 /// A name that no other writer has.
