@@ -4,6 +4,7 @@ pub mod attester;
 mod certificate;
 pub mod collateral;
 pub mod descriptors;
+mod devices;
 mod http;
 pub mod watched;
 
@@ -237,7 +238,8 @@ async fn identity(
     tracing::info!(target: "identity", provider, platform = attester.platform(), "evidence is made here");
     let default = BatchSettings::default();
     let batching = BatchSettings { window: settings.batch_window.unwrap_or(default.window), queue: settings.batch_queue.unwrap_or(default.queue) };
-    let batcher = Batcher::start_counted(attester, batching, metrics.quotes().clone());
+    let devices = devices::start(settings, clock, metrics.devices().clone()).await?;
+    let batcher = Batcher::start_counted(attester, batching, metrics.quotes().clone()).beside(devices);
     let from = match &settings.certificate {
         Some(files) => IdentitySettings::Files { chain: files.chain.clone(), key: files.key.clone() },
         None => IdentitySettings::Minted { names: settings.names.clone(), lifetime: settings.life, provider },

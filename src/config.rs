@@ -134,6 +134,21 @@ pub struct Identity {
     pub batch_window: Option<Duration>,
     /// How many sessions may wait for a quote; `None` for the attester's default.
     pub batch_queue: Option<usize>,
+    /// GPUs beside the TEE.
+    pub gpus: Option<Gpus>,
+}
+
+/// GPUs beside the TEE, through a local service.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Gpus {
+    /// The service's socket.
+    pub socket: PathBuf,
+    /// A folder of what verifiers need to judge its answers.
+    pub endorsements: Option<PathBuf>,
+    /// How long an answer may take; `None` for the default.
+    pub timeout: Option<Duration>,
+    /// How many sessions are answered at a time; `None` for the default.
+    pub at_once: Option<usize>,
 }
 
 /// Where evidence comes from.
@@ -160,11 +175,13 @@ pub struct Simulator {
     pub measurement: Option<Vec<u8>>,
     /// How long one report takes.
     pub quote_delay: Duration,
+    /// How many GPUs are beside it.
+    pub gpus: usize,
 }
 
 impl Default for Simulator {
     fn default() -> Self {
-        Self { seed: 1, platform: crate::platform::PLATFORMS[0].name.to_owned(), product: None, measurement: None, quote_delay: Duration::ZERO }
+        Self { seed: 1, platform: crate::platform::PLATFORMS[0].name.to_owned(), product: None, measurement: None, quote_delay: Duration::ZERO, gpus: 0 }
     }
 }
 

@@ -239,6 +239,12 @@ pub fn anchors(policy: &AppraisalPolicy) -> TrustAnchors {
     vendors.chain(simulated).chain(operators).collect()
 }
 
+/// The simulators of devices beside a TEE, by the name of their row in [`AUXILIARY`], each with its published roots.
+#[cfg(feature = "simulator")]
+type SimulatedDevices = (&'static str, fn() -> Vec<(String, Vec<u8>)>);
+#[cfg(feature = "simulator")]
+const SIMULATED_DEVICES: &[SimulatedDevices] = &[(verify::gpu::NAME, crate::attester::simulator::gpu::roots)];
+
 /// The simulators' published roots; none in a build without them.
 fn simulated_anchors() -> Vec<Anchor> {
     #[cfg(feature = "simulator")]
@@ -246,6 +252,11 @@ fn simulated_anchors() -> Vec<Anchor> {
         let anchor = |(name, spki)| Anchor { platform: platform.name, name, spki, origin: Origin::Simulator };
         platform.simulated.roots().into_iter().map(anchor)
     });
+    #[cfg(feature = "simulator")]
+    let anchors = anchors.chain(SIMULATED_DEVICES.iter().flat_map(|(platform, roots)| {
+        let anchor = |(name, spki)| Anchor { platform, name, spki, origin: Origin::Simulator };
+        roots().into_iter().map(anchor)
+    }));
     #[cfg(not(feature = "simulator"))]
     let anchors = [].into_iter();
     anchors.collect()

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis::attester::batch::BatchSettings;
+use portcullis::attester::devices::DeviceSettings;
 use portcullis::collateral::{Pace, Reach};
 use portcullis::config::{CollateralSource, Config, Forward, Freshness, Log, LogFormat, Simulator, schema};
 use portcullis::policy::Mode;
@@ -64,6 +65,9 @@ fn defaults() -> Vec<(&'static str, &'static str, String)> {
     let config = parse(LEAST).expect("a good file");
     let (identity, quoting, limits) = (config.identity.expect("one"), BatchSettings::default(), plan::Limits::default());
     assert_eq!((identity.batch_window, identity.batch_queue), (None, None), "the attester's own default holds");
+    let gpus = parse(&LEAST.replace("names =", "gpus = { socket = \"gpu.sock\" }\nnames =")).expect("a good file").identity.and_then(|identity| identity.gpus);
+    assert_eq!(gpus.map(|gpus| (gpus.timeout, gpus.at_once, gpus.endorsements)), Some((None, None, None)), "the devices' own defaults hold");
+    let devices = DeviceSettings::default();
     let (simulator, log) = (Simulator::default(), Log::default());
     let collateral = parse(&format!("{LEAST}[collateral]\n")).expect("a good file").collateral.expect("one");
     assert_eq!((collateral.timeout, collateral.wait, collateral.refresh), (None, None, None), "the collateral's own defaults hold");
@@ -88,6 +92,9 @@ fn defaults() -> Vec<(&'static str, &'static str, String)> {
         ("[identity]", "life", span(identity.life)),
         ("[identity]", "batch_window", span(quoting.window)),
         ("[identity]", "batch_queue", quoting.queue.to_string()),
+        ("[identity.gpus]", "timeout", span(devices.limit)),
+        ("[identity.gpus]", "at_once", devices.at_once.to_string()),
+        ("[identity.simulator]", "gpus", simulator.gpus.to_string()),
         ("[identity.simulator]", "seed", simulator.seed.to_string()),
         ("[identity.simulator]", "platform", quoted(&simulator.platform)),
         ("[identity.simulator]", "quote_delay", span(simulator.quote_delay)),
@@ -185,6 +192,11 @@ const IDENTITY: &[Wrong] = &[
     Wrong("an absent key", "provider = \"auto\"", "provider = \"auto\"\ncertificate = \"text.pem\"\nkey = \"absent.pem\""),
     Wrong("a queue for nobody", "provider = \"auto\"", "provider = \"auto\"\nbatch_queue = 0"),
     Wrong("a simulator that is not asked for", "names =", "simulator = { seed = 1 }\nnames ="),
+    Wrong("GPUs without a service", "names =", "gpus = { at_once = 2 }\nnames ="),
+    Wrong("too many GPUs at once", "names =", "gpus = { socket = \"s\", at_once = 17 }\nnames ="),
+    Wrong("no time for GPUs", "names =", "gpus = { socket = \"s\", timeout = \"1ms\" }\nnames ="),
+    Wrong("GPUs without a TEE", "\"auto\"", "\"none\"\ngpus = { socket = \"s\" }"),
+    Wrong("simulated GPUs beside others", "\"auto\"", "\"simulator\"\nsimulator = { gpus = 1 }\ngpus = { socket = \"s\" }"),
     Wrong("a short measurement", "\"auto\"", "\"simulator\"\nsimulator = { measurement = \"00\" }"),
     Wrong("a negative seed", "\"auto\"", "\"simulator\"\nsimulator = { seed = -1 }"),
 ];

@@ -29,6 +29,7 @@ pub struct Metrics {
     connections_active: Gauges,
     connections_closed: Counters,
     connections_opened: Counters,
+    devices: DeviceMetrics,
     drain_state: Gauge,
     handshakes: Counters,
     http_duration: Family<Labels, Histogram, fn() -> Histogram>,
@@ -112,6 +113,27 @@ pub struct QuoteMetrics {
     pub busy: Counter,
 }
 
+/// What is counted of the evidence of devices beside the TEE.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceMetrics {
+    /// Sessions that devices gave evidence for.
+    pub attested: Counter,
+    /// Sessions that they gave none for.
+    pub failures: Counter,
+    /// Sessions that were answered busy.
+    pub busy: Counter,
+}
+
+impl DeviceMetrics {
+    fn registered(registry: &mut Registry) -> Self {
+        let made = Self::default();
+        registry.register("device_evidence", "Sessions that devices beside the TEE gave evidence for", made.attested.clone());
+        registry.register("device_evidence_failures", "Sessions that devices beside the TEE gave no evidence for", made.failures.clone());
+        registry.register("device_evidence_busy", "Sessions that found no room before the devices and were answered busy", made.busy.clone());
+        made
+    }
+}
+
 impl QuoteMetrics {
     fn registered(registry: &mut Registry) -> Self {
         let made = Self::default();
@@ -150,6 +172,7 @@ impl Metrics {
             connections_opened: counters(&mut registry, "connections_opened", "Connections accepted"),
             tunnel_sessions_active: gauges(&mut registry, "tunnel_sessions_active", "Sessions of many connections now"),
             tunnel_sessions_opened: counters(&mut registry, "tunnel_sessions_opened", "Sessions of many connections begun"),
+            devices: DeviceMetrics::registered(&mut registry),
             drain_state: {
                 let gauge = Gauge::default();
                 registry.register("drain_state", "0 running, 1 draining", gauge.clone());
@@ -205,6 +228,12 @@ impl Metrics {
             received: self.received.get_or_create(&labels).clone(),
             sent: self.sent.get_or_create(&labels).clone(),
         }
+    }
+
+    /// The counters of the evidence of devices.
+    #[must_use]
+    pub const fn devices(&self) -> &DeviceMetrics {
+        &self.devices
     }
 
     /// The counters of the evidence that is made here.

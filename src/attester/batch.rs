@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::devices::Devices;
 use super::queue::Queue;
 use super::{Attester, Quote, Unavailable};
 use crate::admin::metrics::QuoteMetrics;
@@ -76,6 +77,7 @@ pub struct Batcher {
     leaves: Arc<Queue<Option<IpAddr>, Leaf>>,
     singles: mpsc::Sender<Single>,
     counters: QuoteMetrics,
+    devices: Option<Devices>,
 }
 
 impl Batcher {
@@ -99,7 +101,7 @@ impl Batcher {
         let listed = Listed::default();
         let hardware = Hardware { attester: Arc::clone(&attester), listed: Arc::clone(&listed), counters: counters.clone(), idle_since: Instant::now() };
         tokio::spawn(hardware.work(Arc::clone(&leaves), waiting_singles, settings.window));
-        Self { attester, listed, leaves, singles, counters }
+        Self { attester, listed, leaves, singles, counters, devices: None }
     }
 
     /// A quote that speaks for `leaf`, with the proof. Dropping the future withdraws the leaf and harms no other. `source`
@@ -144,6 +146,18 @@ impl Batcher {
         let (reply, answer) = oneshot::channel();
         self.ask(&self.singles, Single { challenge, reply })?;
         answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// The same with devices whose evidence goes beside the attester's, in sessions whose peers ask for it.
+    #[must_use]
+    pub fn beside(self, devices: Option<Devices>) -> Self {
+        Self { devices, ..self }
+    }
+
+    /// The devices beside the attester.
+    #[must_use]
+    pub const fn devices(&self) -> Option<&Devices> {
+        self.devices.as_ref()
     }
 
     /// What has been quoted.

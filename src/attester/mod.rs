@@ -5,7 +5,9 @@
 pub mod azure;
 pub mod batch;
 pub mod cca;
+pub mod devices;
 mod document;
+pub mod gpu;
 mod imds;
 pub mod kernel;
 pub mod keystone;

@@ -13,6 +13,7 @@ mod certificate;
 mod der;
 pub mod elliptic;
 mod forge;
+pub mod gpu;
 pub mod intel;
 mod intel_certificates;
 mod intel_collateral;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::tree::{Section, Wrong};
-use super::{CertificateFiles, Identity, Provider, Simulator, schema, values};
+use super::{CertificateFiles, Gpus, Identity, Provider, Simulator, schema, values};
 use crate::platform::PLATFORMS;
 
 /// The life of a certificate when nothing else is said.
@@ -36,7 +36,19 @@ pub(super) fn read(file: &Section<'_>, folder: &Path, insecure: &mut Vec<String>
             section.wrong(&simulated.span, "[identity.simulator] without provider \"simulator\"", "leave it out: it would do nothing");
         }
     }
+    let gpus = section.table("gpus", &schema::GPUS).map(|gpus| (gpus.span.clone(), self::gpus(&gpus, folder)));
+    if let Some((span, _)) = &gpus {
+        let twice = matches!(&provider, Some(Provider::Simulator(simulator)) if simulator.gpus > 0);
+        if twice || named.as_ref().is_some_and(|named| named.value == "none") {
+            section.wrong(
+                span,
+                "[identity.gpus] without a TEE, or beside simulated GPUs",
+                "GPUs stand beside a TEE; name a provider, and leave identity.simulator.gpus out",
+            );
+        }
+    }
     let identity = Identity {
+        gpus: gpus.and_then(|(_, gpus)| gpus),
         provider: provider.clone().unwrap_or(Provider::Auto),
         life: within(&section, "life", Duration::from_secs(60), Duration::from_secs(86_400)).unwrap_or(LIFE),
         names: names(&section),
@@ -61,8 +73,17 @@ fn simulator(section: Option<&Section<'_>>) -> Simulator {
         product,
         measurement: section.parsed("measurement", values::measurement).map(|measurement| measurement.value),
         quote_delay: within(section, "quote_delay", Duration::ZERO, Duration::from_secs(10)).unwrap_or(default.quote_delay),
+        gpus: section.number("gpus", 0..=16).and_then(|gpus| usize::try_from(gpus).ok()).unwrap_or(default.gpus),
         platform,
     }
+}
+
+fn gpus(section: &Section<'_>, folder: &Path) -> Option<Gpus> {
+    let endorsements = section.parsed("endorsements", |path| super::files::folder(&folder.join(path)).map(|()| folder.join(path)));
+    let timeout = within(section, "timeout", Duration::from_millis(100), Duration::from_secs(60));
+    let at_once = section.number("at_once", 1..=16).and_then(|at_once| usize::try_from(at_once).ok());
+    let socket = section.required("socket").map(|socket| folder.join(socket.value))?;
+    Some(Gpus { socket, endorsements: endorsements.map(|path| path.value), timeout, at_once })
 }
 
 fn known_platform(text: &str) -> Result<String, Wrong> {

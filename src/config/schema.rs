@@ -90,7 +90,30 @@ pub static IDENTITY: Section = Section {
             "How long sessions are collected for one quote while another quote is made. The first of an idle time never waits.",
         ),
         key("batch_queue", "number, 1 to 65536", "`1024`", "How many sessions may wait for a quote. More are told `busy` at once."),
+        key("gpus", "table", "none", "NVIDIA GPUs beside the TEE, whose evidence goes into sessions with peers that require it."),
         key("simulator", "table", "", "What the simulator claims. Only with provider `simulator`."),
+    ],
+};
+
+/// `[identity.gpus]`.
+pub static GPUS: Section = Section {
+    name: "[identity.gpus]",
+    doc: "NVIDIA GPUs beside the TEE, asked through a local service for each session whose peer requires a member `gpu/0` to `gpu/15`. See `docs/platforms/nvidia-gpu.md` for what the service answers. The start asks once and stops when there is no good answer.",
+    keys: &[
+        key("socket", "path", "required", "The Unix socket of the service."),
+        key(
+            "endorsements",
+            "folder",
+            "none",
+            "What verifiers need beside the answers: NVIDIA's reference measurements of this driver and firmware (`*.xml`) and OCSP responses (`gpu-ocsp*.der`, renewed daily by you). Read for each session, so that what is renewed is used.",
+        ),
+        key("timeout", "duration, 100ms to 60s", "`\"5s\"`", "How long one answer may take. The peer is told `busy` where there is none in time."),
+        key(
+            "at_once",
+            "number, 1 to 16",
+            "`1`",
+            "How many sessions are answered at a time. Sixteen times as many may wait, half of them from one source; more are told `busy` at once. Sessions that need no GPU never wait.",
+        ),
     ],
 };
 
@@ -104,6 +127,7 @@ pub static SIMULATOR: Section = Section {
         key("product", "one of the platform's products", "the platform's own choice", "Such as the processor line: `\"milan\"`, `\"genoa\"` or `\"turin\"`."),
         key("measurement", "64, 96 or 128 hex digits", "a fixed one", "The measurement of the guest's code, of the length that the platform's digests have."),
         key("quote_delay", "duration, at most 10s", "`\"0ms\"`", "How long making one report takes, to see what slow hardware does."),
+        key("gpus", "number, at most 16", "`0`", "How many simulated GPUs stand beside it."),
     ],
 };
 
@@ -448,8 +472,8 @@ pub static LOG: Section = Section {
 
 /// Every table in the order of the documentation.
 #[rustfmt::skip]
-pub static SECTIONS: [&Section; 18] = [
-    &FILE, &IDENTITY, &SIMULATOR, &LISTENER, &LIMITS, &ROUTE, &ALLOW, &IDENTITY_HEADERS, &EVIDENCE, &UPSTREAM, &HEALTH, &ATTESTED, &PEER, &POLICY, &DENY, &COLLATERAL,
+pub static SECTIONS: [&Section; 19] = [
+    &FILE, &IDENTITY, &GPUS, &SIMULATOR, &LISTENER, &LIMITS, &ROUTE, &ALLOW, &IDENTITY_HEADERS, &EVIDENCE, &UPSTREAM, &HEALTH, &ATTESTED, &PEER, &POLICY, &DENY, &COLLATERAL,
     &OBSERVE, &LOG,
 ];
 

@@ -9,6 +9,11 @@
 //! A block is its index, the DMTF specification 1, its length, and a measurement of 48 octets. Opaque data are fields of type
 //! and length. Numbers are little-endian. Source: DMTF DSP0274, NVIDIA's `attestation-sdk`.
 
+mod document;
+pub mod saved;
+
+pub use document::{MAX_DOCUMENT, of_document};
+
 use super::cbor::{NotCanonical, Reader, Writer};
 use super::cursor::Cursor;
 use super::{ClaimValue, Claims};
@@ -16,6 +21,16 @@ use crate::refusal::{Denied, Finding, Reason};
 
 /// The media type of the member's value.
 pub const MEDIA_TYPE: &str = "application/vnd.portcullis.nvidia-gpu+cbor";
+
+/// The prefix of the short names of reference measurements among the endorsements, and their media type.
+pub const RIM: &str = "gpu-rim";
+/// See [`RIM`].
+pub const RIM_TYPE: &str = "application/xml";
+
+/// The prefix of the short names of OCSP responses, and their media type.
+pub const OCSP: &str = "gpu-ocsp";
+/// See [`OCSP`].
+pub const OCSP_TYPE: &str = "application/ocsp-response";
 
 /// A member longer than this is not read: reports have about 4 KiB, chains 5 certificates of less than 1 KiB.
 pub const MAX_MEMBER: usize = 32 * 1024;

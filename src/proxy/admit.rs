@@ -14,6 +14,7 @@ use super::deadline::in_time;
 use super::standing::{Ended, Kept, Standing};
 use crate::admin::metrics::{Direction, Metrics};
 use crate::attester::batch::{BatchedQuote, QuoteError};
+use crate::attester::devices::Attested;
 use crate::clock::Clock;
 use crate::evidence::binding::Role;
 use crate::evidence::{KeyDigest, Timestamp};
@@ -344,7 +345,12 @@ async fn own_evidence<S: AsyncRead + AsyncWrite + Unpin>(
         let expected = "a certificate of ours, which the server asks for, and an attester";
         return Finding::new(Reason::ExchangeOutOfOrder, "exchange.own_evidence", expected, "none").refuse();
     };
-    let listed = attester.listed().await.map_err(no_quote)?;
+    let begun = tokio::time::Instant::now();
+    let beside = match attester.devices().filter(|devices| agreed.takes(devices.media_type())) {
+        Some(devices) => within(begun, around, devices.attest(agreed.device_nonce(identity.instance()), around.source)).await?,
+        None => Attested::default(),
+    };
+    let listed: Vec<_> = attester.listed().await.map_err(no_quote)?.iter().cloned().chain(beside.members).collect();
     let claims = agreed.claims(key, identity.instance(), &listed);
     let leaf = {
         let exporter = pending.exporter(agreed.role(), agreed.nonce_client(), agreed.nonce_server())?;
@@ -352,14 +358,20 @@ async fn own_evidence<S: AsyncRead + AsyncWrite + Unpin>(
         let attesting = Attesting { role: agreed.role(), exporter: &exporter, key_self: key, key_peer, alpn: pending.alpn() };
         agreed.channel(attesting).leaf(&claims)
     };
-    let asked = tokio::time::timeout(around.limit / 2, attester.quote(leaf, around.source));
-    let BatchedQuote { quote, proof, .. } = asked.await.unwrap_or(Err(QuoteError::Busy)).map_err(no_quote)?;
-    agreed.evidence(&quote.evidence, &quote.endorsements, OwnClaims { claims, listed: &listed, proof })
+    let BatchedQuote { quote, proof, .. } = within(begun, around, attester.quote(leaf, around.source)).await?;
+    let mut endorsements = quote.endorsements.clone();
+    endorsements.extend(beside.endorsements);
+    agreed.evidence(&quote.evidence, &endorsements, OwnClaims { claims, listed: &listed, proof })
+}
+
+/// What comes before half of the exchange's time is over since `begun`.
+async fn within<T>(begun: tokio::time::Instant, around: Surroundings<'_>, made: impl Future<Output = Result<T, QuoteError>>) -> Result<T, Denied> {
+    tokio::time::timeout_at(begun + around.limit / 2, made).await.unwrap_or(Err(QuoteError::Busy)).map_err(no_quote)
 }
 
 /// Whatever kept us from a quote, the peer hears "busy".
 fn no_quote(error: QuoteError) -> Denied {
-    let expected = "a quote of this side's TEE";
+    let expected = "evidence of this side's TEE and what is beside it";
     match error {
         QuoteError::Busy => Finding::new(Reason::AttesterBusy, "own.quote", expected, "none in time: too many are waiting, or the hardware is slow").into(),
         QuoteError::Unavailable(why) => Finding::new(Reason::AttesterBusy, "own.quote", expected, format!("{}: {}", why.what, why.why)).fix(why.fix).into(),

@@ -281,8 +281,9 @@ impl std::fmt::Debug for Appraisals {
     }
 }
 
-/// The media types of the platforms that the policy names, each once, in its order. A policy that accepts nobody asks for
-/// any: a HELLO lists something, and the refusal is then about the evidence.
+/// The media types of the platforms that the policy names, each once, in its order; then those of devices that an entry
+/// requires beside them: without it none is sent. A policy that accepts nobody asks for any: a HELLO lists something, and the
+/// refusal is then about the evidence.
 fn media_types(policy: &AppraisalPolicy) -> Vec<String> {
     let mut types: Vec<String> = Vec::new();
     let named: Vec<_> = policy.accept.iter().filter_map(|entry| platform::by_name(entry.tee)).collect();
@@ -292,5 +293,8 @@ fn media_types(policy: &AppraisalPolicy) -> Vec<String> {
             types.push(platform.media_type.to_owned());
         }
     }
+    let required: Vec<&str> = policy.accept.iter().flat_map(|entry| &entry.require).map(String::as_str).collect();
+    let devices = platform::AUXILIARY.iter().filter(|kind| kind.labels.iter().any(|label| required.contains(label)));
+    types.extend(devices.map(|kind| kind.media_type.to_owned()));
     types
 }

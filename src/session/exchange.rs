@@ -11,7 +11,7 @@
 
 use super::frame::{Frame, Kind};
 use super::message::{Attest, Code, EvidenceMessage, Hello};
-use crate::evidence::binding::{Binding, BindingClaims, Channel, Kind as ClaimsKind, Role, digests, hello_digest};
+use crate::evidence::binding::{Binding, BindingClaims, Channel, Kind as ClaimsKind, Role, device_nonce, digests, hello_digest};
 use crate::evidence::cmw::Collection;
 use crate::evidence::{Auxiliary, Endorsements, Evidence, KeyDigest};
 use crate::refusal::{Denied, Finding, Reason};
@@ -200,6 +200,22 @@ impl Agreed {
         self.role
     }
 
+    /// Whether the peer takes evidence of this type.
+    #[must_use]
+    pub fn takes(&self, media_type: &str) -> bool {
+        self.peer_accepts.iter().any(|accepted| accepted == media_type)
+    }
+
+    /// The nonce that devices beside our TEE have to answer.
+    #[must_use]
+    pub fn device_nonce(&self, instance: &[u8]) -> [u8; 32] {
+        let peer = match self.role {
+            Role::Client => &self.nonce_server,
+            Role::Server => &self.nonce_client,
+        };
+        device_nonce(&[instance, peer])
+    }
+
     /// The encoded claims for our own evidence, which has these members beside the quote.
     #[must_use]
     pub fn claims(&self, own: &KeyDigest, instance: &[u8], listed: &[Auxiliary]) -> Vec<u8> {
@@ -230,7 +246,7 @@ impl Agreed {
     /// # Errors
     /// `evidence_unsupported` when the peer does not list the type, `evidence_size` when it takes less.
     pub fn evidence(&self, tee: &Evidence, endorsements: &Endorsements, message: OwnClaims<'_>) -> Result<Frame, Denied> {
-        if !self.peer_accepts.contains(&tee.media_type) {
+        if !self.takes(&tee.media_type) {
             return Finding::new(Reason::EvidenceUnsupported, "HELLO.types", tee.media_type.clone(), self.peer_accepts.join(", "))
                 .fix("the other side does not accept this side's kind of evidence: its policy has to name the platform")
                 .refuse();

@@ -5,7 +5,7 @@ use super::gpu;
 use super::roots::Anchor;
 use super::{AuthenticClaims, Grounds};
 use crate::evidence::{Auxiliary, ClaimValue, Endorsements, Evidence};
-use crate::refusal::Denied;
+use crate::refusal::{Denied, Finding, Reason};
 
 /// One kind of auxiliary evidence.
 #[derive(Debug)]
@@ -38,7 +38,8 @@ pub fn of(member: &Auxiliary) -> Option<(&'static Kind, &'static str)> {
     AUXILIARY.iter().find_map(|kind| kind.labels.iter().find(|label| **label == member.label).map(|label| (kind, *label)))
 }
 
-/// Judges every member of these kinds and puts its claims under its label.
+/// Judges every member of these kinds and puts its claims under its label. A device has one label: under two it would pass
+/// for two.
 pub(super) fn join(
     authentic: &mut AuthenticClaims,
     evidence: &Evidence,
@@ -46,9 +47,14 @@ pub(super) fn join(
     nonce: Option<&[u8; 32]>,
     grounds: &Grounds<'_>,
 ) -> Result<(), Denied> {
+    let mut seen: Vec<([u8; 48], &str)> = Vec::new();
     for member in &evidence.auxiliary {
         let Some((kind, label)) = of(member) else { continue };
         let device = (kind.authenticate)(&member.bytes, endorsements, nonce, grounds)?;
+        if let Some((_, other)) = seen.iter().find(|(identity, _)| *identity == device.identity) {
+            return Finding::new(Reason::EvidenceAmbiguous, format!("cmw.{label}"), "another device for each label", format!("the device of {other}")).refuse();
+        }
+        seen.push((device.identity, label));
         authentic.until = authentic.until.min(device.until);
         authentic.origin = authentic.origin.with(device.origin);
         authentic.revocation_checked = authentic.revocation_checked && device.revocation_checked;

@@ -22,6 +22,7 @@ use super::memo::verifies_once;
 use super::roots::{Anchor, Origin};
 use crate::crypto::{Scheme, same, sha256, sha384};
 use crate::evidence::gpu::{Gpu, Report};
+pub use crate::evidence::gpu::{OCSP, RIM};
 use crate::evidence::ocsp::{Der, Response, Single, Status};
 use crate::evidence::rim::Rim;
 use crate::evidence::{ClaimValue, Claims, Endorsements, Timestamp};
@@ -30,12 +31,6 @@ use crate::refusal::{Denied, Finding, Reason};
 
 /// The name under which anchors are NVIDIA's.
 pub const NAME: &str = "nvidia-gpu";
-
-/// The prefix of the short names of reference measurements among the endorsements.
-pub const RIM: &str = "gpu-rim";
-
-/// The prefix of the short names of OCSP responses.
-pub const OCSP: &str = "gpu-ocsp";
 
 /// For how long an OCSP response is taken beyond its own end: NVIDIA's last a day, and its service may be away for one.
 pub const GRACE: u64 = 86_400;
@@ -52,6 +47,8 @@ pub fn anchors() -> Vec<Anchor> {
 pub struct Device {
     /// What it says.
     pub claims: Claims,
+    /// SHA-384 of the key that NVIDIA certified for it: no two devices have one.
+    pub identity: [u8; 48],
     /// Until when this holds.
     pub until: Timestamp,
     /// Whose root it is under.
@@ -87,7 +84,8 @@ pub fn authenticate(member: &[u8], endorsements: &Endorsements, nonce: Option<&[
     golden(&report, &tags)?;
     let mut claims = device.claims;
     claims.push("reference_measurements", ClaimValue::Texts(tags.iter().map(|tag| format!("{} {}", tag.product, tag.version)).collect()));
-    Ok(Device { claims, until: revoked.map_or(until, |end| end.min(until)), origin: device.origin, revocation_checked: revoked.is_some() })
+    let until = revoked.map_or(until, |end| end.min(until));
+    Ok(Device { claims, identity: device.identity, until, origin: device.origin, revocation_checked: revoked.is_some() })
 }
 
 /// Proves that a device under a root for device identities signed the report. Establishes nothing about its state.
@@ -106,7 +104,9 @@ pub fn device(received: &[u8], report: &Report, chain: &[X509Certificate<'_>], g
     let mut claims = report.claims();
     claims.push("device", ClaimValue::Text(leaf.subject().to_string()));
     claims.push("device_serial", ClaimValue::Bytes(leaf.raw_serial().to_vec()));
-    Ok(Device { claims, until, origin, revocation_checked: false })
+    // The report's own key is of the firmware too; that of its issuer is the device's.
+    let identity = chain.get(1).unwrap_or(leaf).public_key().raw;
+    Ok(Device { claims, identity: sha384(&[identity]), until, origin, revocation_checked: false })
 }
 
 /// The certificates of a chain, read.

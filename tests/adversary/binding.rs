@@ -2,9 +2,12 @@
 //!
 //! Every row is tried by a hostile server against a client sidecar and by a hostile client against a server sidecar.
 
+use std::sync::LazyLock;
+
+use portcullis::attester::simulator::gpu::GpuForge;
 use portcullis::crypto::{sha384, sha512};
 use portcullis::evidence::batch::{self, Node};
-use portcullis::evidence::binding::{BindingClaims, Kind, certificate_challenge, web_leaf};
+use portcullis::evidence::binding::{BindingClaims, Kind, certificate_challenge, digests, web_leaf};
 use portcullis::evidence::cmw::Collection;
 use portcullis::evidence::{Auxiliary, Evidence, KeyDigest, ReportData, Timestamp};
 use portcullis::tls::Tier;
@@ -14,6 +17,9 @@ use crate::peer::{Holder, Tls, Wire, spki};
 use crate::script::{self, Twist};
 use crate::wire::{self, EXPORTER_LABEL, LeafParts, exporter_context};
 use crate::world::NOW;
+
+/// A device of the simulator that answered another nonce than this session's.
+static GPU: LazyLock<Auxiliary> = LazyLock::new(|| GpuForge::new(1, 1, NOW).members(&[9; 32]).remove(0));
 
 type Row = (&'static str, &'static str, fn() -> Twist);
 
@@ -169,6 +175,22 @@ const ROWS: &[Row] = &[
             collection.tee.auxiliary.push(Auxiliary { label: "log".to_owned(), media_type, bytes });
         })
     }),
+    ("gpu-unlisted", "auxiliary_unbound", || collection(|collection| collection.tee.auxiliary.push(GPU.clone()))),
+    ("gpu-other-nonce", "binding_mismatch", || Twist {
+        claims: Some(Box::new(|claims| claims.aux = digests(std::slice::from_ref(&GPU)))),
+        collection: Some(Box::new(|collection| collection.tee.auxiliary.push(GPU.clone()))),
+        ..Twist::default()
+    }),
+    ("gpu-altered", "auxiliary_unbound", || Twist {
+        claims: Some(Box::new(|claims| claims.aux = digests(std::slice::from_ref(&GPU)))),
+        collection: Some(Box::new(|collection| {
+            let mut altered = GPU.clone();
+            altered.bytes[100] ^= 1;
+            collection.tee.auxiliary.push(altered);
+        })),
+        ..Twist::default()
+    }),
+    ("gpu-as-tee", "evidence_unsupported", || collection(|collection| collection.tee = Evidence::new(GPU.media_type.as_str(), GPU.bytes.as_slice()))),
     ("cmw-unlisted-aux", "auxiliary_unbound", || with_auxiliary(None)),
     ("cmw-aux-hash-mismatch", "auxiliary_unbound", || with_auxiliary(Some([1; 48]))),
     ("cmw-aux-listed and not there", "auxiliary_unbound", || claims(|claims| claims.aux.extend([("gpu/0".to_owned(), sha384(&[b"{}"]))]))),

@@ -12,6 +12,7 @@ use portcullis::attester::simulator::{Forge, KeystoneForge};
 
 use portcullis::attester::simulator::cca::CcaForge;
 use portcullis::attester::simulator::elliptic::{Curve, EcKey};
+use portcullis::attester::simulator::gpu::GpuForge;
 use portcullis::attester::simulator::nitro::NitroForge;
 use portcullis::attester::simulator::psa::PsaForge;
 use portcullis::config::Config;
@@ -22,7 +23,7 @@ use portcullis::evidence::cbor::Reader;
 use portcullis::evidence::cbor::foreign::Item;
 use portcullis::evidence::cmw::Collection;
 use portcullis::evidence::cose::{self, Sign1, decode_key, encode_key};
-use portcullis::evidence::gpu::{Gpu, Report as GpuReport};
+use portcullis::evidence::gpu::{Gpu, Report as GpuReport, of_document};
 use portcullis::evidence::intel::collateral::{QeIdentity, Signed, TcbInfo};
 use portcullis::evidence::intel::log::{Events, GuestEvent};
 use portcullis::evidence::intel::{Quote, chain};
@@ -75,6 +76,7 @@ pub(crate) const PARSERS: &[Parser] = &[
     Parser { name: "intel_log", feed: intel_log, seeds: intel_log_seeds },
     Parser { name: "intel_quote", feed: intel_quote, seeds: intel_quote_seeds },
     Parser { name: "gpu", feed: gpu, seeds: gpu_seeds },
+    Parser { name: "gpu_document", feed: gpu_document, seeds: gpu_document_seeds },
     Parser { name: "gpu_references", feed: gpu_references, seeds: gpu_references_seeds },
     Parser { name: "keystone", feed: keystone, seeds: keystone_seeds },
     Parser { name: "cose", feed: cose, seeds: cose_seeds },
@@ -147,11 +149,25 @@ pub(crate) fn gpu(data: &[u8]) -> bool {
 }
 
 fn gpu_seeds() -> Vec<Vec<u8>> {
-    let block = |index: u8| [[index, 1, 51, 0, 1, 48, 0].as_slice(), &[index; 48]].concat();
-    let mut report =
-        [[0x11, 0xe0, 0x01, 0xff].as_slice(), &[7; 32], &[0, 0x11, 0x60, 0, 0, 2, 110, 0, 0], &block(1), &block(2), &[8; 32], &[10, 0, 3, 0, 6, 0]].concat();
-    report.extend([b"570.1\0".as_slice(), &[9; 96]].concat());
-    vec![Gpu { report, chain: vec![vec![1; 20], vec![2; 20]] }.encode()]
+    vec![GpuForge::new(1, 1, NOW).members(&[7; 32]).remove(0).bytes]
+}
+
+/// The document of NVIDIA's tools; what a local service answers.
+pub(crate) fn gpu_document(data: &[u8]) -> bool {
+    let Ok(devices) = of_document(data) else { return false };
+    assert!((1..=16).contains(&devices.len()));
+    for device in devices {
+        assert!(GpuReport::parse(&device.report).is_ok_and(|(_, behind)| behind.is_empty()), "what lies behind a report was kept");
+    }
+    true
+}
+
+fn gpu_document_seeds() -> Vec<Vec<u8>> {
+    let gpu = Gpu::decode(&gpu_seeds()[0]).expect("a member");
+    let text = |octets: &[u8]| data_encoding::BASE64.encode(octets);
+    let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", text(&gpu.chain[0]));
+    let document = format!("{{\"evidences\":[{{\"evidence\":\"{}\",\"certificate\":\"{}\"}}]}}", text(&gpu.report), text(pem.as_bytes()));
+    vec![document.into_bytes()]
 }
 
 /// Reference measurements of GPUs (XML), and OCSP responses. What is read has the digest that it says.
@@ -161,25 +177,9 @@ pub(crate) fn gpu_references(data: &[u8]) -> bool {
 }
 
 fn gpu_references_seeds() -> Vec<Vec<u8>> {
-    let tlv = |tag: u8, parts: &[&[u8]]| {
-        let content = parts.concat();
-        let length = match content.len() {
-            short @ 0..=0x7f => vec![short as u8],
-            long => vec![0x82, (long >> 8) as u8, long as u8]
-                .into_iter()
-                .filter(|_| long > 0xff)
-                .chain([0x81, long as u8].into_iter().filter(|_| long <= 0xff))
-                .collect(),
-        };
-        [[tag].as_slice(), &length, &content].concat()
-    };
-    let time = tlv(0x18, &[b"20261001000000Z"]);
-    let id = tlv(0x30, &[&tlv(0x30, &[&tlv(6, &[&[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 2]])]), &tlv(4, &[&[1; 48]]), &tlv(4, &[&[2; 48]]), &tlv(2, &[&[5]])]);
-    let single = tlv(0x30, &[&id, &[0x80, 0], &time, &tlv(0xa0, &[&time])]);
-    let signed = tlv(0x30, &[&tlv(0xa2, &[&tlv(4, &[&[3; 20]])]), &time, &tlv(0x30, &[&single])]);
-    let basic = tlv(0x30, &[&signed, &tlv(0x30, &[&tlv(6, &[&[1]])]), &tlv(3, &[&[0, 7]]), &tlv(0xa0, &[&tlv(0x30, &[&tlv(0x30, &[])])])]);
-    let inner = tlv(0x30, &[&tlv(6, &[&[0x2b, 6, 1, 5, 5, 7, 0x30, 1, 1]]), &tlv(4, &[&basic])]);
-    vec![tlv(0x30, &[&tlv(0x0a, &[&[0]]), &tlv(0xa0, &[&inner])])]
+    // One of each kind.
+    let made = GpuForge::new(1, 1, NOW).endorsements();
+    ["gpu-rim-driver", "gpu-ocsp-ica"].map(|name| made.find(name).expect("minted").to_vec()).to_vec()
 }
 
 /// A Keystone report and its signatures.

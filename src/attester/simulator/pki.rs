@@ -134,6 +134,11 @@ pub(super) fn list_at(address: &str) -> (&'static [u64], Criticality, Vec<u8>) {
     (&[2, 5, 29, 31], Criticality::Ordinary, value)
 }
 
+/// A name's DER.
+pub(super) fn encoded(of: &Name) -> Vec<u8> {
+    construct_der(|writer| name(writer, of))
+}
+
 fn envelope(key: &EcKey, body: &[u8]) -> Vec<u8> {
     construct_der(|writer| {
         writer.write_sequence(|writer| {
@@ -150,8 +155,8 @@ fn name(writer: yasna::DERWriter<'_>, name: &Name) {
             writer.next().write_set(|writer| {
                 writer.next().write_sequence(|writer| {
                     der::oid(writer.next(), &[2, 5, 4, *arc]);
-                    // countryName is a PrintableString by its definition.
-                    if *arc == 6 { writer.next().write_printable_string(value) } else { writer.next().write_utf8_string(value) }
+                    // serialNumber and countryName are PrintableStrings by their definitions.
+                    if [5, 6].contains(arc) { writer.next().write_printable_string(value) } else { writer.next().write_utf8_string(value) }
                 });
             });
         }

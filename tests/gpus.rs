@@ -1,0 +1,387 @@
+//! GPUs beside a TEE, through whole sidecars: the simulator's and those of a local service. Traffic flows where a policy
+//! requires them and they are there; a service that is wrong stops the start; one that is slow holds up nobody else.
+#![cfg(all(feature = "cli", feature = "simulator"))]
+
+#[path = "support/program.rs"]
+mod program;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use data_encoding::{BASE64, HEXLOWER};
+use portcullis::app::App;
+use portcullis::attester::simulator::gpu::GpuForge;
+use portcullis::clock::Clock;
+use portcullis::config::Config;
+use portcullis::evidence::gpu::Gpu;
+use portcullis::evidence::leaf::Leaf;
+use program::Desk;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::Semaphore;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A folder with a policy for the simulator's guest, and one for it with each of these sets of members.
+fn desk() -> Desk {
+    let desk = Desk::new();
+    done(&desk, "simulate evidence");
+    done(&desk, "policy init bare.json --insecure-simulator");
+    done(&desk, "policy add bare.json --id guest --from evidence --yes");
+    let bare = desk.text("bare.json");
+    for (name, members) in [("one", r#""gpu/0""#), ("two", r#""gpu/0", "gpu/1""#), ("three", r#""gpu/0", "gpu/1", "gpu/2""#)] {
+        let with = bare.replacen(r#""id": "guest""#, &format!(r#""id": "guest", "require": [{members}]"#), 1);
+        assert_ne!(with, bare, "the policy has its entry written in another way: {bare}");
+        desk.write(&format!("{name}.json"), with);
+    }
+    desk
+}
+
+fn done(desk: &Desk, words: &str) {
+    let run = desk.run(words);
+    assert_eq!(run.code, 0, "{words}\n{}", run.shown());
+}
+
+/// A server sidecar with these lines of `[identity]`, before a service.
+fn server(service: SocketAddr, identity: &str, clients: &str) -> String {
+    format!(
+        "version = 1\ndrain_grace = \"1s\"\n[identity]\nprovider = \"simulator\"\nnames = [\"localhost\"]\n{identity}\n\
+         [policy.p]\nfile = \"one.json\"\n\
+         [[listener]]\nname = \"in\"\nbind = \"127.0.0.1:0\"\ncertificate = \"attested\"\nupstream = \"app\"\n{clients}\n\
+         [[upstream]]\nname = \"app\"\ntargets = [\"tcp://{service}\"]\n"
+    )
+}
+
+/// A client sidecar that judges by this policy.
+fn client(policy: &str, identity: &str, server: &App) -> String {
+    let address = server.tcp_address("in").expect("TCP");
+    format!(
+        "version = 1\ndrain_grace = \"1s\"\n{identity}\n[policy.p]\nfile = \"{policy}.json\"\n\
+         [[listener]]\nname = \"out\"\nbind = \"127.0.0.1:0\"\nupstream = \"far\"\n\
+         [[upstream]]\nname = \"far\"\ntargets = [\"tls://{address}\"]\nattested = {{ policy = \"p\" }}\n"
+    )
+}
+
+async fn start(desk: &Desk, text: &str) -> App {
+    tried(desk, text).await.unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
+async fn tried(desk: &Desk, text: &str) -> Result<App, String> {
+    desk.write("config.toml", text);
+    let config = Config::load(&desk.path("config.toml")).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    App::start(&config, Clock::system()).await.map_err(|error| format!("{error:#}"))
+}
+
+/// What comes back for `text`; `None` when the connection is closed before it did.
+async fn exchange(through: &App, text: &str) -> Option<String> {
+    let address = through.tcp_address("out").expect("TCP");
+    let both_ways = async {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        stream.write_all(text.as_bytes()).await.ok()?;
+        stream.shutdown().await.ok()?;
+        let mut echoed = String::new();
+        stream.read_to_string(&mut echoed).await.ok()?;
+        (!echoed.is_empty()).then_some(echoed)
+    };
+    tokio::time::timeout(PATIENCE, both_ways).await.expect("an answer or an end")
+}
+
+/// A service that says back what it hears, and counts who connects.
+async fn echo() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let served = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&served);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counter.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let (mut read, mut write) = stream.split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+                let _ = write.shutdown().await;
+            });
+        }
+    });
+    (address, served)
+}
+
+const SIMULATED: &str = "[identity.simulator]\ngpus = 2";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn traffic_flows_where_the_required_gpus_are_there_and_nowhere_else() {
+    let (desk, (service, served)) = (desk(), echo().await);
+    let with = start(&desk, &server(service, SIMULATED, "")).await;
+    for policy in ["bare", "one", "two"] {
+        let through = start(&desk, &client(policy, "", &with)).await;
+        let text = format!("beside a TEE: {policy} ").repeat(10_000);
+        assert!(exchange(&through, &text).await.is_some_and(|echoed| echoed == text), "{policy}");
+        through.drain().await;
+    }
+    let before = served.load(Ordering::SeqCst);
+    let without = start(&desk, &server(service, "", "")).await;
+    for (policy, far) in [("three", &with), ("one", &without)] {
+        let through = start(&desk, &client(policy, "", far)).await;
+        assert_eq!(exchange(&through, "refused").await, None, "{policy}");
+        assert!(through.metrics().text().contains("auxiliary_unbound"), "{policy}: {}", through.metrics().text());
+        through.drain().await;
+    }
+    assert_eq!(served.load(Ordering::SeqCst), before, "the service saw a connection that was refused");
+    // Only those that asked were given: two that require them, and one that requires more.
+    assert!(with.metrics().text().contains("portcullis_device_evidence_total 3"), "{}", with.metrics().text());
+    with.drain().await;
+    without.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_shows_its_gpus_to_a_server_that_requires_them() {
+    let (desk, (service, served)) = (desk(), echo().await);
+    let clients = "clients = \"attested\"\npolicy = \"p\"\ninsecure_allow_any_genuine_platform = true\n";
+    let far = start(&desk, &server(service, "", clients)).await;
+    let identity = |gpus: &str| format!("[identity]\nprovider = \"simulator\"\nnames = [\"client.test\"]\n{gpus}");
+    let through = start(&desk, &client("bare", &identity(SIMULATED), &far)).await;
+    assert_eq!(exchange(&through, "mutual").await.as_deref(), Some("mutual"));
+    through.drain().await;
+    let before = served.load(Ordering::SeqCst);
+    let through = start(&desk, &client("bare", &identity(""), &far)).await;
+    assert_eq!(exchange(&through, "refused").await, None);
+    assert_eq!(served.load(Ordering::SeqCst), before, "the service saw a connection that was refused");
+    assert!(far.metrics().text().contains("auxiliary_unbound"), "{}", far.metrics().text());
+    through.drain().await;
+    far.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_carries_no_gpu() {
+    let (desk, (service, _)) = (desk(), echo().await);
+    let far = start(&desk, &server(service, SIMULATED, "")).await;
+    let stream = TcpStream::connect(far.tcp_address("in").expect("TCP")).await.expect("a listener");
+    let config = Arc::new(careless());
+    let stream = tokio_rustls::TlsConnector::from(config).connect(ServerName::try_from("localhost").expect("a name"), stream).await.expect("TLS");
+    let leaf = stream.get_ref().1.peer_certificates().expect("a certificate")[0].clone();
+    let evidence = Leaf::read(&leaf).and_then(|leaf| leaf.evidence()).unwrap_or_else(|denied| panic!("{denied}"));
+    assert!(leaf.len() < 16 * 1024 && evidence.tee.auxiliary.is_empty() && evidence.endorsements.iter().all(|one| !one.name.starts_with("gpu")));
+    far.drain().await;
+}
+
+/// A local service of GPUs: answers what `answer` says, one connection after the other, where `turns` allow.
+struct Service {
+    socket: PathBuf,
+    asked: Arc<AtomicUsize>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Service {
+    fn start(folder: &Path, turns: Arc<Semaphore>, answer: impl Fn(&[u8; 32]) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        let socket = folder.join("gpu.sock");
+        let _ = std::fs::remove_file(&socket);
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (counter, answer) = (Arc::clone(&asked), Arc::new(answer));
+        let serving = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (counter, turns, answer) = (Arc::clone(&counter), Arc::clone(&turns), Arc::clone(&answer));
+                tokio::spawn(async move {
+                    let mut line = Vec::new();
+                    let _ = stream.read_to_end(&mut line).await;
+                    let nonce = line.strip_suffix(b"\n").and_then(|hex| HEXLOWER.decode(hex).ok()?.try_into().ok()).expect("64 digits and a line feed");
+                    counter.fetch_add(1, Ordering::SeqCst);
+                    let _turn = turns.acquire().await;
+                    let _ = stream.write_all(&answer(&nonce)).await;
+                });
+            }
+        });
+        Self { socket, asked, serving }
+    }
+
+    fn identity(&self, further: &str) -> String {
+        format!("[identity.gpus]\nsocket = \"{}\"\n{further}", self.socket.display())
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// What NVIDIA's command line prints of these devices.
+fn document(forge: &GpuForge, nonce: &[u8; 32]) -> Vec<u8> {
+    let device = |member: portcullis::evidence::Auxiliary| {
+        let Gpu { report, chain } = Gpu::decode(&member.bytes).expect("a member");
+        let pem = |der: &Vec<u8>| format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", BASE64.encode(der));
+        let pem: String = chain.iter().map(pem).collect();
+        // The driver's buffer is longer than its report.
+        let report = [report, vec![0; 64]].concat();
+        serde_json::json!({ "arch": "HOPPER", "nonce": HEXLOWER.encode(nonce), "evidence": BASE64.encode(&report), "certificate": BASE64.encode(pem.as_bytes()) })
+    };
+    let devices: Vec<_> = forge.members(nonce).into_iter().map(device).collect();
+    serde_json::json!({ "evidences": devices, "result_code": 0, "result_message": "Ok" }).to_string().into_bytes()
+}
+
+fn devices() -> GpuForge {
+    GpuForge::new(7, 2, Clock::system().now().expect("a time"))
+}
+
+/// The folder that the operator keeps, as NVIDIA's files are called.
+fn endorsements(desk: &Desk) -> String {
+    std::fs::create_dir_all(desk.path("gpu")).expect("a folder");
+    for endorsement in devices().endorsements().iter() {
+        let ending = if endorsement.name.starts_with("gpu-rim") { "xml" } else { "der" };
+        desk.write(&format!("gpu/{}.{ending}", endorsement.name), &endorsement.bytes);
+    }
+    "endorsements = \"gpu\"\n".to_owned()
+}
+
+fn free() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(Semaphore::MAX_PERMITS))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_local_service_answers_for_each_session_and_its_faults_are_told() {
+    let (desk, (service, served)) = (desk(), echo().await);
+    let folder = endorsements(&desk);
+    let good = Service::start(&desk.path(""), free(), |nonce| document(&devices(), nonce));
+    let far = start(&desk, &server(service, &good.identity(&folder), "")).await;
+    let through = start(&desk, &client("two", "", &far)).await;
+    for round in 1..=2 {
+        assert_eq!(exchange(&through, "by the service").await.as_deref(), Some("by the service"));
+        assert_eq!(good.asked.load(Ordering::SeqCst), 1 + round, "asked at the start and for each session");
+    }
+    // Now it goes wrong while the sidecars run: no evidence, and so no connection; sessions that need none go on.
+    drop(good);
+    let wrong = Service::start(&desk.path(""), free(), |_| document(&devices(), &[0; 32]));
+    let before = served.load(Ordering::SeqCst);
+    assert_eq!(exchange(&through, "refused").await, None);
+    assert!(through.metrics().text().contains("attester_busy"), "{}", through.metrics().text());
+    assert!(far.metrics().text().contains("portcullis_device_evidence_failures_total 1"), "{}", far.metrics().text());
+    assert_eq!(served.load(Ordering::SeqCst), before, "the service saw a connection that was refused");
+    let bare = start(&desk, &client("bare", "", &far)).await;
+    assert_eq!(exchange(&bare, "needs none").await.as_deref(), Some("needs none"));
+    for app in [bare, through, far] {
+        app.drain().await;
+    }
+    drop(wrong);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_is_wrong_stops_the_start() {
+    type Answer = fn(&[u8; 32]) -> Vec<u8>;
+    let (desk, (service, _)) = (desk(), echo().await);
+    let cases: [(&str, Answer, &str); 6] = [
+        ("another nonce", |_| document(&devices(), &[0; 32]), "answers another nonce"),
+        ("no document", |_| b"no JSON".to_vec(), "evidence_malformed"),
+        ("no device", |_| br#"{ "evidences": [] }"#.to_vec(), "0 devices"),
+        ("nothing", |_| Vec::new(), "evidence_malformed"),
+        ("no end", |_| vec![b' '; 600 * 1024], "524289 octets"),
+        ("no report", |_| br#"[{ "evidence": "AAAA", "certificate": "AAAA" }]"#.to_vec(), "evidence_malformed"),
+    ];
+    for (name, answer, why) in cases {
+        let gpus = Service::start(&desk.path(""), free(), answer);
+        let error = tried(&desk, &server(service, &gpus.identity(""), "")).await.err().unwrap_or_else(|| panic!("{name}: started"));
+        assert!(error.contains(why) && error.contains("nvidia-gpu.md"), "{name}: {error}");
+    }
+    let silent = Service::start(&desk.path(""), Arc::new(Semaphore::new(0)), |_| Vec::new());
+    let error = tried(&desk, &server(service, &silent.identity("timeout = \"100ms\""), "")).await.err().expect("no start");
+    assert!(error.contains("no answer within 100 ms"), "{error}");
+    drop(silent);
+    std::fs::remove_file(desk.path("gpu.sock")).expect("the socket");
+    let identity = format!("[identity.gpus]\nsocket = \"{}\"", desk.path("gpu.sock").display());
+    assert!(tried(&desk, &server(service, &identity, "")).await.err().expect("no start").contains("start the service"));
+    // A folder of endorsements that does nothing, or holds what is none.
+    let good = Service::start(&desk.path(""), free(), |nonce| document(&devices(), nonce));
+    std::fs::create_dir(desk.path("gpu")).expect("a folder");
+    for (file, why) in [("notes.txt", "no file is called"), ("driver.xml", "collateral_unavailable")] {
+        desk.write(&format!("gpu/{file}"), "nothing");
+        let error = tried(&desk, &server(service, &good.identity("endorsements = \"gpu\""), "")).await.err().expect("no start");
+        assert!(error.contains(why), "{file}: {error}");
+    }
+}
+
+/// The devices answer nobody for now: who needs them waits, more than there is room for are told so at once, and who needs
+/// none is served meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_gpus_hold_up_only_those_who_need_them() {
+    let (desk, (service, served)) = (desk(), echo().await);
+    let (folder, turns) = (endorsements(&desk), Arc::new(Semaphore::new(1)));
+    let gpus = Service::start(&desk.path(""), Arc::clone(&turns), |nonce| document(&devices(), nonce));
+    let far = start(&desk, &server(service, &gpus.identity(&format!("{folder}timeout = \"30s\"")), "")).await;
+    let needing = Arc::new(start(&desk, &client("one", "", &far)).await);
+    let bare = start(&desk, &client("bare", "", &far)).await;
+    let held = Arc::clone(&turns).acquire_owned().await.expect("open");
+    // One is before the devices, and one source has eight of the sixteen places: the ninth finds none.
+    let waiting: Vec<_> = (0..8)
+        .map(|_| {
+            let needing = Arc::clone(&needing);
+            tokio::spawn(async move { exchange(&needing, "waits").await })
+        })
+        .collect();
+    let begun = tokio::time::Instant::now();
+    while !far.metrics().text().contains("device_evidence_busy_total 1") {
+        assert!(begun.elapsed() < PATIENCE, "nobody is told that there is no room: {}", far.metrics().text());
+        assert_eq!(exchange(&bare, "needs none").await.as_deref(), Some("needs none"), "while the devices answer nobody");
+        if gpus.asked.load(Ordering::SeqCst) == 2 {
+            let _ = tokio::time::timeout(Duration::from_millis(300), exchange(&needing, "no room")).await;
+        }
+    }
+    drop(held);
+    let mut echoed = 0;
+    for waiting in waiting {
+        echoed += usize::from(waiting.await.expect("no panic").as_deref() == Some("waits"));
+    }
+    assert!(echoed >= 1, "those who waited are served");
+    assert!(served.load(Ordering::SeqCst) > echoed);
+    drop(turns);
+    bare.drain().await;
+    far.drain().await;
+}
+
+/// A client that takes any certificate.
+fn careless() -> rustls::ClientConfig {
+    #[derive(Debug)]
+    struct Careless(rustls::crypto::WebPkiSupportedAlgorithms);
+    impl rustls::client::danger::ServerCertVerifier for Careless {
+        fn verify_server_cert(
+            &self,
+            _: &rustls::pki_types::CertificateDer<'_>,
+            _: &[rustls::pki_types::CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: rustls::pki_types::UnixTime,
+        ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+            Ok(rustls::client::danger::ServerCertVerified::assertion())
+        }
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &rustls::pki_types::CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            Err(rustls::Error::General("TLS 1.3 alone".to_owned()))
+        }
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &rustls::pki_types::CertificateDer<'_>,
+            signature: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0)
+        }
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            self.0.supported_schemes()
+        }
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = Arc::new(Careless(provider.signature_verification_algorithms));
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"portcullis1/raw".to_vec()];
+    config
+}
