@@ -152,6 +152,8 @@ pub enum Accept {
     Minimum(u64),
     /// One of these numbers.
     Numbers(Vec<u64>),
+    /// The rule's claim is there.
+    Present,
     /// Per product: at least these component values, in the order of the product's components.
     Tcb(Vec<(&'static Product, Vec<u8>)>),
     /// Each of these registers holds one of its values.

@@ -13,7 +13,7 @@ use data_encoding::{BASE64, HEXLOWER};
 use portcullis::evidence::eventlog::Log;
 use portcullis::evidence::hcl::{HclReport, RuntimeClaims};
 use portcullis::evidence::tpm::{Attest, Extras, Hash, Instance, MEDIA_TYPE, Member, Pcrs, Signature};
-use portcullis::evidence::{Auxiliary, Evidence, Timestamp};
+use portcullis::evidence::{Auxiliary, Endorsements, Evidence, Timestamp};
 use portcullis::platform;
 use portcullis::policy::AppraisalPolicy;
 use portcullis::refusal::Reason;
@@ -195,7 +195,7 @@ fn a_captured_certificate_leads_to_googles_root() {
         let mut evidence = Evidence::new("application/vnd.example", Vec::new());
         evidence.auxiliary.push(Auxiliary { label: "vtpm".to_owned(), media_type: MEDIA_TYPE.to_owned(), bytes });
         let grounds = Grounds { anchors: &anchors, revocation: policy.revocation, memo: &NoMemo, now: Timestamp::parse(at).expect("a moment") };
-        beside(&evidence, &grounds).map(|certified| certified.expect("a quote").origin).map_err(|denied| denied.reason())
+        beside(&evidence, &Endorsements::default(), &grounds).map(|certified| certified.expect("a quote").origin).map_err(|denied| denied.reason())
     };
     const THEN: &str = "2026-02-02T07:57:47Z";
     assert_eq!(judged(&certificates, THEN), Ok(Origin::Vendor), "with the root that came along");

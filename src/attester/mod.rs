@@ -7,6 +7,7 @@ pub mod batch;
 pub mod cca;
 pub mod devices;
 mod document;
+pub mod google;
 pub mod gpu;
 mod imds;
 pub mod kernel;

@@ -13,6 +13,7 @@ mod certificate;
 mod der;
 pub mod elliptic;
 mod forge;
+mod google;
 pub mod gpu;
 pub mod intel;
 mod intel_certificates;
@@ -40,6 +41,7 @@ pub use authority::{Role, SimulatedVendor};
 pub use azure::{AzureForge, AzureHardware, SimulatedAzureSnp, SimulatedAzureTdx};
 pub use certificate::{Trailer, VekCertificate, VekExtension};
 pub use forge::{Forge, Patch};
+pub use google::{LaunchForge, LaunchHardware, LaunchSigner};
 pub use kds::Kds;
 pub use keystone::{KeystoneForge, KeystoneKey, SimulatedKeystone};
 pub use machine::{Fault, SimulatedAttester};
@@ -104,7 +106,7 @@ pub struct SimulatedSnp;
 
 impl Simulated for SimulatedSnp {
     fn products(&self) -> &'static [&'static str] {
-        &["genoa", "milan", "turin"]
+        &["genoa", "milan", "turin", "genoa-google", "milan-google"]
     }
 
     fn settable(&self) -> &'static [&'static str] {
@@ -112,12 +114,13 @@ impl Simulated for SimulatedSnp {
     }
 
     fn roots(&self) -> Vec<(String, Vec<u8>)> {
-        let google = ("google-ekak".to_owned(), VtpmAuthority::Google.root_spki());
-        roots().map(|(product, spki)| (product.name().to_owned(), spki)).into_iter().chain([google]).collect()
+        let google = [("google-ekak".to_owned(), VtpmAuthority::Google.root_spki()), ("gce-cc-tcb-root".to_owned(), LaunchForge::root_spki())];
+        roots().map(|(product, spki)| (product.name().to_owned(), spki)).into_iter().chain(google).collect()
     }
 
     fn attester(&self, simulation: &Simulation) -> Result<Box<dyn Attester>, Unavailable> {
         let name = simulation.product.as_deref().unwrap_or("genoa");
+        let (name, in_google) = name.strip_suffix(google::SUFFIX).map_or((name, false), |name| (name, true));
         let product = Product::ALL.into_iter().find(|product| product.name() == name);
         let mut forge = Forge::new(product.ok_or_else(|| impossible(format!("unknown product {name}")))?, simulation.seed, simulation.now);
         for (claim, value) in &simulation.set {
@@ -128,7 +131,12 @@ impl Simulated for SimulatedSnp {
                 _ => return Err(impossible(format!("unknown claim {claim}"))),
             }
         }
-        Ok(Box::new(forge.attester().slowed(simulation.quote_delay)))
+        let launch = LaunchForge::new(LaunchHardware::SevSnp, forge.report.measurement, simulation.now);
+        let machine = Box::new(forge.attester().slowed(simulation.quote_delay));
+        if in_google {
+            return Ok(Box::new(google::GoogleMachine::new(machine, simulation.seed, &launch)));
+        }
+        Ok(machine)
     }
 }
 

@@ -9,10 +9,10 @@ use super::document::Document;
 use super::kernel::Driver;
 use super::sev_guest::{self, SevGuest};
 use super::tsm::{self, Tsm};
-use super::{Attester, Detected, Places, Provider, Quote, Sign, Unavailable, Weight};
+use super::{Attester, Detected, Places, Provider, Quote, Sign, Unavailable, Weight, google};
 use crate::evidence::snp::table::{self, Kind};
 use crate::evidence::snp::{MEDIA_TYPE, REPORT_SIZE, Report};
-use crate::evidence::{Challenge, Endorsement, Endorsements, Evidence, ReportData};
+use crate::evidence::{Challenge, Endorsement, Endorsements, Evidence, ReportData, launch};
 
 /// The platform's provider.
 #[derive(Debug)]
@@ -20,18 +20,20 @@ pub struct Snp;
 
 impl Provider for Snp {
     fn names(&self) -> &'static [&'static str] {
-        &[tsm::PROVIDER, sev_guest::PROVIDER]
+        &[google::PROVIDER, tsm::PROVIDER, sev_guest::PROVIDER]
     }
 
     fn detect(&self, places: &Places) -> Vec<Detected> {
         let tsm = Tsm::new(places.tsm_root.clone(), "sev_guest", places.privlevel);
         let boxed = |way: Way| Box::new(SnpAttester { way }) as Box<dyn Attester>;
         let (kernel, folder) = (places.kernel(), tsm.root.clone());
-        let by_folder = tsm.probe().map_err(|unavailable| kernel.explain_tsm(unavailable, &folder, TSM)).map(|()| boxed(Way::Tsm(tsm)));
-        let device = SevGuest::open(&places.sev_guest, places.privlevel).map_err(|unavailable| kernel.explain_device(unavailable, &places.sev_guest, DRIVER));
+        let by_folder = || tsm.probe().map_err(|unavailable| kernel.explain_tsm(unavailable, &folder, TSM)).map(|()| boxed(Way::Tsm(tsm.clone())));
+        let open = || SevGuest::open(&places.sev_guest, places.privlevel).map(|device| boxed(Way::Device(device)));
+        let by_device = || open().map_err(|unavailable| kernel.explain_device(unavailable, &places.sev_guest, DRIVER));
         vec![
-            Detected { provider: tsm::PROVIDER, outcome: by_folder },
-            Detected { provider: sev_guest::PROVIDER, outcome: device.map(|device| boxed(Way::Device(device))) },
+            Detected { provider: google::PROVIDER, outcome: google::beside(places, || by_folder().or_else(|first| by_device().map_err(|_| first))) },
+            Detected { provider: tsm::PROVIDER, outcome: by_folder() },
+            Detected { provider: sev_guest::PROVIDER, outcome: by_device() },
         ]
     }
 
@@ -111,6 +113,7 @@ fn endorsement(kind: Kind, bytes: &[u8]) -> Option<Endorsement> {
         Kind::Ark | Kind::Other => return None, // verifiers have their own roots
         Kind::Ask => "ask",
         Kind::Crl => "crl",
+        Kind::Launch => return Some(Endorsement { name: launch::NAME.to_owned(), media_type: launch::MEDIA_TYPE.to_owned(), bytes: bytes.to_vec() }),
         Kind::Vcek => "vcek",
         Kind::Vlek => "vlek",
     };

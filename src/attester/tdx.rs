@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::kernel::Driver;
 use super::tsm::{self, Tsm};
-use super::{Attester, Detected, Places, Provider, Quote, Sign, Unavailable, Weight};
+use super::{Attester, Detected, Places, Provider, Quote, Sign, Unavailable, Weight, google};
 use crate::evidence::intel::{self, Body, MEDIA_TYPE};
 use crate::evidence::{Challenge, Endorsements, Evidence, ReportData};
 
@@ -15,15 +15,15 @@ pub struct Tdx;
 
 impl Provider for Tdx {
     fn names(&self) -> &'static [&'static str] {
-        &[tsm::PROVIDER]
+        &[google::PROVIDER, tsm::PROVIDER]
     }
 
     fn detect(&self, places: &Places) -> Vec<Detected> {
         // A trust domain has no privilege levels: the setting is another platform's.
         let tsm = Tsm::new(places.tsm_root.clone(), "tdx_guest", None);
         let explained = |unavailable| places.kernel().explain_tsm(unavailable, &places.tsm_root, DRIVER);
-        let outcome = tsm.probe().map_err(explained).map(|()| Box::new(TdxAttester { tsm }) as Box<dyn Attester>);
-        vec![Detected { provider: tsm::PROVIDER, outcome }]
+        let by_folder = || tsm.probe().map_err(explained).map(|()| Box::new(TdxAttester { tsm: tsm.clone() }) as Box<dyn Attester>);
+        vec![Detected { provider: google::PROVIDER, outcome: google::beside(places, by_folder) }, Detected { provider: tsm::PROVIDER, outcome: by_folder() }]
     }
 
     fn signs(&self, places: &Places) -> Vec<Sign> {

@@ -10,7 +10,7 @@ use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::output::Rendered;
 use crate::evidence::saved::SavedFile;
-use crate::evidence::{Auxiliary, Endorsement, Endorsements, Evidence};
+use crate::evidence::{Auxiliary, Endorsement, Endorsements, Evidence, launch};
 use crate::platform::{PLATFORMS, Platform};
 
 /// No file is read beyond this many octets: the most that an evidence frame may carry.
@@ -260,7 +260,11 @@ fn of_der(der: Vec<u8>, named: Option<&str>) -> Piece {
 }
 
 fn endorsement(name: String, bytes: Vec<u8>) -> Piece {
-    let media_type = if is_revocation_list(&bytes) { "application/pkix-crl" } else { "application/pkix-cert" };
+    let media_type = match name.as_str() {
+        launch::NAME => launch::MEDIA_TYPE,
+        _ if is_revocation_list(&bytes) => "application/pkix-crl",
+        _ => "application/pkix-cert",
+    };
     Piece::Endorsement(Endorsement { name, media_type: media_type.to_owned(), bytes })
 }
 

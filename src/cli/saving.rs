@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 
-use crate::evidence::{Endorsements, Evidence};
+use crate::evidence::{Endorsements, Evidence, launch};
 use crate::platform;
 
 /// Writes the evidence and each endorsement under its short name. The folder is made when it is not there; one with
@@ -55,7 +55,11 @@ fn pieces(folder: &Path, evidence: &Evidence, endorsements: &Endorsements) -> an
         if !platform.saved.endorsements.contains(&endorsement.name.as_str()) {
             continue;
         }
-        let ending = if endorsement.media_type.ends_with("+cbor") { "cbor" } else { "der" };
+        let ending = match endorsement.media_type.as_str() {
+            launch::MEDIA_TYPE => "binarypb",
+            signed if signed.ends_with("+cbor") => "cbor",
+            _ => "der",
+        };
         let name = format!("{}.{ending}", endorsement.name);
         if !written.contains(&name) {
             write(&folder.join(&name), &endorsement.bytes)?;

@@ -78,7 +78,9 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let now = moment(args.at.as_deref())?;
-    let mut quote = if args.platform == PLATFORMS[0].name { snp(args, now)? } else { other(args, now)? };
+    // What a cloud adds is not in the report's forger.
+    let in_cloud = args.product.as_deref().is_some_and(|product| product.contains('-'));
+    let mut quote = if args.platform == PLATFORMS[0].name && !in_cloud { snp(args, now)? } else { other(args, now)? };
     damage(args, &mut quote)?;
     let files = saving::save(&args.folder, &quote.evidence, &quote.endorsements)?;
     let folder = args.folder.display();

@@ -10,6 +10,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
 
 use crate::evidence::cbor::{Reader, Writer};
+use crate::evidence::launch::{self, LaunchEndorsement};
 use crate::evidence::{Endorsement, EndorsementId, Timestamp};
 
 /// No item is read beyond this many octets: the largest genuine ones, TCB statements with their chains, have some tens of KiB.
@@ -90,6 +91,9 @@ pub fn read(name: &str, body: &[u8], chain: Option<&str>) -> Result<Read, String
     if body.len() > MAX_ITEM {
         return Err(format!("{} octets, more than the {MAX_ITEM} that are read", body.len()));
     }
+    if name == launch::NAME {
+        return launch_endorsement(name.to_owned(), body.to_vec());
+    }
     if body.trim_ascii_start().starts_with(b"{") {
         let chain = chain.ok_or("a signed document without the chain of its signer")?;
         let mut writer = Writer::new();
@@ -109,6 +113,9 @@ pub fn endorsed(endorsement: Endorsement) -> Result<Read, String> {
     if bytes.len() > MAX_ITEM {
         return Err(format!("{} octets, more than the {MAX_ITEM} that are read", bytes.len()));
     }
+    if name == launch::NAME {
+        return launch_endorsement(name, bytes);
+    }
     if let Ok((&[], certificate)) = X509Certificate::from_der(&bytes) {
         let window = window(certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp());
         return Ok(Read { endorsement: Endorsement { name, media_type: CERTIFICATE.to_owned(), bytes }, window, kind: Kind::Certificate });
@@ -119,6 +126,14 @@ pub fn endorsed(endorsement: Endorsement) -> Result<Read, String> {
         return Ok(Read { endorsement: Endorsement { name, media_type: LIST.to_owned(), bytes }, window, kind: Kind::Statement });
     }
     signed(&name, bytes)
+}
+
+/// One holds from when it was signed for as long as the certificate of its signer.
+fn launch_endorsement(name: String, bytes: Vec<u8>) -> Result<Read, String> {
+    let golden = LaunchEndorsement::parse(&bytes).map_err(|denied| denied.to_string())?.golden;
+    let (_, signer) = X509Certificate::from_der(&golden.certificate).map_err(|_| "a launch endorsement without the certificate of its signer")?;
+    let window = Window { from: golden.signed_at, ..window(0, signer.validity().not_after.timestamp()) };
+    Ok(Read { endorsement: Endorsement { name, media_type: launch::MEDIA_TYPE.to_owned(), bytes }, window, kind: Kind::Certificate })
 }
 
 fn signed(name: &str, bytes: Vec<u8>) -> Result<Read, String> {

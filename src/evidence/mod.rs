@@ -19,6 +19,7 @@ pub mod gpu;
 pub mod hcl;
 pub mod intel;
 pub mod keystone;
+pub mod launch;
 pub mod leaf;
 pub mod nitro;
 pub mod ocsp;
@@ -106,7 +107,7 @@ impl KeyDigest {
 }
 
 /// A moment in whole seconds since 1970-01-01T00:00:00Z.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Timestamp(pub u64);
 
 impl Timestamp {

@@ -101,6 +101,7 @@ impl EntryReader<'_> {
             Rule::Minimum { .. } => number(value?, field.key, self.problems).map(Accept::Minimum),
             Rule::Numbers { default, .. } => self.numbers(value, field, default),
             Rule::Registers { length, names, .. } => self.registers(value?, field, *length, names),
+            Rule::Required { .. } => self.required(value?, field),
             Rule::Rising { lowered_by, .. } => {
                 let least = value.and_then(|value| number(value, field.key, self.problems));
                 Some(Accept::Rising { least: least.unwrap_or_default(), shipped: least.is_none() || !self.loosened.contains(lowered_by) })
@@ -245,6 +246,16 @@ impl EntryReader<'_> {
             self.problems.at(value, format!("{} is an empty list", field.key), "an empty list accepts nothing");
         }
         Some(Accept::Numbers(list.elements.iter().filter_map(|value| number(value, field.key, self.problems)).collect()))
+    }
+
+    fn required(&mut self, value: &Value<'_>, field: &Field) -> Option<Accept> {
+        match value {
+            Value::BooleanLit(value) => value.value.then_some(Accept::Present),
+            other => {
+                self.problems.at(other, format!("{} must be true or false", field.key), field.doc);
+                None
+            }
+        }
     }
 
     fn same(&mut self, value: Option<&Value<'_>>, field: &Field, loosened_by: &str) -> Option<Accept> {

@@ -185,6 +185,11 @@ pub enum Rule {
         /// The registers there are.
         names: &'static [&'static str],
     },
+    /// Whether the claim must be there: `true` or `false`, which is also the default.
+    Required {
+        /// The claim.
+        claim: &'static str,
+    },
     /// A number that grows with time; the claim is at least the shipped one of the moment, and at least what is written.
     Rising {
         /// The claim.

@@ -321,6 +321,10 @@ fn check(constraint: &Constraint, claims: &Claims, Presented { since, now }: Pre
             ))],
         },
         (Rule::Version { claims: wanted, .. }, Accept::Version(least)) => wanted.iter().flat_map(|claim| older(field.reason, claim, claims, least)).collect(),
+        (Rule::Required { claim }, Accept::Present) => match claims.find(claim) {
+            Some(_) => Vec::new(),
+            None => vec![Finding::new(field.reason, *claim, "there, as the entry requires", "none")],
+        },
         (Rule::Words { claim, optional, .. }, Accept::Words(accepted)) => match claims.text(claim) {
             None if *optional => Vec::new(),
             Some(found) if accepted.iter().any(|word| word == found) => Vec::new(),

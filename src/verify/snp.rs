@@ -9,7 +9,7 @@
 //! 5. the certificate is for this chip and this TCB ([`same_platform`])
 //! 6. the report's signature over the received octets
 //! 7. what no genuine guest has: undefined bits, an impossible VMPL, TCB versions out of order ([`plausible`])
-//! 8. the quote of the cloud's vTPM, where one came along ([`vtpm::beside`])
+//! 8. what the cloud adds, where it came along: the quote of its vTPM, its endorsement of the firmware ([`google::join`])
 //!
 //! Whether the guest is wanted is stage 2's: see [`vocabulary`].
 
@@ -24,10 +24,10 @@ use x509_parser::prelude::X509Certificate;
 
 use super::chain::{self, Revocations, SigningKey, distrusted};
 use super::roots::{Anchor, Origin};
-use super::{AuthenticClaims, Grounds, Member, Standing, Verifier, vtpm};
+use super::{AuthenticClaims, Grounds, Member, Standing, Verifier, google, vtpm};
 use crate::crypto::{Scheme, verifies};
 use crate::evidence::snp::{Product, Report, SIGNED_SIZE, SigningKey as ReportSigner, Tcb, Vek, VekKind};
-use crate::evidence::{Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence, Timestamp};
+use crate::evidence::{Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence, Timestamp, launch};
 use crate::policy::{Entry, Revocation, Vocabulary};
 use crate::refusal::{Denied, Finding, Reason};
 
@@ -61,7 +61,7 @@ impl Verifier for Snp {
         let report = Report::parse(&evidence.bytes)?;
         let vek = [VekKind::Vcek, VekKind::Vlek].into_iter().find_map(|kind| Vek::parse(endorsements.find(kind.name())?).ok());
         let mut claims = claims::claims(&report, vek.as_ref());
-        vtpm::claims(evidence, &mut claims)?;
+        google::claims(evidence, endorsed_by_google(&report), endorsements, &mut claims)?;
         Ok(claims)
     }
 
@@ -83,6 +83,7 @@ impl Verifier for Snp {
         if let (VekKind::Vcek, Some(tcb)) = (kind, Tcb::parse(report.reported_tcb, product)) {
             needs.push(EndorsementId { name: kind.name(), path: vcek_path(&report, product, tcb) });
         }
+        needs.extend(google::needs(evidence, endorsed_by_google(&report)));
         Ok(needs)
     }
 
@@ -97,7 +98,7 @@ impl Verifier for Snp {
     }
 
     fn foreseen(&self, entry: &Entry) -> Vec<EndorsementId> {
-        collateral::foreseen(entry)
+        [collateral::foreseen(entry), google::SEV_SNP.foreseen(entry)].concat()
     }
 
     fn vouch(
@@ -107,6 +108,9 @@ impl Verifier for Snp {
         others: &dyn Fn(&EndorsementId) -> Option<Endorsement>,
         grounds: &Grounds<'_>,
     ) -> Result<(), Denied> {
+        if id.name == launch::NAME {
+            return google::SEV_SNP.vouch(id, endorsement, grounds);
+        }
         collateral::vouch(id, &endorsement.bytes, others, grounds)
     }
 
@@ -123,18 +127,22 @@ impl Verifier for Snp {
                 .refuse();
         }
         plausible(&report, &vek, tcb)?;
-        let beside = vtpm::beside(evidence, grounds)?;
-        let mut claims = claims::claims(&report, Some(&vek));
-        vtpm::claims(evidence, &mut claims)?;
-        Ok(AuthenticClaims {
+        let mut authentic = AuthenticClaims {
             platform: vocabulary::VOCABULARY.tee,
-            claims,
+            claims: claims::claims(&report, Some(&vek)),
             bound: Bound::Long(report.bound_data()),
-            until: [Some(vek.not_after), Some(link.until), revocation, beside.map(|beside| beside.until)].into_iter().flatten().min().unwrap_or(grounds.now),
-            origin: beside.map_or(link.origin, |beside| link.origin.with(beside.origin)),
+            until: [Some(vek.not_after), Some(link.until), revocation].into_iter().flatten().min().unwrap_or(grounds.now),
+            origin: link.origin,
             revocation_checked: revocation.is_some(),
-        })
+        };
+        google::join(&mut authentic, evidence, endorsed_by_google(&report), endorsements, grounds)?;
+        Ok(authentic)
     }
+}
+
+/// What Google's endorsement must name, and where.
+fn endorsed_by_google(report: &Report) -> (&[u8; 48], &'static google::Hardware) {
+    (&report.measurement, &google::SEV_SNP)
 }
 
 fn signature(report: &Report) -> Result<[u8; 96], Denied> {

@@ -5,6 +5,7 @@
 //! - the TDX module: signed by Intel, with the attributes of its identity ([`plausible`])
 //! - what no genuine trust domain has: reserved attributes, an impossible XFAM
 //! - the event log, believed only as far as its replay gives the registers ([`registers`])
+//! - what the cloud adds, where it came along: the quote of its vTPM, its endorsement of the firmware ([`google::join`])
 //!
 //! Whether the guest is wanted is stage 2's: see [`vocabulary`].
 
@@ -12,13 +13,13 @@ pub(super) mod vocabulary;
 
 use super::intel::{self, Line, tcb};
 use super::roots::Anchor;
-use super::{AuthenticClaims, Grounds, Member, Standing, Tie, Verifier};
+use super::{AuthenticClaims, Grounds, Member, Standing, Tie, Verifier, google, vtpm};
 use crate::crypto::sha384;
 use crate::evidence::intel::collateral::TcbInfo;
 use crate::evidence::intel::log::{self, Events};
 use crate::evidence::intel::{Body, Quote, TdReport};
 use crate::evidence::tpm::Hash;
-use crate::evidence::{Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence};
+use crate::evidence::{Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence, launch};
 use crate::policy::{Accept, Entry, Vocabulary};
 use crate::refusal::{Denied, Finding, Reason};
 
@@ -51,6 +52,9 @@ impl Verifier for Tdx {
         if let Some(log) = events(evidence)? {
             log.claims(&mut claims);
         }
+        if let Body::TrustDomain(report) = &LINE.quote(evidence)?.body {
+            google::claims(evidence, endorsed_by_google(report), endorsements, &mut claims)?;
+        }
         Ok(claims)
     }
 
@@ -59,11 +63,15 @@ impl Verifier for Tdx {
     }
 
     fn members(&self) -> &'static [Member] {
-        &[Member { label: log::LABEL, media_type: log::MEDIA_TYPE, tie: Tie::Claims }]
+        &[Member { label: log::LABEL, media_type: log::MEDIA_TYPE, tie: Tie::Claims }, vtpm::MEMBER]
     }
 
     fn needs(&self, evidence: &Evidence) -> Result<Vec<EndorsementId>, Denied> {
-        LINE.needs(evidence)
+        let mut needs = LINE.needs(evidence)?;
+        if let Body::TrustDomain(report) = &LINE.quote(evidence)?.body {
+            needs.extend(google::needs(evidence, endorsed_by_google(report)));
+        }
+        Ok(needs)
     }
 
     fn standing(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<Standing, Denied> {
@@ -71,7 +79,7 @@ impl Verifier for Tdx {
     }
 
     fn foreseen(&self, entry: &Entry) -> Vec<EndorsementId> {
-        foreseen(&LINE, entry)
+        [foreseen(&LINE, entry), google::TDX.foreseen(entry)].concat()
     }
 
     fn vouch(
@@ -81,6 +89,9 @@ impl Verifier for Tdx {
         others: &dyn Fn(&EndorsementId) -> Option<Endorsement>,
         grounds: &Grounds<'_>,
     ) -> Result<(), Denied> {
+        if id.name == launch::NAME {
+            return google::TDX.vouch(id, item, grounds);
+        }
         LINE.vouch(id, item, others, grounds)
     }
 
@@ -91,8 +102,16 @@ impl Verifier for Tdx {
             registers(&LINE.quote(evidence)?, &log)?;
             log.claims(&mut authentic.claims);
         }
+        if let Body::TrustDomain(report) = &LINE.quote(evidence)?.body {
+            google::join(&mut authentic, evidence, endorsed_by_google(report), endorsements, grounds)?;
+        }
         Ok(authentic)
     }
+}
+
+/// What Google's endorsement must name, and where.
+fn endorsed_by_google(report: &TdReport) -> (&[u8; 48], &'static google::Hardware) {
+    (&report.mr_td, &google::TDX)
 }
 
 /// What every machine of an entry will need.

@@ -10,9 +10,9 @@
 //! Google's certificates have revocation lists that are not asked for.
 
 use super::tpm::{self, AttestationKey, Certified};
-use super::{Anchor, Grounds, Member, Origin, Tie};
+use super::{Anchor, Grounds, Member, Origin, Tie, chain};
 use crate::evidence::tpm::{Instance, MEDIA_TYPE, Member as Quote};
-use crate::evidence::{ClaimValue, Claims, Evidence};
+use crate::evidence::{ClaimValue, Claims, Endorsements, Evidence};
 use crate::policy::{Always, Field, Rule, Unset};
 use crate::refusal::{Denied, Finding, Reason};
 
@@ -59,17 +59,29 @@ pub(super) fn anchor() -> Anchor {
 ///
 /// # Errors
 /// `chain_untrusted`, and those of [`tpm::prove`].
-pub fn beside(evidence: &Evidence, grounds: &Grounds<'_>) -> Result<Option<Certified>, Denied> {
+pub fn beside(evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<Option<Certified>, Denied> {
     let Some(member) = evidence.member(tpm::LABEL) else { return Ok(None) };
     let quote = Quote::parse(&member.bytes)?;
     let Some(certificate) = quote.extras.certificates.first() else {
         return Finding::new(Reason::ChainUntrusted, "vtpm.ak_certificate", "a certificate of the attestation key", "none").refuse();
     };
     let key = AttestationKey::of_certificate(certificate)?;
-    let certified = tpm::certified(&quote.extras.certificates, &key, grounds.anchors.of(ROOT.0, ROOT.1), grounds)?;
+    let mut certificates = quote.extras.certificates.clone();
+    certificates.extend(issuer(certificates.last(), endorsements).map(<[u8]>::to_vec));
+    let certified = tpm::certified(&certificates, &key, grounds.anchors.of(ROOT.0, ROOT.1), grounds)?;
     Instance::of_certificate(certificate)?;
     tpm::prove(&quote, &key)?;
     Ok(Some(certified))
+}
+
+/// The short name of the certificate that issued the attestation key's: a vTPM's memory has the latter alone.
+pub(super) const ISSUER: &str = "vtpm_ca";
+
+/// The issuer's certificate at hand, where it is the one that the last certificate names.
+fn issuer<'a>(last: Option<&Vec<u8>>, endorsements: &'a Endorsements) -> Option<&'a [u8]> {
+    let (der, last) = (endorsements.find(ISSUER)?, chain::certificate("vtpm.ak_certificate", last?).ok()?);
+    let named = chain::certificate(ISSUER, der).is_ok_and(|issuer| issuer.subject().as_raw() == last.issuer().as_raw());
+    (named && last.issuer().as_raw() != last.subject().as_raw()).then_some(der)
 }
 
 /// What the quote beside the evidence says, if there is one.

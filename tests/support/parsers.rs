@@ -42,7 +42,7 @@ use portcullis::tls::certificate::{Statement, issue};
 use portcullis::verify::Appraiser;
 use portcullis::verify::memo::NoMemo;
 
-pub(crate) use boot::{collateral_item, event_log, hcl_report, images, tpm_member};
+pub(crate) use boot::{collateral_item, event_log, hcl_report, images, launch_endorsement, tpm_member};
 
 /// When everything minted here is current: 2026-10-01.
 const NOW: Timestamp = Timestamp(1_790_812_800);
@@ -80,6 +80,7 @@ pub(crate) const PARSERS: &[Parser] = &[
     Parser { name: "gpu_references", feed: gpu_references, seeds: gpu_references_seeds },
     Parser { name: "keystone", feed: keystone, seeds: keystone_seeds },
     Parser { name: "cose", feed: cose, seeds: cose_seeds },
+    Parser { name: "launch_endorsement", feed: launch_endorsement, seeds: boot::launch_endorsement_seeds },
     Parser { name: "leaf", feed: leaf, seeds: leaf_seeds },
     Parser { name: "nitro_document", feed: nitro_document, seeds: nitro_document_seeds },
     Parser { name: "psa_token", feed: psa_token, seeds: psa_token_seeds },

@@ -1,9 +1,10 @@
 //! The entries for what tells of a boot: a vTPM's quotes, the paravisor's report, event logs, and the images that are measured.
 
-use portcullis::attester::simulator::{AzureForge, VtpmAuthority, VtpmForge, ordinary_log};
+use portcullis::attester::simulator::{AzureForge, LaunchForge, LaunchHardware, VtpmAuthority, VtpmForge, ordinary_log};
 use portcullis::collateral;
 use portcullis::evidence::eventlog::Log;
 use portcullis::evidence::hcl::{HclReport, RuntimeClaims};
+use portcullis::evidence::launch::{Golden, LaunchEndorsement};
 use portcullis::evidence::snp::Product;
 use portcullis::evidence::tpm::{Attest, Hash, Instance, Member, Signature};
 use portcullis::measure::{eif, snp, tdx};
@@ -45,6 +46,19 @@ pub(crate) fn hcl_report_seeds() -> Vec<Vec<u8>> {
     let mut padded = AzureForge::new(Product::Genoa, 1, NOW).report();
     padded.padding = 40;
     vec![padded.encode(), AzureForge::tdx(1, NOW).report().encode()]
+}
+
+/// Google's endorsement of firmware, which is a protocol buffer.
+pub(crate) fn launch_endorsement(data: &[u8]) -> bool {
+    let Ok(endorsement) = LaunchEndorsement::parse(data) else { return false };
+    assert_eq!(Golden::parse(&endorsement.golden.encode()).as_ref(), Ok(&endorsement.golden), "what was read is written as something else");
+    let again = LaunchEndorsement::encode(&endorsement.signed, &endorsement.signature);
+    assert_eq!(LaunchEndorsement::parse(&again).as_ref(), Ok(&endorsement), "what was read is written as something else");
+    true
+}
+
+pub(crate) fn launch_endorsement_seeds() -> Vec<Vec<u8>> {
+    [LaunchHardware::SevSnp, LaunchHardware::Tdx].map(|hardware| LaunchForge::new(hardware, [7; 48], NOW).sign()).to_vec()
 }
 
 /// A firmware's event log, replayed in every bank.

@@ -4,9 +4,10 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Simulated, Simulation, impossible, intel_forge as forge};
+use super::{LaunchForge, LaunchHardware, Simulated, Simulation, google, impossible, intel_forge as forge};
 use crate::attester::{Attester, Quote, Unavailable};
 use crate::evidence::intel::log::{self, Events};
+use crate::evidence::intel::{Body, Quote as Quoted};
 use crate::evidence::{Auxiliary, Challenge};
 
 pub use super::intel_certificates::{CrlList, IntelCa, PckCertificate};
@@ -23,7 +24,7 @@ pub struct SimulatedSgx;
 
 impl Simulated for SimulatedTdx {
     fn products(&self) -> &'static [&'static str] {
-        &["tdx1.5", "tdx1.0"]
+        &["tdx1.5", "tdx1.0", "tdx1.5-google"]
     }
 
     fn settable(&self) -> &'static [&'static str] {
@@ -36,11 +37,25 @@ impl Simulated for SimulatedTdx {
 
     fn attester(&self, simulation: &Simulation) -> Result<Box<dyn Attester>, Unavailable> {
         let forge = match simulation.product.as_deref() {
-            None | Some("tdx1.5") => IntelForge::tdx15(simulation.seed, simulation.now),
+            None | Some("tdx1.5" | "tdx1.5-google") => IntelForge::tdx15(simulation.seed, simulation.now),
             Some("tdx1.0") => IntelForge::tdx10(simulation.seed, simulation.now),
             Some(other) => return Err(impossible(format!("unknown product {other}"))),
         };
-        machine("intel-tdx", forge, simulation)
+        let machine = machine("intel-tdx", forge, simulation)?;
+        if !simulation.product.as_deref().is_some_and(|product| product.ends_with(google::SUFFIX)) {
+            return Ok(machine);
+        }
+        let launch = LaunchForge::new(LaunchHardware::Tdx, measured(&*machine)?, simulation.now);
+        Ok(Box::new(google::GoogleMachine::new(machine, simulation.seed, &launch)))
+    }
+}
+
+/// The MRTD of a machine.
+fn measured(machine: &dyn Attester) -> Result<[u8; 48], Unavailable> {
+    let quote = machine.attest(&Challenge::of(b""))?.evidence.bytes;
+    match Quoted::parse(&quote).map(|quote| quote.body) {
+        Ok(Body::TrustDomain(report)) => Ok(report.mr_td),
+        _ => Err(impossible("a quote of another kind".to_owned())),
     }
 }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair};
-use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256};
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256, PublicKeyData,
+};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use time::OffsetDateTime;
 use x509_parser::prelude::FromDer as _;
@@ -172,13 +174,18 @@ impl VtpmAuthority {
     /// The root's DER SubjectPublicKeyInfo.
     #[must_use]
     pub fn root_spki(self) -> Vec<u8> {
-        use rcgen::PublicKeyData as _;
         pair(self.keys().0).subject_public_key_info()
     }
 
     /// The certificate of an attestation key for a machine called `name`, and its issuer's, DER.
     #[must_use]
     pub fn certify(self, key: AttestationKey, name: &str, now: Timestamp) -> Vec<Vec<u8>> {
+        self.certify_key(&pair(key.pkcs8()), name, now)
+    }
+
+    /// The same for any key.
+    #[must_use]
+    pub fn certify_key(self, key: &impl PublicKeyData, name: &str, now: Timestamp) -> Vec<Vec<u8>> {
         const YEAR: u64 = 365 * 86_400;
         let ((root_key, issuer_key), (root_name, issuer_name)) = (self.keys(), self.names());
         let (root_key, issuer_key) = (pair(root_key), pair(issuer_key));
@@ -188,7 +195,7 @@ impl VtpmAuthority {
         if self == Self::Google {
             leaf.custom_extensions.push(CustomExtension::from_oid_content(INSTANCE, instance(name)));
         }
-        let leaf = leaf.signed_by(&pair(key.pkcs8()), &Issuer::from_params(&issuer, &issuer_key));
+        let leaf = leaf.signed_by(key, &Issuer::from_params(&issuer, &issuer_key));
         let issuer = issuer.signed_by(&issuer_key, &Issuer::from_params(&root, &root_key));
         [leaf, issuer].map(|certificate| certificate.expect("the parameters are sound").der().to_vec()).into()
     }
@@ -210,11 +217,13 @@ fn instance(name: &str) -> Vec<u8> {
     })
 }
 
-fn pair(pkcs8: &'static [u8]) -> KeyPair {
+/// A compiled-in RSA key.
+pub(super) fn pair(pkcs8: &'static [u8]) -> KeyPair {
     KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(pkcs8), &PKCS_RSA_SHA256).expect("the compiled-in keys can be read")
 }
 
-fn params(name: &str, from: Timestamp, until: Timestamp, authority: bool) -> CertificateParams {
+/// A certificate's content, of an authority or of an end.
+pub(super) fn params(name: &str, from: Timestamp, until: Timestamp, authority: bool) -> CertificateParams {
     let moment = |moment: Timestamp| i64::try_from(moment.0).ok().and_then(|moment| OffsetDateTime::from_unix_timestamp(moment).ok());
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();

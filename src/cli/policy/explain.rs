@@ -125,6 +125,7 @@ fn said(constraint: &Constraint, entry: &Entry) -> String {
         (Accept::MaxAge(most), _) => format!("is at most {most} s old"),
         (Accept::Minimum(least), _) => format!("is at least {least}"),
         (Accept::Numbers(values), _) => is_one_of(values.iter().map(u64::to_string)),
+        (Accept::Present, _) => "is there".to_owned(),
         (Accept::Registers(registers), _) => {
             let one = |(name, values): &(&str, Vec<Vec<u8>>)| format!("{name} {}", is_one_of(values.iter().map(|value| data_encoding::HEXLOWER.encode(value))));
             registers.iter().map(one).collect::<Vec<_>>().join("\n")

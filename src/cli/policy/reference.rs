@@ -100,6 +100,7 @@ fn written(field: &Field) -> String {
             };
             format!("an object of {names} with hex of {length} octets, or `{{ \"any_of\": [hex, …] }}`, each")
         }
+        Rule::Required { .. } => "`true` or `false`".to_owned(),
         Rule::Rising { lowered_by, .. } => format!("a number, beside the shipped ones; with `{lowered_by}` instead of them"),
         Rule::Same { .. } => "`true`".to_owned(),
         Rule::Tcb { .. } => "an object of products, each an object of components".to_owned(),

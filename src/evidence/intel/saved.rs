@@ -3,7 +3,7 @@
 use super::collateral::{self, Signed};
 use super::{MEDIA_TYPE, is_sgx_quote, is_tdx_quote, log};
 use crate::evidence::saved::{Assembled, Saved, SavedFile};
-use crate::evidence::{Auxiliary, Endorsement, Evidence};
+use crate::evidence::{Auxiliary, Endorsement, Evidence, launch};
 use x509_parser::prelude::FromDer as _;
 use x509_parser::revocation_list::CertificateRevocationList;
 
@@ -13,9 +13,12 @@ pub const QUOTE_FILE: &str = "quote.bin";
 /// The short names of the endorsements.
 pub const ENDORSEMENTS: &[&str] = &["pck_crl", "qe_identity", "root_crl", "tcb_info"];
 
+/// Those of a trust domain, with what Google's cloud adds.
+const TDX_ENDORSEMENTS: &[&str] = &["pck_crl", "qe_identity", "root_crl", "tcb_info", launch::NAME, "gce_root", "vtpm_ca"];
+
 /// The pieces of a trust domain.
 pub const TDX: Saved =
-    Saved { evidence: QUOTE_FILE, endorsements: ENDORSEMENTS, is_evidence: is_tdx_quote, endorsement: revocation_list, assemble: assemble_tdx };
+    Saved { evidence: QUOTE_FILE, endorsements: TDX_ENDORSEMENTS, is_evidence: is_tdx_quote, endorsement: revocation_list, assemble: assemble_tdx };
 
 /// The pieces of an enclave.
 pub const SGX: Saved =

@@ -5,13 +5,14 @@ use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::x509::X509Name;
 
 use super::{MAX_CERTIFICATE, REPORT_SIZE};
+use crate::evidence::launch;
 use crate::evidence::saved::Saved;
 
 /// The name of a saved report.
 pub const REPORT_FILE: &str = "report.bin";
 
 /// The short names of the endorsements, which are also their files' (`vcek.der`).
-pub const ENDORSEMENTS: &[&str] = &["ark", "ask", "asvk", "crl", "vcek", "vlek"];
+pub const ENDORSEMENTS: &[&str] = &["ark", "ask", "asvk", "crl", "vcek", "vlek", launch::NAME, "gce_root", "vtpm_ca"];
 
 /// The platform's pieces.
 pub const SAVED: Saved = Saved { evidence: REPORT_FILE, endorsements: ENDORSEMENTS, is_evidence: is_report, endorsement: endorsement_name, assemble: |_| None };

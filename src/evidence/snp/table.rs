@@ -25,6 +25,8 @@ pub enum Kind {
     Ask,
     /// The revocation list.
     Crl,
+    /// Google's launch endorsement: not a certificate.
+    Launch,
     /// Something else.
     Other,
     /// The VCEK's certificate.
@@ -96,6 +98,7 @@ fn kind(guid: [u8; 16]) -> Kind {
         (0x4ab7_b379_bbac_4fe4_a02f_05ae_f327_c782, Kind::Ask),
         (0x92f8_1bc3_5811_4d3d_97ff_d19f_88dc_67ea, Kind::Crl),
         (0x63da_758d_e664_4564_adc5_f4b9_3be8_accd, Kind::Vcek),
+        (0x9f41_16cd_c503_4f5a_8f6f_fb68_882f_4ce2, Kind::Launch),
         (0xa807_4bc2_a25a_483e_aae6_39c0_45a0_b8a1, Kind::Vlek),
     ];
     kinds.into_iter().find(|(number, _)| named(*number)).map_or(Kind::Other, |(_, kind)| kind)

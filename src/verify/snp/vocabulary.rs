@@ -3,12 +3,12 @@
 use super::floors;
 use crate::policy::{Always, Component, Field, Flag, Loosening, Meaning, Product, Rule, TcbClaims, Unset, Vocabulary, Written, Zero, both};
 use crate::refusal::Reason;
-use crate::verify::vtpm;
+use crate::verify::google;
 
 /// The platform's words. The order is that of findings: the most telling first.
 pub(super) static VOCABULARY: Vocabulary = Vocabulary { tee: "sev-snp", fields: &ALL, machine: &["chip_id"], operator_key: None, loosening: LOOSENING };
 
-static ALL: [Field; FIELDS.len() + vtpm::FIELDS.len()] = both(FIELDS, vtpm::FIELDS);
+static ALL: [Field; FIELDS.len() + google::FIELDS.len()] = both(FIELDS, google::FIELDS);
 
 pub(in crate::verify) const LOOSENING: &[Loosening] = &[
     loosens("insecure_allow_debug", "accepts guests that the host can debug: for laboratories", Written::True),

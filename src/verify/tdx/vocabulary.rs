@@ -1,12 +1,15 @@
 //! The policy keys of Intel TDX, with the defaults of the appraisal rules.
 
-use crate::policy::{Always, Component, Field, Flag, Loosening, Meaning, Product, Rule, TcbClaims, Unset, Vocabulary, Written, Zero};
+use crate::policy::{Always, Component, Field, Flag, Loosening, Meaning, Product, Rule, TcbClaims, Unset, Vocabulary, Written, Zero, both};
 use crate::refusal::Reason;
+use crate::verify::google;
 use crate::verify::intel::policy::{EVALUATION, FMSPC, LOWER_EVALUATION, PPID, TCB_STATUS};
 
 /// The platform's words. The order is that of findings: the most telling first.
 pub(in crate::verify) static VOCABULARY: Vocabulary =
-    Vocabulary { tee: "intel-tdx", fields: FIELDS, machine: &["ppid"], operator_key: None, loosening: LOOSENING };
+    Vocabulary { tee: "intel-tdx", fields: &ALL, machine: &["ppid"], operator_key: None, loosening: LOOSENING };
+
+static ALL: [Field; FIELDS.len() + google::FIELDS.len()] = both(FIELDS, google::FIELDS);
 
 pub(in crate::verify) const LOOSENING: &[Loosening] = &[
     loosens("insecure_allow_debug", "accepts trust domains that the host can debug: for laboratories"),
