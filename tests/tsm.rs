@@ -207,7 +207,7 @@ fn the_privilege_level_is_asked_for_as_configured_or_as_the_kernel_allows() {
 fn detection_says_what_stands_in_the_way() {
     let Some(fake) = FakeTsm::mount(working()) else { return };
     let found = Snp.detect(&places(&fake, None));
-    assert_eq!(found.iter().map(|found| found.provider).collect::<Vec<_>>(), ["configfs-tsm", "sev-guest"]);
+    assert_eq!(found.iter().map(|found| found.provider).collect::<Vec<_>>(), ["configfs-tsm", "sev-guest", "google-vtpm"]);
     assert!(found[0].outcome.as_ref().is_ok_and(|attester| attester.platform() == "sev-snp" && attester.provider() == "configfs-tsm"));
     assert!(found[1].outcome.as_ref().is_err_and(|refused| refused.what.contains("sev-guest")));
     assert_eq!(fake.driver(|driver| driver.reports), 0, "detection asks the hardware nothing");

@@ -8,7 +8,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
 use super::tpm::{ENDORSEMENT, Tpm};
-use super::{Attester, Places, Quote, Unavailable};
+use super::{Attester, Detected, Places, Quote, Unavailable};
 use crate::evidence::tpm::{Extras, Hash, MEDIA_TYPE, Member};
 use crate::evidence::{Auxiliary, Challenge};
 
@@ -101,13 +101,18 @@ pub(super) struct WithVtpm {
     vtpm: GoogleVtpm,
 }
 
-/// The hardware's own way with the vTPM's quote beside it. The vTPM is looked at first: on another machine nothing is asked
-/// of the hardware.
-pub(super) fn beside(places: &Places, inner: impl FnOnce() -> Result<Box<dyn Attester>, Unavailable>) -> Result<Box<dyn Attester>, Unavailable> {
-    let vtpm = GoogleVtpm::open(places)?;
-    let inner = inner()?;
-    vtpm.tell_issuer();
-    Ok(Box::new(WithVtpm { inner, vtpm }))
+/// Adds the hardware's own way with the vTPM's quote beside it: in front of the others where it works, for it says more; else
+/// behind them, for most machines are not Google's. The vTPM is looked at first: on another machine nothing is asked of the
+/// hardware.
+pub(super) fn beside(mut others: Vec<Detected>, places: &Places, hardware: impl FnOnce() -> Result<Box<dyn Attester>, Unavailable>) -> Vec<Detected> {
+    let vtpm = GoogleVtpm::open(places);
+    let outcome = vtpm.and_then(|vtpm| Ok(WithVtpm { inner: hardware()?, vtpm })).map(|both| {
+        both.vtpm.tell_issuer();
+        Box::new(both) as Box<dyn Attester>
+    });
+    let place = if outcome.is_ok() { 0 } else { others.len() };
+    others.insert(place, Detected { provider: PROVIDER, outcome });
+    others
 }
 
 impl Attester for WithVtpm {

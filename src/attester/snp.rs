@@ -30,11 +30,8 @@ impl Provider for Snp {
         let by_folder = || tsm.probe().map_err(|unavailable| kernel.explain_tsm(unavailable, &folder, TSM)).map(|()| boxed(Way::Tsm(tsm.clone())));
         let open = || SevGuest::open(&places.sev_guest, places.privlevel).map(|device| boxed(Way::Device(device)));
         let by_device = || open().map_err(|unavailable| kernel.explain_device(unavailable, &places.sev_guest, DRIVER));
-        vec![
-            Detected { provider: google::PROVIDER, outcome: google::beside(places, || by_folder().or_else(|first| by_device().map_err(|_| first))) },
-            Detected { provider: tsm::PROVIDER, outcome: by_folder() },
-            Detected { provider: sev_guest::PROVIDER, outcome: by_device() },
-        ]
+        let ways = vec![Detected { provider: tsm::PROVIDER, outcome: by_folder() }, Detected { provider: sev_guest::PROVIDER, outcome: by_device() }];
+        google::beside(ways, places, || by_folder().or_else(|first| by_device().map_err(|_| first)))
     }
 
     fn signs(&self, places: &Places) -> Vec<Sign> {

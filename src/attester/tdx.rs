@@ -23,7 +23,7 @@ impl Provider for Tdx {
         let tsm = Tsm::new(places.tsm_root.clone(), "tdx_guest", None);
         let explained = |unavailable| places.kernel().explain_tsm(unavailable, &places.tsm_root, DRIVER);
         let by_folder = || tsm.probe().map_err(explained).map(|()| Box::new(TdxAttester { tsm: tsm.clone() }) as Box<dyn Attester>);
-        vec![Detected { provider: google::PROVIDER, outcome: google::beside(places, by_folder) }, Detected { provider: tsm::PROVIDER, outcome: by_folder() }]
+        google::beside(vec![Detected { provider: tsm::PROVIDER, outcome: by_folder() }], places, by_folder)
     }
 
     fn signs(&self, places: &Places) -> Vec<Sign> {

@@ -14,11 +14,11 @@ pub const QUOTE_FILE: &str = "quote.bin";
 pub const ENDORSEMENTS: &[&str] = &["pck_crl", "qe_identity", "root_crl", "tcb_info"];
 
 /// Those of a trust domain, with what Google's cloud adds.
-const TDX_ENDORSEMENTS: &[&str] = &["pck_crl", "qe_identity", "root_crl", "tcb_info", launch::NAME, "gce_root", "vtpm_ca"];
+const WITH_CLOUD: &[&str] = &["pck_crl", "qe_identity", "root_crl", "tcb_info", launch::NAME, "gce_root", "vtpm_ca"];
 
 /// The pieces of a trust domain.
 pub const TDX: Saved =
-    Saved { evidence: QUOTE_FILE, endorsements: TDX_ENDORSEMENTS, is_evidence: is_tdx_quote, endorsement: revocation_list, assemble: assemble_tdx };
+    Saved { evidence: QUOTE_FILE, endorsements: WITH_CLOUD, is_evidence: is_tdx_quote, endorsement: revocation_list, assemble: assemble_tdx };
 
 /// The pieces of an enclave.
 pub const SGX: Saved =

@@ -12,10 +12,13 @@ use crate::evidence::saved::Saved;
 pub const REPORT_FILE: &str = "report.bin";
 
 /// The short names of the endorsements, which are also their files' (`vcek.der`).
-pub const ENDORSEMENTS: &[&str] = &["ark", "ask", "asvk", "crl", "vcek", "vlek", launch::NAME, "gce_root", "vtpm_ca"];
+pub const ENDORSEMENTS: &[&str] = &["ark", "ask", "asvk", "crl", "vcek", "vlek"];
+
+/// The same with what Google's cloud adds.
+const WITH_CLOUD: &[&str] = &["ark", "ask", "asvk", "crl", "vcek", "vlek", launch::NAME, "gce_root", "vtpm_ca"];
 
 /// The platform's pieces.
-pub const SAVED: Saved = Saved { evidence: REPORT_FILE, endorsements: ENDORSEMENTS, is_evidence: is_report, endorsement: endorsement_name, assemble: |_| None };
+pub const SAVED: Saved = Saved { evidence: REPORT_FILE, endorsements: WITH_CLOUD, is_evidence: is_report, endorsement: endorsement_name, assemble: |_| None };
 
 /// A revocation list longer than this is not recognised.
 const MAX_CRL: usize = 64 * 1024;
