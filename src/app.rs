@@ -6,6 +6,7 @@ pub mod collateral;
 pub mod descriptors;
 mod devices;
 mod http;
+mod public;
 pub mod watched;
 
 use std::collections::BTreeMap;
@@ -25,7 +26,7 @@ use crate::collateral::Collateral;
 use crate::config::{self, Config, Freshness, Transport};
 use crate::policy::{AppraisalPolicy, DenyList, Roots};
 use crate::proxy::appraisal::{Appraisals, Memo};
-use crate::proxy::http::plan::{Backend, Network};
+use crate::proxy::http::plan::{Backend, Network, Site};
 use crate::proxy::plan::{self, Forward, Originate, Terminate};
 use crate::proxy::{Address, Drained, Parts, Proxy};
 use crate::tls::{self, ClientSettings, ClientSide, Clients, Identity, IdentitySettings, Judge, Peer, PeerIdentity, Pki, ServerSettings, ServerSide, Tier};
@@ -52,6 +53,8 @@ pub struct App {
     _renewing: Option<certificate::Renewing>,
     /// The latest edition of the deny list that was in force.
     denied: Mutex<Option<Arc<DenyList>>>,
+    /// Held, never used: what keeps certificates for the public current.
+    _keeping: Vec<public::Keeping>,
 }
 
 impl App {
@@ -85,10 +88,14 @@ impl App {
         };
         if let Some(identity) = identity.clone() {
             let clock = clock.clone();
-            health.watch("own evidence", move || own_evidence(&identity, &clock));
+            health.watch("own evidence", move || presented(&identity, &clock, "none was made"));
         }
-        let renewing = issued.zip(identity.clone()).map(|(watched, identity)| certificate::renew(watched, identity, Arc::clone(&metrics)));
-        let builder = Builder { config, identity, judges: &judges, clock: clock.clone() };
+        let renewing = issued.zip(identity.clone()).map(|(watched, identity)| {
+            let metrics = Arc::clone(&metrics);
+            certificate::renew(watched, identity, move |until| metrics.certificate_issued(until.0))
+        });
+        let publics = public::Publics::start(config, identity.as_ref(), &clock, &metrics, &health).await?;
+        let builder = Builder { config, identity, judges: &judges, publics: &publics, clock: clock.clone() };
         let listeners = config.listeners.iter().map(|listener| builder.listener(listener)).collect::<anyhow::Result<Vec<_>>>()?;
         let parts = Parts { clock: clock.clone(), metrics: Arc::clone(&metrics), health: Arc::clone(&health) };
         let permitted = descriptors::permitted();
@@ -96,13 +103,15 @@ impl App {
             tracing::warn!(target: "descriptors", "{lacking}");
         }
         let proxy = Proxy::start_within(listeners, descriptors::connections(permitted), parts)?;
+        let keeping = publics.keep(&clock, &metrics);
         let window = Window { health: Arc::clone(&health), metrics: Arc::clone(&metrics), clock };
         let admin = match config.observe {
             Some(address) => Some(Admin::start(address, window).await.with_context(|| format!("cannot observe at {address}"))?),
             None => None,
         };
         let denied = Mutex::new(config.deny.as_ref().map(|deny| Arc::clone(&deny.list)));
-        Ok(Self { proxy, admin, metrics, health, judges, digest: config.digest, grace: config.drain_grace, collateral, _renewing: renewing, denied })
+        let (digest, grace) = (config.digest, config.drain_grace);
+        Ok(Self { proxy, admin, metrics, health, judges, digest, grace, collateral, _renewing: renewing, _keeping: keeping, denied })
     }
 
     /// Puts changed policies and the deny list in force: new connections are judged by them, live ones are judged again.
@@ -258,14 +267,15 @@ fn self_check(provider: &config::Provider, collateral: Option<&Collateral>, metr
     Arc::new(with(appraisals, collateral))
 }
 
-fn own_evidence(identity: &Identity, clock: &Clock) -> Condition {
+/// How what an identity presents stands; `none` is what to say before there is anything.
+fn presented(identity: &Identity, clock: &Clock, none: &str) -> Condition {
     let state = identity.state();
     let ended = |until| clock.now().is_ok_and(|now| now > until);
     match (state.not_after, state.failed) {
         (Some(until), None) => Condition::Until(until.0),
         (Some(until), Some(why)) if ended(until) => Condition::Unmet(format!("ended {until}, and the last renewal failed: {why}")),
         (Some(_), Some(why)) => Condition::MetBut(format!("the last renewal failed: {why}")),
-        (None, why) => Condition::Unmet(why.unwrap_or_else(|| "none was made".to_owned())),
+        (None, why) => Condition::Unmet(why.unwrap_or_else(|| none.to_owned())),
     }
 }
 
@@ -273,6 +283,7 @@ struct Builder<'a> {
     config: &'a Config,
     identity: Option<Identity>,
     judges: &'a BTreeMap<String, Arc<Appraisals>>,
+    publics: &'a public::Publics,
     clock: Clock,
 }
 
@@ -283,9 +294,11 @@ impl Builder<'_> {
             config::Forward::Tcp(_) if listener.multiplex => Inner::TunnelOrRaw,
             config::Forward::Tcp(_) => Inner::Raw,
         };
-        let terminate = match &listener.attested {
-            None => Terminate::Plain,
-            Some(serve) => {
+        let public = self.publics.side(&listener.name, alpn(Freshness::Certificate, speaks), &self.clock)?;
+        let terminate = match (&listener.attested, public) {
+            (_, Some(side)) => Terminate::Public(Arc::new(side)),
+            (None, None) => Terminate::Plain,
+            (Some(serve), None) => {
                 let identity = self.identity.clone().with_context(|| format!("listener {} is attested, and there is no [identity]", listener.name))?;
                 let clients = match &serve.clients {
                     Some(peer) => Clients::Attested(self.peer(peer)?),
@@ -313,7 +326,11 @@ impl Builder<'_> {
                     made.insert(name.to_owned(), Arc::clone(&backend));
                     Ok(backend)
                 };
-                Forward::Http(Arc::new(http::site(site, self.identity.as_ref(), backend)?))
+                let presents = self.publics.identity(&listener.name).or(self.identity.as_ref());
+                let made = http::site(site, presents, backend)?;
+                // Plain listeners alone: a CA asks at port 80.
+                let challenges = self.publics.tokens().filter(|_| listener.redirects());
+                Forward::Http(Arc::new(Site { challenges, ..made }))
             }
         };
         let bind = match &listener.bind {

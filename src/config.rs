@@ -3,6 +3,7 @@
 //! Reads the configuration and the files it names; opens no socket, makes no evidence, looks at no clock. `app` builds
 //! the parts from it.
 
+mod acme;
 mod check;
 mod collateral;
 mod deny;
@@ -43,6 +44,8 @@ pub struct Config {
     pub policies: BTreeMap<String, Policy>,
     /// What is refused whatever the policies say. Every policy has it too.
     pub deny: Option<Deny>,
+    /// The CA that gives certificates for the public.
+    pub acme: Option<Acme>,
     /// Where endorsements come from beside what peers staple; `None` for nowhere.
     pub collateral: Option<Collateral>,
     /// Where health and metrics are served.
@@ -194,6 +197,39 @@ pub struct CertificateFiles {
     pub key: PathBuf,
 }
 
+/// A CA that gives certificates by ACME.
+#[derive(Clone, Debug)]
+pub struct Acme {
+    /// The address of its directory, `https://`.
+    pub directory: String,
+    /// The only roots of its server; `None` for the public ones.
+    pub roots: Option<Vec<rustls::pki_types::TrustAnchor<'static>>>,
+    /// `mailto:` addresses.
+    pub contact: Vec<String>,
+    /// The folder of the account's key.
+    pub state_dir: PathBuf,
+    /// How names are proved.
+    pub challenge: AcmeChallenge,
+}
+
+/// How it is proved to a CA that a name leads here.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AcmeChallenge {
+    /// At port 80, by listeners with `redirect`.
+    Http01,
+    /// At port 443, by the listener that wants the certificate.
+    TlsAlpn01,
+}
+
+/// The certificate of a listener for the public.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Public {
+    /// Of a CA, for these names; there is an [`Acme`].
+    Acme(Vec<String>),
+    /// From files.
+    Files(CertificateFiles),
+}
+
 /// A place where connections come in.
 #[derive(Clone, Debug)]
 pub struct Listener {
@@ -205,6 +241,8 @@ pub struct Listener {
     pub mode: u32,
     /// Attested TLS, or `None` for the plain bytes of a local application.
     pub attested: Option<Serve>,
+    /// TLS for clients of the public, in place of attested TLS.
+    pub public: Option<Public>,
     /// What is done with its connections.
     pub forward: Forward,
     /// Networks that announce connections by the PROXY protocol, with the number of bits that count.
@@ -215,6 +253,15 @@ pub struct Listener {
     pub multiplex: bool,
     /// Deadlines and caps.
     pub limits: Limits,
+}
+
+impl Listener {
+    /// Whether it is plain and does nothing but redirect: it may be reached from everywhere, and answers a CA.
+    #[must_use]
+    pub fn redirects(&self) -> bool {
+        let only = |site: &http::Site| !site.routes.is_empty() && site.routes.iter().all(|route| route.to == http::To::RedirectToHttps);
+        self.attested.is_none() && self.public.is_none() && matches!(&self.forward, Forward::Http(site) if only(site))
+    }
 }
 
 /// What is done with connections.

@@ -13,6 +13,8 @@ pub mod session;
 pub mod verify;
 
 #[cfg(feature = "proxy")]
+pub mod acme;
+#[cfg(feature = "proxy")]
 pub mod admin;
 #[cfg(feature = "cli")]
 pub mod app;

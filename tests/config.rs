@@ -8,7 +8,7 @@ use std::time::Duration;
 use portcullis::attester::batch::BatchSettings;
 use portcullis::attester::devices::DeviceSettings;
 use portcullis::collateral::{Pace, Reach};
-use portcullis::config::{CollateralSource, Config, Forward, Freshness, Log, LogFormat, Simulator, schema};
+use portcullis::config::{AcmeChallenge, CollateralSource, Config, Forward, Freshness, Log, LogFormat, Simulator, schema};
 use portcullis::policy::Mode;
 use portcullis::proxy::http::plan::{Backend, Balance, HttpLimits, Site, Speaks};
 use portcullis::proxy::plan::{self, Originate, Upstream};
@@ -84,6 +84,9 @@ fn defaults() -> Vec<(&'static str, &'static str, String)> {
     let (backend, requests) = (Backend::of(Arc::new(plain), Speaks::Http1), HttpLimits::default());
     let backed = Site::to(Backend::of(Arc::clone(&backend.upstream), Speaks::Http1));
     let source = |source: &CollateralSource| format!("{:?}", format!("{:?}", source.place).to_lowercase());
+    let public = LEAST.replace("certificate = \"attested\"", "certificate = \"webpki\"\nnames = [\"a.example\"]\nprotocol = \"http\"\nevidence = {}");
+    let public = format!("{public}[acme]\ndirectory = \"https://ca.example/d\"\nagree_tos = true\nstate_dir = \"s\"\n");
+    let public = parse(&public.replace("tcp://127.0.0.1:8080", "http://127.0.0.1:8080")).expect("a good file");
     let quoted = |text: &str| format!("\"{text}\"");
     let far = &config.upstreams["far"];
     let served = config.listeners[0].attested.as_ref().expect("attested");
@@ -132,6 +135,7 @@ fn defaults() -> Vec<(&'static str, &'static str, String)> {
         ("[[upstream]]", "connect_timeout", span(far.connect_timeout)),
         ("[upstream.attested]", "freshness", quoted(far.attested.as_ref().expect("attested").freshness.name())),
         ("[policy.NAME]", "mode", quoted(config.policies["p"].policy.mode.name())),
+        ("[acme]", "challenge", quoted(if public.acme.expect("one").challenge == AcmeChallenge::TlsAlpn01 { "tls-alpn-01" } else { "another" })),
         ("[log]", "format", quoted(if log.format == LogFormat::Text { "text" } else { "json" })),
         ("[log]", "level", quoted(log.level)),
     ]
@@ -213,6 +217,29 @@ const LISTENER: &[Wrong] = &[
     Wrong("a mode for TCP", "127.0.0.1:0\"", "127.0.0.1:0\"\nmode = \"0600\""),
     Wrong("a mode that is none", "unix:in.sock\"", "unix:in.sock\"\nmode = \"rw\""),
     Wrong("an unknown certificate", "certificate = \"attested\"", "certificate = \"none\""),
+    Wrong("a certificate from no files", "\"attested\"", "\"files\""),
+    Wrong("files without a key", "\"attested\"", "\"files\"\nfiles = { chain = \"text.pem\" }"),
+    Wrong("files for a plain listener", "127.0.0.1:0\"", "127.0.0.1:0\"\nfiles = { chain = \"text.pem\", key = \"text.pem\" }"),
+    Wrong(
+        "the public's clients attested",
+        "\"attested\"",
+        "\"files\"\nfiles = { chain = \"text.pem\", key = \"text.pem\" }\nclients = \"attested\"\npolicy = \"p\"",
+    ),
+    Wrong("nothing that the public can see", "\"attested\"", "\"files\"\nfiles = { chain = \"text.pem\", key = \"text.pem\" }\nprotocol = \"http\""),
+    Wrong(
+        "evidence without an identity",
+        "[identity]\nprovider = \"auto\"\nnames = [\"app.example\"]\n[[listener]]\nname = \"in\"\nbind = \"unix:in.sock\"\ncertificate = \"attested\"\n",
+        "[[listener]]\nname = \"in\"\nbind = \"unix:in.sock\"\ncertificate = \"files\"\nfiles = { chain = \"text.pem\", key = \"text.pem\" }\nprotocol = \"http\"\nevidence = {}\n",
+    ),
+    Wrong(
+        "a CA's certificate without a CA",
+        "certificate = \"attested\"",
+        "certificate = \"webpki\"\nprotocol = \"http\"\nevidence = {}\nnames = [\"a.example\"]",
+    ),
+    Wrong("a CA's certificate without names", "certificate = \"attested\"", "certificate = \"webpki\""),
+    Wrong("a CA's certificate for many", "certificate = \"attested\"", "certificate = \"webpki\"\nnames = [\"*.a.example\"]"),
+    Wrong("a CA for nobody", "[policy.p]", "[acme]\ndirectory = \"https://ca.example/d\"\nagree_tos = true\nstate_dir = \"s\"\n[policy.p]"),
+    Wrong("a CA in a hurry", "[policy.p]", "[acme]\ndirectory = \"http://ca.example/d\"\ncontact = [\"ops\"]\nchallenge = \"dns-01\"\n[policy.p]"),
     Wrong("no upstream of the name", "upstream = \"app\"", "upstream = \"ap\""),
     Wrong("nothing attested on the way", "upstream = \"far\"", "upstream = \"app\""),
     Wrong("a plain listener for the world", "127.0.0.1:0", "0.0.0.0:15432"),

@@ -19,6 +19,7 @@ type Durations = Family<Labels, Histogram, fn() -> Histogram>;
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    acme_orders: Counters,
     appraisals: Counters,
     cache_lookups: Counters,
     certificate_not_after: Gauges,
@@ -44,6 +45,7 @@ pub struct Metrics {
     refused: Counters,
     mints: Counters,
     reloads: Counters,
+    public_not_after: Gauges,
     quotes: QuoteMetrics,
     received: Counters,
     sent: Counters,
@@ -156,6 +158,7 @@ impl Metrics {
         build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("target", target)]).set(1);
         registry.register("build_info", "The program", build);
         Self {
+            acme_orders: counters(&mut registry, "acme_orders", "Tries to get a certificate from a CA by ACME"),
             appraisals: counters(&mut registry, "appraisals", "Verdicts about peers"),
             cache_lookups: counters(&mut registry, "appraisal_cache_lookups", "Certificate verdicts asked of the cache"),
             certificate_not_after: gauges(&mut registry, "certificate_not_after_timestamp_seconds", "End of our certificate"),
@@ -199,6 +202,7 @@ impl Metrics {
             reloads: counters(&mut registry, "reloads", "Reloads of the policies, by result"),
             refused: counters(&mut registry, "connections_refused", "Connections refused, by listener, side and reason"),
             mints: counters(&mut registry, "evidence_mints", "Certificates with evidence made"),
+            public_not_after: gauges(&mut registry, "public_certificate_not_after_timestamp_seconds", "End of a listener's certificate for the public"),
             quotes: QuoteMetrics::registered(&mut registry),
             received: counters(&mut registry, "bytes_received", "Octets from the peers of a listener"),
             sent: counters(&mut registry, "bytes_sent", "Octets to the peers of a listener"),
@@ -313,6 +317,16 @@ impl Metrics {
     /// Notes the end of the certificate from elsewhere that is in use.
     pub fn certificate_issued(&self, not_after: u64) {
         self.certificate_not_after.get_or_create(&owned(&[("kind", "issued")])).set(i64::try_from(not_after).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a try to get a certificate for a listener from a CA.
+    pub fn acme_ordered(&self, listener: &str, result: &str) {
+        self.acme_orders.get_or_create(&owned(&[("listener", listener), ("result", result)])).inc();
+    }
+
+    /// Notes the end of a listener's certificate for the public.
+    pub fn public_certificate(&self, listener: &str, not_after: u64) {
+        self.public_not_after.get_or_create(&owned(&[("listener", listener)])).set(i64::try_from(not_after).unwrap_or(i64::MAX));
     }
 
     /// Counts a request and how long it took.

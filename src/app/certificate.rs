@@ -1,14 +1,13 @@
 //! An issued certificate lives for hours and is renewed by whoever wrote it: its files are looked at, and a new pair is
 //! taken when it passes the checks of the first.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
 use super::watched::Watched;
-use crate::admin::metrics::Metrics;
 use crate::config::CertificateFiles;
+use crate::evidence::Timestamp;
 use crate::tls::Identity;
 
 /// A pair that was not taken is tried again after this long, changed or not: it may not have been valid yet.
@@ -30,8 +29,9 @@ pub(super) fn watch(files: &CertificateFiles) -> Watched {
 }
 
 /// Keeps the identity at what the files hold. Until a new pair passes, the old one is presented, to its end.
-pub(super) fn renew(mut watched: Watched, identity: Identity, metrics: Arc<Metrics>) -> Renewing {
-    note(&identity, &metrics);
+/// `note` is told when the pair in use ends.
+pub(super) fn renew(mut watched: Watched, identity: Identity, note: impl Fn(Timestamp) + Send + Sync + 'static) -> Renewing {
+    presented(&identity, &note);
     Renewing(tokio::spawn(async move {
         let mut taken = true;
         loop {
@@ -44,15 +44,15 @@ pub(super) fn renew(mut watched: Watched, identity: Identity, metrics: Arc<Metri
             let renewed = identity.renew().await;
             taken = renewed.is_ok();
             match renewed {
-                Ok(()) => note(&identity, &metrics),
+                Ok(()) => presented(&identity, &note),
                 Err(error) => tracing::error!(target: "identity", %error, "the changed certificate is not taken; the old one is presented until it ends"),
             }
         }
     }))
 }
 
-fn note(identity: &Identity, metrics: &Metrics) {
+fn presented(identity: &Identity, note: &(impl Fn(Timestamp) + Send + Sync)) {
     let Some(until) = identity.state().not_after else { return };
-    metrics.certificate_issued(until.0);
+    note(until);
     tracing::info!(target: "identity", %until, "an issued certificate is presented");
 }

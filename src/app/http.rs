@@ -44,6 +44,7 @@ pub(super) fn site(
         strip: site.strip.clone(),
         trusted_proxies: site.trusted_proxies.iter().map(|(address, bits)| Network { address: *address, bits: *bits }).collect(),
         upgrades: site.upgrades.clone(),
+        challenges: None,
         evidence: site.evidence.as_ref().map(web).transpose()?,
         limits: limits(site.limits),
     })

@@ -11,7 +11,9 @@ use toml::de::DeTable;
 
 use super::sides::{Collected, Known, Placed};
 use super::tree::{At, Faults, Section};
-use super::{Bind, Config, ConfigError, Deny, Log, LogFormat, Policy, Report, Upstream, deny, files, identity, schema, sides, values};
+use super::{
+    Acme, AcmeChallenge, Bind, Config, ConfigError, Deny, Log, LogFormat, Policy, Public, Report, Upstream, deny, files, identity, schema, sides, values,
+};
 use crate::diagnostic::Diagnostic;
 use crate::policy::{MAX_POLICY, Mode};
 
@@ -61,7 +63,9 @@ fn file(file: &Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Config> 
     let known: BTreeMap<_, _> = policies.iter().map(|(name, policy)| (name.value.clone(), policy.clone())).collect();
     let against = Known { folder, policies: &known, identity: identity.as_ref() };
     let upstreams = upstreams(file, &against, &mut collected);
+    let acme = super::acme::read(file, folder);
     let listeners = listeners(file, &against, &upstreams, &mut collected);
+    proofs(file, acme.as_ref(), &listeners);
     let collateral = super::collateral::read(file, folder, &mut collected.insecure);
     let observe = file.table("observe", &schema::OBSERVE).and_then(|observe| {
         observe.required("bind");
@@ -77,6 +81,7 @@ fn file(file: &Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Config> 
         upstreams: upstreams.into_iter().filter_map(|(name, upstream)| Some((name, upstream?))).collect(),
         policies: known.into_iter().filter_map(|(name, policy)| Some((name, policy?))).collect(),
         deny,
+        acme,
         collateral,
         observe: observe.map(|observe| observe.value),
         log,
@@ -189,6 +194,26 @@ fn listeners(file: &Section<'_>, known: &Known<'_>, upstreams: &BTreeMap<String,
         names.push(name.value.to_owned());
     }
     listeners
+}
+
+/// What a CA is asked for and what it may ask for.
+fn proofs(file: &Section<'_>, acme: Option<&Acme>, listeners: &[Placed]) {
+    let wanting: Vec<_> = listeners.iter().filter(|(listener, _)| matches!(listener.public, Some(Public::Acme(_)))).collect();
+    match (acme, file.has("acme"), wanting.first()) {
+        (Some(acme), Some(span), Some(_)) if acme.challenge == AcmeChallenge::Http01 && !listeners.iter().any(|(listener, _)| listener.redirects()) => {
+            let help = "write a plain [[listener]] with protocol = \"http\" and redirect = \"https\", which port 80 of the names leads to; or challenge = \"tls-alpn-01\"";
+            file.wrong(&span, "no listener answers the challenge \"http-01\"", help);
+        }
+        (_, Some(span), None) => file.wrong(&span, "[acme] without a listener that has certificate = \"webpki\"", "leave it out: it would do nothing"),
+        (_, None, Some((_, span))) => {
+            file.wrong(
+                span,
+                "certificate = \"webpki\" without [acme]",
+                "write [acme] with directory, agree_tos and state_dir: the CA that gives the certificate",
+            );
+        }
+        _ => {}
+    }
 }
 
 fn clashes(file: &Section<'_>, listeners: &[Placed], observe: Option<&At<SocketAddr>>) {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::identity::within;
-use super::sides::{Collected, needs, reference, something_attested};
+use super::sides::{Collected, Kind, needs, reference, something_attested};
 use super::tree::{Section, Wrong};
 use super::{Transport, schema, values};
 
@@ -116,20 +116,22 @@ pub(super) fn upstream(section: &Section<'_>) -> Upstream {
     }
 }
 
-/// `tls`: whether clients come over attested TLS; `attested`: whether they prove themselves.
-pub(super) fn site(section: &Section<'_>, upstreams: &Upstreams, (tls, attested): (bool, bool), collected: &mut Collected) -> Option<Site> {
+/// `kind`: what is presented to clients; `attested`: whether they prove themselves.
+pub(super) fn site(section: &Section<'_>, upstreams: &Upstreams, (kind, attested): (Kind, bool), collected: &mut Collected) -> Option<Site> {
+    // A certificate for the public attests nothing by itself.
+    let vouched = kind == Kind::Attested || (kind != Kind::Plain && section.has("evidence").is_some());
     let mut whole = true;
     let mut routes = Vec::new();
     for route in section.tables("route", &schema::ROUTE) {
         let host = route.parsed("host", host).map(|host| host.value);
         let (paths, methods) = (patterns(&route), methods(&route));
-        let to = to(&route, upstreams, tls, collected);
+        let to = to(&route, upstreams, vouched, collected);
         whole &= to.is_some();
         routes.extend(to.map(|to| Route { host, paths, methods, to }));
     }
     let routed = section.has("route").is_some();
     if section.has("upstream").is_some() || section.has("redirect").is_some() || !routed {
-        let to = to(section, upstreams, tls, collected);
+        let to = to(section, upstreams, vouched, collected);
         whole &= to.is_some();
         routes.extend(to.map(|to| Route { host: None, paths: Vec::new(), methods: Vec::new(), to }));
     }
@@ -142,7 +144,7 @@ pub(super) fn site(section: &Section<'_>, upstreams: &Upstreams, (tls, attested)
     }
     let allow = allow(section, attested);
     let identity = identity(section, attested);
-    let evidence = evidence(section, tls);
+    let evidence = evidence(section, kind != Kind::Plain);
     let limits = section.table("limits", &schema::LIMITS).map_or_else(Limits::default, |limits| self::limits(&limits));
     let plain = |values: Vec<super::tree::At<String>>| values.into_iter().map(|value| value.value).collect::<Vec<_>>();
     let upgrades = if section.has("upgrades").is_some() { plain(section.parsed_list("upgrades", token)) } else { vec!["websocket".to_owned()] };
@@ -151,7 +153,7 @@ pub(super) fn site(section: &Section<'_>, upstreams: &Upstreams, (tls, attested)
     whole.then_some(Site { routes, allow, identity, strip, trusted_proxies, upgrades, evidence, limits })
 }
 
-fn to(section: &Section<'_>, upstreams: &Upstreams, tls: bool, collected: &mut Collected) -> Option<To> {
+fn to(section: &Section<'_>, upstreams: &Upstreams, vouched: bool, collected: &mut Collected) -> Option<To> {
     if let Some(redirect) = section.parsed("redirect", |text| one_of(text, "redirect", &["https"])) {
         if section.has("upstream").is_some() {
             section.wrong(&redirect.span, "`redirect` beside `upstream`", "leave one of them out");
@@ -160,7 +162,7 @@ fn to(section: &Section<'_>, upstreams: &Upstreams, tls: bool, collected: &mut C
     }
     let upstream = reference(section, "upstream", "upstream", upstreams)?;
     collected.used_upstreams.push(upstream.value.clone());
-    something_attested(section, &upstream, upstreams, tls);
+    something_attested(section, &upstream, upstreams, vouched);
     if let Some(Some(far)) = upstreams.get(&upstream.value) {
         let first = far.targets.first().map(|target| target.transport);
         let kind = |transport: &Transport| (*transport == Transport::Http2, *transport == Transport::Attested);
@@ -201,7 +203,7 @@ fn identity(section: &Section<'_>, attested: bool) -> Vec<&'static str> {
 
 fn evidence(section: &Section<'_>, tls: bool) -> Option<Evidence> {
     if !tls {
-        needs(section, "evidence", "certificate = \"attested\"");
+        needs(section, "evidence", "`certificate`");
     }
     let table = section.table("evidence", &schema::EVIDENCE)?;
     let path = table.parsed("path", path).map_or_else(|| "/.well-known/portcullis/v1/evidence".to_owned(), |path| path.value);

@@ -40,6 +40,7 @@ pub static FILE: Section = Section {
         key("listener", "list of tables", "required", "Where connections come in; at least one."),
         key("upstream", "list of tables", "required", "Where connections go; at least one."),
         key("policy", "tables by name", "none", "The appraisal policies that listeners and upstreams name."),
+        key("acme", "table", "none", "The CA that gives certificates to listeners with `certificate = \"webpki\"`."),
         key("deny", "table", "none", "The operator's signed deny list: what is refused whatever the policies say."),
         key("collateral", "table", "only what peers staple", "Where certificates and revocation lists of the TEEs' vendors come from."),
         key("observe", "table", "off", "The read-only HTTP address with health and metrics."),
@@ -134,7 +135,7 @@ pub static SIMULATOR: Section = Section {
 /// `[[listener]]`.
 pub static LISTENER: Section = Section {
     name: "[[listener]]",
-    doc: "A place where connections come in. With `certificate = \"attested\"` it speaks attested TLS; without, it takes the plain bytes of a local application.",
+    doc: "A place where connections come in. With `certificate = \"attested\"` it speaks attested TLS, with another certificate TLS for the public; without, it takes the plain bytes of a local application.",
     keys: &[
         key("name", "word", "required", "Its name in logs and metrics; unique."),
         key("bind", "`\"ADDRESS:PORT\"` or `\"unix:PATH\"`", "required", "Where it listens. Port 0 lets the system choose."),
@@ -144,7 +145,14 @@ pub static LISTENER: Section = Section {
             "`\"tcp\"`",
             "What is forwarded: bytes, as they are; or requests of HTTP/1.1 and HTTP/2, each by itself. See `docs/http.md`.",
         ),
-        key("certificate", "`\"attested\"`", "plain bytes", "Speak TLS 1.3 with a certificate that carries this side's evidence."),
+        key(
+            "certificate",
+            "`\"attested\"`, `\"files\"` or `\"webpki\"`",
+            "plain bytes",
+            "Speak TLS 1.3. `attested`: with a certificate that carries this side's evidence, to sidecars. For browsers and other clients of the public, about whom nothing is known then: `files`, with a certificate from files, or `webpki`, with one of the CA in `[acme]`; both need `evidence`, or upstreams that are attested. See `docs/certificates.md`.",
+        ),
+        key("files", "table", "required with certificate `files`", "The certificate and its key."),
+        key("names", "list of DNS names", "required with certificate `webpki`", "The names that the CA is asked to certify."),
         key("clients", "`\"any\"` or `\"attested\"`", "`\"any\"`", "Whether clients must prove themselves. Only with `certificate`."),
         key(
             "freshness",
@@ -162,7 +170,12 @@ pub static LISTENER: Section = Section {
         ),
         key("route", "list of tables", "none", "Where requests go, the first that fits. Only with protocol `http`."),
         key("default", "`\"deny\"`", "`\"deny\"`", "What becomes of a request that no route fits. Only with `route` and without `upstream`."),
-        key("redirect", "`\"https\"`", "none", "Answers every request with a redirect to the same address by https. In place of `upstream`."),
+        key(
+            "redirect",
+            "`\"https\"`",
+            "none",
+            "Answers every request with a redirect to the same address by https. In place of `upstream`. Such a plain listener may be reached from everywhere, and answers the challenge `http-01` of `[acme]`.",
+        ),
         key(
             "allow",
             "list of tables",
@@ -212,6 +225,16 @@ pub static LISTENER: Section = Section {
             "`false`",
             "Lets `session-mutual` do without `peer` and without a chip allowlist in the policy: any genuine machine in the world that runs the measured code is taken for yours.",
         ),
+    ],
+};
+
+/// `listener.files`.
+pub static LISTENER_FILES: Section = Section {
+    name: "[listener.files]",
+    doc: "A certificate for the public. The files are looked at every two seconds: a renewed pair is presented once it passes the checks of the start, and until then the old one, to its end.",
+    keys: &[
+        key("chain", "file", "required", "A PEM chain, leaf first. The key may be P-256, P-384, Ed25519 or RSA."),
+        key("key", "file", "required", "The PEM private key."),
     ],
 };
 
@@ -402,6 +425,25 @@ pub static POLICY: Section = Section {
     ],
 };
 
+/// `[acme]`.
+pub static ACME: Section = Section {
+    name: "[acme]",
+    doc: "A CA that gives certificates by ACME (RFC 8555) to listeners with `certificate = \"webpki\"`. Each certificate's key is made in this process and kept in memory alone, so every start asks for a new certificate: see `docs/certificates.md` for what that means for a CA's limits.",
+    keys: &[
+        key("directory", "`\"https://HOST/PATH\"`", "required", "The address of the CA's directory."),
+        key("agree_tos", "`true`", "required", "That the operator agrees to the CA's terms of service."),
+        key("state_dir", "folder", "required", "Where the account's key is kept (mode 0600). Made when it is not there."),
+        key("contact", "list of `\"mailto:…\"`", "none", "Whom the CA may write to."),
+        key("ca_file", "file", "the public roots", "PEM certificates of a private CA, which alone vouch for the directory's server then."),
+        key(
+            "challenge",
+            "`\"tls-alpn-01\"` or `\"http-01\"`",
+            "`\"tls-alpn-01\"`",
+            "How it is proved that a name leads here. `tls-alpn-01`: in the handshake of the listener itself, which port 443 of every name has to lead to. `http-01`: by a plain listener with `redirect`, which port 80 has to lead to.",
+        ),
+    ],
+};
+
 /// `[deny]`.
 pub static DENY: Section = Section {
     name: "[deny]",
@@ -472,8 +514,8 @@ pub static LOG: Section = Section {
 
 /// Every table in the order of the documentation.
 #[rustfmt::skip]
-pub static SECTIONS: [&Section; 19] = [
-    &FILE, &IDENTITY, &GPUS, &SIMULATOR, &LISTENER, &LIMITS, &ROUTE, &ALLOW, &IDENTITY_HEADERS, &EVIDENCE, &UPSTREAM, &HEALTH, &ATTESTED, &PEER, &POLICY, &DENY, &COLLATERAL,
+pub static SECTIONS: [&Section; 21] = [
+    &FILE, &IDENTITY, &GPUS, &SIMULATOR, &LISTENER, &LISTENER_FILES, &LIMITS, &ROUTE, &ALLOW, &IDENTITY_HEADERS, &EVIDENCE, &UPSTREAM, &HEALTH, &ATTESTED, &PEER, &POLICY, &ACME, &DENY, &COLLATERAL,
     &OBSERVE, &LOG,
 ];
 

@@ -10,7 +10,10 @@ use rustls::pki_types::ServerName;
 
 use super::identity::within;
 use super::tree::{At, Section, Wrong};
-use super::{Bind, Dial, Forward, Freshness, Limits, Listener, Peer, PeerIdentity, Place, Policy, Serve, Transport, Upstream, files, schema, values};
+use super::{
+    Bind, CertificateFiles, Dial, Forward, Freshness, Limits, Listener, Peer, PeerIdentity, Place, Policy, Public, Serve, Transport, Upstream, files, schema,
+    values,
+};
 use crate::diagnostic::nearest;
 use crate::policy::AppraisalPolicy;
 
@@ -137,13 +140,21 @@ pub(super) fn listener(section: &Section<'_>, known: &Known<'_>, upstreams: &BTr
     if let (Some(mode), Some(At { value: Bind::Tcp(_), .. })) = (&mode, &bind) {
         section.wrong(&mode.span, "`mode` is for Unix sockets", "leave it out, or bind to \"unix:PATH\"");
     }
-    let tls = certificate(section);
-    let attested = if tls { serve(section, known, collected) } else { plain(section, bind.as_ref()) };
+    let kind = certificate(section);
+    if !matches!(kind, Kind::Files | Kind::WebPki) {
+        needs(section, "files", "certificate = \"files\"");
+        needs(section, "names", "certificate = \"webpki\"");
+    }
+    let (attested, shown) = match kind {
+        Kind::Attested => (serve(section, known, collected), Some(None)),
+        Kind::Plain => (plain(section, bind.as_ref(), http), Some(None)),
+        Kind::Files | Kind::WebPki => (Some(None), public(section, known, kind).map(Some)),
+    };
     let attested_clients = attested.as_ref().is_some_and(|serve| serve.as_ref().is_some_and(|serve| serve.clients.is_some()));
     let forward = if http {
-        super::http::site(section, upstreams, (tls, attested_clients), collected).map(|site| Forward::Http(Box::new(site)))
+        super::http::site(section, upstreams, (kind, attested_clients), collected).map(|site| Forward::Http(Box::new(site)))
     } else {
-        tcp(section, upstreams, tls, collected).map(Forward::Tcp)
+        tcp(section, upstreams, kind == Kind::Attested, collected).map(Forward::Tcp)
     };
     let proxy_protocol_from = section.parsed_list("proxy_protocol_from", super::http::network).into_iter().map(|network| network.value).collect();
     let version = section.parsed("proxy_protocol_to", |text| super::http::one_of(text, "version", &["v2"]));
@@ -152,7 +163,7 @@ pub(super) fn listener(section: &Section<'_>, known: &Known<'_>, upstreams: &BTr
     }
     let proxy_protocol_to = version.is_some();
     let limits = section.table("limits", &schema::LIMITS).map_or_else(Limits::default, |limits| self::limits(&limits));
-    if !tls {
+    if kind != Kind::Attested {
         needs(section, "multiplex", "certificate = \"attested\"");
     }
     if let (Some(span), true) = (section.has("multiplex"), http) {
@@ -167,6 +178,7 @@ pub(super) fn listener(section: &Section<'_>, known: &Known<'_>, upstreams: &BTr
             bind: bind.value,
             mode,
             attested: attested?,
+            public: shown?,
             forward: forward?,
             proxy_protocol_from,
             proxy_protocol_to,
@@ -194,29 +206,91 @@ pub(super) fn something_attested(section: &Section<'_>, upstream: &At<String>, u
         && far.targets.iter().all(|target| target.transport != Transport::Attested)
     {
         let message = format!("nothing is attested between this listener and upstream \"{}\"", far.name);
-        section.wrong(&upstream.span, message, "give the listener certificate = \"attested\", or the upstream tls:// targets with `attested`");
+        let help = if section.has("certificate").is_some() {
+            "write evidence = {}, so that clients can see what they speak to (for protocol \"http\"), or give the upstream tls:// targets with `attested`"
+        } else {
+            "give the listener certificate = \"attested\", or the upstream tls:// targets with `attested`"
+        };
+        section.wrong(&upstream.span, message, help);
     }
 }
 
-/// Whether the listener speaks attested TLS.
-fn certificate(section: &Section<'_>) -> bool {
-    let Some(certificate) = section.string("certificate") else { return section.has("certificate").is_some() };
-    if certificate.value != "attested" {
-        section.wrong(
-            &certificate.span,
-            format!("unknown certificate \"{}\"", certificate.value),
-            "this version knows \"attested\"; leave the key out for plain bytes",
-        );
+/// What a listener presents.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    /// A certificate of this side's, with evidence: attested TLS.
+    Attested,
+    /// A certificate for the public, from files.
+    Files,
+    /// Nothing: plain bytes.
+    Plain,
+    /// A certificate for the public, from a CA.
+    WebPki,
+}
+
+fn certificate(section: &Section<'_>) -> Kind {
+    let read = |text: &str| match text {
+        "attested" => Ok(Kind::Attested),
+        "files" => Ok(Kind::Files),
+        "webpki" => Ok(Kind::WebPki),
+        _ => Err(Wrong::new(format!("unknown certificate \"{text}\""), "one of \"attested\", \"files\", \"webpki\"; leave the key out for plain bytes")),
+    };
+    let unreadable = if section.has("certificate").is_some() { Kind::Attested } else { Kind::Plain };
+    section.parsed("certificate", read).map_or(unreadable, |kind| kind.value)
+}
+
+/// A listener for clients that are no sidecars: browsers, `curl`.
+fn public(section: &Section<'_>, known: &Known<'_>, kind: Kind) -> Option<Public> {
+    for key in ["freshness", "policy", "peer", REPLAY, ANY_PLATFORM] {
+        needs(section, key, "certificate = \"attested\"");
     }
-    true
+    if let Some(clients) = section.string("clients").filter(|clients| clients.value != "any") {
+        let help = "leave it out: browsers show no evidence; or write certificate = \"attested\" for sidecars";
+        section.wrong(&clients.span, format!("clients \"{}\" with a certificate for the public", clients.value), help);
+    }
+    if let (Some(evidence), None) = (section.has("evidence"), known.identity) {
+        section.wrong(&evidence, "`evidence`, and [identity] has no provider", "write [identity] provider = \"auto\" (or \"simulator\" to try it)");
+    }
+    match kind {
+        Kind::WebPki => {
+            needs(section, "files", "certificate = \"files\"");
+            if section.has("names").is_none() {
+                section.missing("names");
+            }
+            let names = plain_values(section.parsed_list("names", dns_name));
+            (!names.is_empty()).then_some(Public::Acme(names))
+        }
+        _ => {
+            needs(section, "names", "certificate = \"webpki\"");
+            if section.has("files").is_none() {
+                section.missing("files");
+            }
+            let table = section.table("files", &schema::LISTENER_FILES)?;
+            let readable = |path: &str| files::read(&known.folder.join(path), 1 << 20).map(|_| known.folder.join(path));
+            table.required("chain");
+            table.required("key");
+            let (chain, key) = (table.parsed("chain", readable), table.parsed("key", readable));
+            Some(Public::Files(CertificateFiles { chain: chain?.value, key: key?.value }))
+        }
+    }
+}
+
+/// A name that a CA can look for.
+fn dns_name(text: &str) -> Result<String, Wrong> {
+    let help = "write DNS names in lower case, without asterisks: these challenges prove single hosts";
+    let name = values::certificate_name(text).ok().filter(|name| !name.contains(['/', '*', ':']));
+    name.ok_or_else(|| Wrong::new(format!("\"{text}\" is not the name of a host"), help))
 }
 
 /// The outer `None` is an error, the inner a plain listener.
-fn plain(section: &Section<'_>, bind: Option<&At<Bind>>) -> Option<Option<Serve>> {
+fn plain(section: &Section<'_>, bind: Option<&At<Bind>>, http: bool) -> Option<Option<Serve>> {
     for key in ["clients", "freshness", "policy", "peer", REPLAY, ANY_PLATFORM] {
         needs(section, key, "certificate = \"attested\"");
     }
+    // What redirects everything forwards nothing.
+    let redirects = http && section.has("redirect").is_some() && section.has("route").is_none();
     if let Some(At { value: Bind::Tcp(address), span }) = bind
+        && !redirects
         && !address.ip().to_canonical().is_loopback()
         && !section.flag("insecure_remote_listener")
     {

@@ -48,6 +48,21 @@ impl Leaf {
     /// `certificate_invalid` when it is too long, not X.509 version 3, of a key kind other than P-256, P-384 and
     /// Ed25519, or repeats an extension.
     pub fn read(der: &[u8]) -> Result<Self, Denied> {
+        Self::read_with(der, acceptable_key)
+    }
+
+    /// As [`Leaf::read`], for a certificate of a public CA: its key may also be RSA.
+    ///
+    /// # Errors
+    /// As [`Leaf::read`].
+    pub fn read_public(der: &[u8]) -> Result<Self, Denied> {
+        Self::read_with(der, |certificate| match certificate.public_key().algorithm.algorithm.to_id_string().as_str() {
+            RSA_ENCRYPTION => Ok(()),
+            _ => acceptable_key(certificate),
+        })
+    }
+
+    fn read_with(der: &[u8], acceptable: impl FnOnce(&X509Certificate<'_>) -> Result<(), Denied>) -> Result<Self, Denied> {
         if der.len() > MAX_LEAF {
             return invalid("leaf", format!("at most {MAX_LEAF} octets"), der.len().to_string());
         }
@@ -60,7 +75,7 @@ impl Leaf {
         if certificate.version() != X509Version::V3 {
             return invalid("leaf.version", "3", certificate.version().to_string());
         }
-        acceptable_key(&certificate)?;
+        acceptable(&certificate)?;
         unique_extensions(certificate.extensions())?;
         let spki = certificate.public_key().raw;
         let moment = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).map_or(Timestamp(0), Timestamp);
@@ -254,6 +269,7 @@ fn malformed<T>(expected: impl Into<String>, found: impl Into<String>) -> Result
     Finding::new(Reason::EvidenceMalformed, "leaf.evidence", expected, found).refuse()
 }
 
+const RSA_ENCRYPTION: &str = "1.2.840.113549.1.1.1";
 const ID_PE_CMW: &str = "1.3.6.1.5.5.7.1.35";
 const SUBJECT_ALT_NAME: &str = "2.5.29.17";
 

@@ -122,8 +122,8 @@ pub(super) async fn client<S: AsyncRead + AsyncWrite + Unpin>(
             ready(peer, &pending, PeerRole::Client, around.clock)?;
         }
         match (settings.tier, peer) {
-            (Tier::Certificate, None) => Ok(Verdict::AnyClient),
-            (Tier::Certificate, Some(peer)) => by_certificate(peer, &pending, around).await,
+            (Tier::Certificate | Tier::Web, None) => Ok(Verdict::AnyClient),
+            (Tier::Certificate | Tier::Web, Some(peer)) => by_certificate(peer, &pending, around).await,
             (Tier::Session | Tier::SessionMutual, _) => serve_exchange(side, peer, &mut pending, around).await,
         }
     })
@@ -141,7 +141,7 @@ pub(super) async fn server<S: AsyncRead + AsyncWrite + Unpin>(
     let verdict = in_time("exchange", around.limit, async {
         ready(&settings.peer, &pending, PeerRole::Server, around.clock)?;
         match settings.tier {
-            Tier::Certificate => by_certificate(&settings.peer, &pending, around).await,
+            Tier::Certificate | Tier::Web => by_certificate(&settings.peer, &pending, around).await,
             Tier::Session | Tier::SessionMutual => open_exchange(side, &mut pending, around).await,
         }
     })

@@ -35,6 +35,8 @@ use crate::refusal::{Denied, Finding, Reason};
 /// How a connection ended.
 #[derive(Debug)]
 pub(super) enum Outcome {
+    /// A CA looked for the answer to a challenge, got it, and nothing was forwarded.
+    Answered,
     /// The proxy stopped before it did.
     Cut,
     /// It was forwarded.
@@ -348,7 +350,10 @@ async fn own(listener: &Listener, upstream: &Upstream, parts: &Parts, here: &Adm
 async fn admit_downstream(listener: &Listener, parts: &Parts, socket: Socket, known: &mut Known) -> Result<(Admitted, Stream), Outcome> {
     let (here, downstream) = match &listener.terminate {
         Terminate::Plain => (admit::local(), Stream::Plain(socket)),
-        Terminate::Attested(side) => handshakes(listener, parts).inbound(side, socket).await.map_err(|denied| Outcome::Refused(End::Downstream, denied))?,
+        Terminate::Attested(side) | Terminate::Public(side) => {
+            let inbound = handshakes(listener, parts).inbound(side, socket).await;
+            inbound.map_err(|denied| Outcome::Refused(End::Downstream, denied))?.ok_or(Outcome::Answered)?
+        }
     };
     known.downstream = Some(here.ground.clone());
     Ok((here, downstream))
@@ -378,6 +383,7 @@ fn record(accepting: &Accepting, from: &From, known: &Known, outcome: &Outcome, 
     let Forwarded { up, down } = known.forwarded;
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     match outcome {
+        Outcome::Answered => tracing::info!(target: "connection", event = "challenge_answered", listener, peer, duration_ms),
         Outcome::Forwarded(ended) => {
             let ended = ended.to_string();
             tracing::info!(

@@ -21,12 +21,13 @@ pub(super) struct Handshakes<'a> {
 }
 
 impl Handshakes<'_> {
-    /// A client that connected to us.
-    pub(super) async fn inbound(self, side: &ServerSide, socket: Socket) -> Result<(Admitted, Stream), Denied> {
+    /// A client that connected to us; `None` for a CA that looked for the answer to a challenge and got it.
+    pub(super) async fn inbound(self, side: &ServerSide, socket: Socket) -> Result<Option<(Admitted, Stream)>, Denied> {
         let source = socket.source();
-        let handshake = in_time("handshake", self.limits.handshake, tls::accept(side, socket)).await;
+        let handshake = in_time("handshake", self.limits.handshake, tls::greet(side, socket)).await;
         self.counted(Direction::Inbound, &handshake);
-        opened(admit::client(side, handshake?, self.surroundings(source)).await)
+        let Some(pending) = handshake? else { return Ok(None) };
+        opened(admit::client(side, pending, self.surroundings(source)).await).map(Some)
     }
 
     /// A server that we connected to.

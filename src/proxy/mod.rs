@@ -36,7 +36,7 @@ use crate::tls;
 use crate::verify::AttestationResult;
 use limits::{Places, Sockets, Upstreams};
 use listen::Listening;
-use plan::{Forward, Listener, Originate, Terminate, Upstream};
+use plan::{Forward, Listener, Originate, Upstream};
 use tunnel::near::Sessions;
 
 pub use listen::Address;
@@ -156,10 +156,7 @@ impl Proxy {
         let (alive, ended) = mpsc::channel(1);
         let active = Arc::new(AtomicUsize::new(0));
         for (listener, listening) in bound {
-            let direction = match listener.terminate {
-                Terminate::Attested(_) => Direction::Inbound,
-                Terminate::Plain => Direction::Outbound,
-            };
+            let direction = if listener.terminate.is_tls() { Direction::Inbound } else { Direction::Outbound };
             let counters = parts.metrics.listener(&listener.name, direction);
             let around = http::Around {
                 listener: listener.name.clone(),
@@ -167,7 +164,8 @@ impl Proxy {
                 parts: parts.clone(),
                 phase: watched.clone(),
                 alive: alive.clone(),
-                secure: matches!(listener.terminate, Terminate::Attested(_)),
+                secure: listener.terminate.is_tls(),
+                strangers: listener.faces_strangers(),
                 sockets: sockets.clone(),
             };
             let carries = match &listener.forward {
@@ -353,7 +351,7 @@ async fn accept(accepting: Arc<Accepting>, listening: Listening) {
         };
         trouble.breath = BREATH / 2;
         // A local application is one source; only what comes from outside is capped by source.
-        let source = from.source.filter(|_| matches!(accepting.listener.terminate, Terminate::Attested(_)));
+        let source = from.source.filter(|_| accepting.listener.faces_strangers());
         match accepting.places.take(source) {
             Ok((place, handshake)) => {
                 let counted = Counted::new(&accepting);

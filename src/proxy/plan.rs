@@ -34,6 +34,13 @@ pub struct ProxyProtocol {
 }
 
 impl Listener {
+    /// Whether strangers connect here: over TLS, or where everything is only redirected. A plain listener that forwards is
+    /// for the applications of this machine.
+    #[must_use]
+    pub fn faces_strangers(&self) -> bool {
+        self.terminate.is_tls() || self.upstreams().next().is_none()
+    }
+
     /// The upstreams it leads to.
     pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
         let (one, more) = match &self.forward {
@@ -65,6 +72,17 @@ pub enum Terminate {
     Attested(Arc<tls::ServerSide>),
     /// Plain bytes of a local application.
     Plain,
+    /// TLS for clients of the public: the handshake attests nothing, and nothing is known about a client. Its side has
+    /// [`tls::Tier::Web`].
+    Public(Arc<tls::ServerSide>),
+}
+
+impl Terminate {
+    /// Whether clients come over TLS, from wherever.
+    #[must_use]
+    pub const fn is_tls(&self) -> bool {
+        !matches!(self, Self::Plain)
+    }
 }
 
 /// What is done with what comes in.

@@ -10,7 +10,7 @@ use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, Error, ServerConfig, SignatureScheme};
 
-use super::side::{Clients, ServerSettings};
+use super::side::{Clients, ServerSettings, Tier};
 use super::verifier::Possession;
 use super::{Credential, failure};
 use crate::clock::Clock;
@@ -22,7 +22,15 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     Arc::new(provider)
 });
 
-/// The cryptography of every connection.
+/// For clients of the public: TLS 1.3 as browsers and libraries speak it, the older curves too.
+static PUBLIC: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+    let mut provider = aws_lc_rs::default_provider();
+    let groups = [aws_lc_rs::kx_group::X25519MLKEM768, aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1, aws_lc_rs::kx_group::SECP384R1];
+    provider.kx_groups = groups.to_vec();
+    Arc::new(provider)
+});
+
+/// The cryptography of every connection between sidecars.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
 }
@@ -34,7 +42,8 @@ pub(super) fn check() -> Result<(), Error> {
 
 /// The serving configuration that presents `credential`.
 pub(super) fn server(settings: &ServerSettings, protocols: &[Vec<u8>], credential: &Arc<Credential>, clock: &Clock) -> Result<ServerConfig, Denied> {
-    let builder = ServerConfig::builder_with_details(provider(), time(clock)).with_protocol_versions(&[&rustls::version::TLS13]);
+    let cryptography = if settings.tier == Tier::Web { Arc::clone(&PUBLIC) } else { provider() };
+    let builder = ServerConfig::builder_with_details(cryptography, time(clock)).with_protocol_versions(&[&rustls::version::TLS13]);
     let builder = builder.map_err(|error| failure::of_tls(&error))?;
     let builder = match settings.clients {
         Clients::Any => builder.with_no_client_auth(),
@@ -42,10 +51,23 @@ pub(super) fn server(settings: &ServerSettings, protocols: &[Vec<u8>], credentia
     };
     let mut config = builder.with_cert_resolver(Arc::new(Presents(Arc::clone(&credential.certified))));
     config.alpn_protocols = protocols.to_vec();
+    Ok(unresumed(config))
+}
+
+/// The serving configuration that answers a challenge with `certified`.
+pub(super) fn challenge(certified: Arc<CertifiedKey>, clock: &Clock) -> Result<ServerConfig, Error> {
+    let builder = ServerConfig::builder_with_details(Arc::clone(&PUBLIC), time(clock)).with_protocol_versions(&[&rustls::version::TLS13])?;
+    let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(Presents(certified)));
+    config.alpn_protocols = vec![super::challenge::ALPN_ACME.to_vec()];
+    Ok(unresumed(config))
+}
+
+/// Neither tickets nor early data.
+fn unresumed(mut config: ServerConfig) -> ServerConfig {
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.max_early_data_size = 0;
-    Ok(config)
+    config
 }
 
 /// The connecting configuration, without a certificate of ours.

@@ -54,6 +54,8 @@ pub enum IdentitySettings {
         /// The key, PEM.
         key: PathBuf,
     },
+    /// A CA's certificate for a key that was made in this process, given by whoever asks the CA: [`Identity::publish`].
+    Issued,
     /// Made here: a P-256 key, evidence for it and a self-signed certificate around both, renewed at half their life.
     Minted {
         /// The subject alternative names: DNS names in lower case or `spiffe://` and `https://` URIs; at least one.
@@ -62,6 +64,13 @@ pub enum IdentitySettings {
         lifetime: Duration,
         /// Where the evidence comes from, for the metrics: [`crate::attester::Attester::provider`].
         provider: String,
+    },
+    /// As [`IdentitySettings::Files`], for clients of the public: the key may be RSA.
+    PublicFiles {
+        /// The leaf and what stands between it and its root, PEM.
+        chain: PathBuf,
+        /// The key, PEM.
+        key: PathBuf,
     },
 }
 
@@ -157,14 +166,50 @@ impl Identity {
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Result<Self, IdentityError> {
-        let state = Mutex::new(IdentityState { made: None, not_after: None, failed: None, published: 0 });
-        let shared = Shared { settings, attester, clock, metrics, check, instance: random()?, current: ArcSwapOption::empty(), state };
-        let identity = Self(Arc::new(shared));
+        let identity = Self::empty(settings, attester, check, random()?, clock, metrics);
         identity.renew().await?;
         if matches!(identity.0.settings, IdentitySettings::Minted { .. }) {
             tokio::spawn(keep_renewing(Arc::downgrade(&identity.0)));
         }
         Ok(identity)
+    }
+
+    /// A certificate for the public, beside the identity whose evidence speaks for its key too; without one, nobody's
+    /// does. There is nothing to present before [`Identity::renew`], or for [`IdentitySettings::Issued`] before
+    /// [`Identity::publish`].
+    ///
+    /// # Errors
+    /// [`IdentityError::Key`] without randomness.
+    pub fn beside(other: Option<&Self>, settings: IdentitySettings, clock: Clock, metrics: Arc<Metrics>) -> Result<Self, IdentityError> {
+        let attester = other.and_then(|other| other.attester().cloned());
+        let instance = other.map_or_else(random, |other| Ok(other.0.instance))?;
+        Ok(Self::empty(settings, attester, None, instance, clock, metrics))
+    }
+
+    fn empty(
+        settings: IdentitySettings,
+        attester: Option<Batcher>,
+        check: Option<Arc<dyn Judge>>,
+        instance: [u8; 16],
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let state = Mutex::new(IdentityState { made: None, not_after: None, failed: None, published: 0 });
+        Self(Arc::new(Shared { settings, attester, clock, metrics, check, instance, current: ArcSwapOption::empty(), state }))
+    }
+
+    /// Presents `chain` from now on. Open connections keep what they were made with.
+    ///
+    /// # Errors
+    /// [`IdentityError`] when the chain is not of `key`, or its leaf is not valid now; the old credential stays.
+    pub fn publish(&self, chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<(), IdentityError> {
+        let made = self.0.clock.now().map_err(IdentityError::Clock).and_then(|now| presentable(chain, key, Leaf::read_public, now));
+        self.0.take(made)
+    }
+
+    /// Notes why there is no newer credential.
+    pub fn failed(&self, why: String) {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).failed = Some(why);
     }
 
     /// The credential to present at `now`.
@@ -266,19 +311,26 @@ impl Shared {
     fn half_life(&self) -> Duration {
         match &self.settings {
             IdentitySettings::Minted { lifetime, .. } => *lifetime / 2,
-            IdentitySettings::Files { .. } => MAX_LIFETIME,
+            IdentitySettings::Files { .. } | IdentitySettings::Issued | IdentitySettings::PublicFiles { .. } => MAX_LIFETIME,
         }
     }
 
     async fn renew(&self) -> Result<(), IdentityError> {
         let made = match &self.settings {
-            IdentitySettings::Files { chain, key } => self.read(chain.clone(), key.clone()).await,
+            IdentitySettings::Files { chain, key } => self.read(chain.clone(), key.clone(), Leaf::read).await,
+            IdentitySettings::Issued => Err(IdentityError::Key("an issued certificate is published, not renewed".to_owned())),
+            IdentitySettings::PublicFiles { chain, key } => self.read(chain.clone(), key.clone(), Leaf::read_public).await,
             IdentitySettings::Minted { names, lifetime, provider } => {
                 let made = self.mint(names, *lifetime).await;
                 self.metrics.minted(provider, made.as_ref().ok().map(|credential| credential.not_after.0));
                 made
             }
         };
+        self.take(made)
+    }
+
+    /// Publishes what was made; or keeps what there is, and why there is no other.
+    fn take(&self, made: Result<Credential, IdentityError>) -> Result<(), IdentityError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match made {
             Ok(credential) => {
@@ -324,7 +376,7 @@ impl Shared {
         let leaf = certificate::issue(&key, &statement).map_err(IdentityError::Issue)?;
         self.pass(&leaf, lifetime, left_out).await?;
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        credential(vec![leaf], der, issued)
+        credential(vec![leaf], der, Leaf::read, issued)
     }
 
     /// The check a peer would make, before anything is published.
@@ -358,16 +410,13 @@ impl Shared {
         Ok(())
     }
 
-    async fn read(&self, chain: PathBuf, key: PathBuf) -> Result<Credential, IdentityError> {
+    async fn read(&self, chain: PathBuf, key: PathBuf, reading: Reading) -> Result<Credential, IdentityError> {
         let now = self.clock.now().map_err(IdentityError::Clock)?;
         let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bounded(&chain).await?).collect();
         let certificates = certificates.map_err(|error| IdentityError::File { path: chain, why: error.to_string() })?;
         let pem = zeroize::Zeroizing::new(bounded(&key).await?);
         let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| IdentityError::File { path: key, why: error.to_string() })?;
-        let credential = credential(certificates, der, now)?;
-        let leaf = credential.leaf().map(|leaf| Leaf::read(leaf)).transpose().map_err(IdentityError::Check)?;
-        leaf.map_or(Ok(()), |leaf| leaf.current(now, 0)).map_err(IdentityError::Check)?;
-        Ok(credential)
+        presentable(certificates, der, reading, now)
     }
 }
 
@@ -384,9 +433,20 @@ fn fitted(mut evidence: Collection) -> (Collection, Vec<String>) {
     (evidence, left_out)
 }
 
-fn credential(chain: Vec<CertificateDer<'static>>, mut key: PrivateKeyDer<'static>, made: Timestamp) -> Result<Credential, IdentityError> {
+/// Which leaves are taken.
+type Reading = fn(&[u8]) -> Result<Leaf, Denied>;
+
+/// A credential that is valid at `now`.
+fn presentable(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>, reading: Reading, now: Timestamp) -> Result<Credential, IdentityError> {
+    let credential = credential(chain, key, reading, now)?;
+    let leaf = credential.leaf().map(|leaf| reading(leaf)).transpose().map_err(IdentityError::Check)?;
+    leaf.map_or(Ok(()), |leaf| leaf.current(now, 0)).map_err(IdentityError::Check)?;
+    Ok(credential)
+}
+
+fn credential(chain: Vec<CertificateDer<'static>>, mut key: PrivateKeyDer<'static>, reading: Reading, made: Timestamp) -> Result<Credential, IdentityError> {
     let leaf = chain.first().ok_or_else(|| IdentityError::Key("no certificate".to_owned()))?;
-    let leaf = Leaf::read(leaf).map_err(IdentityError::Check)?;
+    let leaf = reading(leaf).map_err(IdentityError::Check)?;
     let unusable = |error: rustls::Error| IdentityError::Key(error.to_string());
     let signing = any_supported_type(&key);
     key.zeroize();

@@ -5,6 +5,7 @@
 
 pub(crate) mod buffer;
 pub mod certificate;
+pub mod challenge;
 mod config;
 pub mod credential;
 mod failure;
@@ -26,10 +27,11 @@ use crate::refusal::Denied;
 use crate::verify::AttestationResult;
 
 pub use buffer::ReadAhead;
+pub use challenge::Challenges;
 pub use credential::Credential;
 pub use identity::{Identity, IdentityError, IdentitySettings, IdentityState};
 pub use peer::{PeerIdentity, Pki};
-pub use pending::{Pending, Unattested, accept, connect};
+pub use pending::{Pending, Unattested, accept, connect, greet};
 pub use side::{ClientSettings, ClientSide, Clients, DEFAULT_EVIDENCE, MAX_EVIDENCE, Peer, ServerSettings, ServerSide, SideError, Tier};
 
 /// What every protocol id with an exchange begins with.

@@ -7,11 +7,12 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use rustls::{CommonState, HandshakeKind, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, TlsConnector, TlsStream};
 use zeroize::Zeroizing;
 
 use super::buffer::ReadAhead;
 use super::certificate::Leaf;
+use super::challenge::Asked;
 use super::config::Shows;
 use super::{ClientSide, Credential, ServerSide, failure};
 use crate::evidence::binding::{EXPORTER_LABEL, Role, exporter_context};
@@ -74,6 +75,31 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(side: &ServerSide, io: S)
     let accepting = TlsAcceptor::from(config).accept_with(ReadAhead::new(io), |connection| connection.set_buffer_limit(Some(SEND_BUFFER)));
     let stream = accepting.await.map_err(|error| failure::of_handshake(&error))?;
     Pending::checked(TlsStream::Server(stream), Some(own), &side.protocols)
+}
+
+/// As [`accept`]; a CA that looks for the answer to a challenge gets it, and then there is nothing to forward: `None`.
+///
+/// # Errors
+/// As [`accept`]; `alpn_mismatch` for a challenge that nobody set.
+pub async fn greet<S: AsyncRead + AsyncWrite + Unpin>(side: &ServerSide, io: S) -> Result<Option<Pending<S>>, Denied> {
+    let Some(challenges) = &side.challenges else { return accept(side, io).await.map(Some) };
+    let greeted = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), ReadAhead::new(io)).await.map_err(|error| failure::of_handshake(&error))?;
+    let asked = challenges.asked(&greeted.client_hello());
+    match asked {
+        Asked::Challenge(config) => {
+            let mut stream = greeted.into_stream(config).await.map_err(|error| failure::of_handshake(&error))?;
+            // It has seen the certificate; how it leaves changes nothing.
+            let _ = tokio::time::timeout(FAREWELL, stream.shutdown()).await;
+            Ok(None)
+        }
+        Asked::NoChallenge => Err(failure::of_tls(&rustls::Error::NoApplicationProtocol)),
+        Asked::Ordinary => {
+            let (own, config) = side.ready()?;
+            let accepting = greeted.into_stream_with(config, |connection| connection.set_buffer_limit(Some(SEND_BUFFER)));
+            let stream = accepting.await.map_err(|error| failure::of_handshake(&error))?;
+            Pending::checked(TlsStream::Server(stream), Some(own), &side.protocols).map(Some)
+        }
+    }
 }
 
 /// Makes the handshake on `io`, as [`accept`] does for the other end.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use rustls::pki_types::ServerName;
 
-use super::{ALPN_PREFIX, ALPN_RAW, Credential, Identity, Judge, PeerIdentity, config};
+use super::{ALPN_PREFIX, ALPN_RAW, Challenges, Credential, Identity, Judge, PeerIdentity, config};
 use crate::clock::Clock;
 use crate::refusal::Denied;
 use crate::session::frame::MAX_EVIDENCE_FRAME;
@@ -20,6 +20,8 @@ pub const MAX_EVIDENCE: usize = MAX_EVIDENCE_FRAME;
 /// How fresh a peer's evidence must be. The order is that of strength.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Tier {
+    /// For the public: nothing in the handshake; whoever asks gets evidence about the key. It does not resist a stolen key.
+    Web,
     /// Evidence in the certificate alone: replay and relay within its lifetime are possible.
     Certificate,
     /// Evidence made for this session by the side that must be attested.
@@ -36,13 +38,14 @@ impl Tier {
             Self::Certificate => "certificate",
             Self::Session => "session",
             Self::SessionMutual => "session-mutual",
+            Self::Web => "web",
         }
     }
 
     /// Whether an exchange follows the handshake.
     #[must_use]
     pub const fn has_exchange(self) -> bool {
-        !matches!(self, Self::Certificate)
+        !matches!(self, Self::Certificate | Self::Web)
     }
 }
 
@@ -121,6 +124,8 @@ pub enum SideError {
     SpiffeWithoutPki,
     /// rustls refused the settings.
     Tls(String),
+    /// The web tier is for servers that let anybody in: its clients show no evidence, and no peer is judged by it.
+    Web,
 }
 
 impl fmt::Display for SideError {
@@ -131,6 +136,7 @@ impl fmt::Display for SideError {
             Self::NotMutual => f.write_str("tier session-mutual needs an identity with an attester on this side and attested peers on the other"),
             Self::SpiffeWithoutPki => f.write_str("SPIFFE ids need the PKI that vouches for them: name its roots"),
             Self::Tls(why) => write!(f, "TLS settings refused: {why}"),
+            Self::Web => f.write_str("tier web is for listeners that let anybody in"),
         }
     }
 }
@@ -142,6 +148,8 @@ pub struct ServerSide {
     pub(super) settings: ServerSettings,
     pub(super) protocols: Vec<Vec<u8>>,
     clock: Clock,
+    /// What a CA may ask for at this end.
+    pub(super) challenges: Option<Challenges>,
     /// The rustls configuration of the credential in use; rebuilt when the identity publishes another.
     ready: ArcSwapOption<(Arc<Credential>, Arc<rustls::ServerConfig>)>,
 }
@@ -161,9 +169,18 @@ impl ServerSide {
         }
         if let Clients::Attested(peer) = &settings.clients {
             vouched(&peer.identity)?;
+            if settings.tier == Tier::Web {
+                return Err(SideError::Web);
+            }
         }
         config::check().map_err(|error| SideError::Tls(error.to_string()))?;
-        Ok(Self { settings, protocols, clock, ready: ArcSwapOption::empty() })
+        Ok(Self { settings, protocols, clock, challenges: None, ready: ArcSwapOption::empty() })
+    }
+
+    /// The same, answering these challenges of a CA too.
+    #[must_use]
+    pub fn answering(self, challenges: Challenges) -> Self {
+        Self { challenges: Some(challenges), ..self }
     }
 
     /// The settings.
@@ -218,6 +235,9 @@ impl ClientSide {
             return Err(SideError::NotMutual);
         }
         vouched(&settings.peer.identity)?;
+        if settings.tier == Tier::Web {
+            return Err(SideError::Web);
+        }
         let base = config::client(&protocols, &clock).map_err(|error| SideError::Tls(error.to_string()))?;
         Ok(Self { settings, protocols, clock, base })
     }

@@ -64,6 +64,8 @@ pub(super) struct Around {
     pub(super) alive: mpsc::Sender<()>,
     /// Whether clients come over TLS.
     pub(super) secure: bool,
+    /// Whether clients may be anybody, and are told nothing of our reasons.
+    pub(super) strangers: bool,
     /// What pools open counts here.
     pub(super) sockets: Sockets,
 }
@@ -215,7 +217,7 @@ impl Connection {
     }
 
     fn audience(&self) -> Audience {
-        if self.site.around.secure { Audience::Peer } else { Audience::Application }
+        if self.site.around.strangers { Audience::Peer } else { Audience::Application }
     }
 
     /// Whether what it says of the way before is believed.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hyper::Method;
 
+use crate::acme::Tokens;
 use crate::proxy::plan::Upstream;
 use crate::tls::Identity;
 
@@ -24,6 +25,8 @@ pub struct Site {
     pub trusted_proxies: Vec<Network>,
     /// The protocols that a connection may be upgraded to, in lower case.
     pub upgrades: Vec<String>,
+    /// What a CA may ask for by HTTP-01, before anything else is done with a request.
+    pub challenges: Option<Tokens>,
     /// Evidence for browsers, where it is served.
     pub evidence: Option<WebEvidence>,
     /// What one request, and all together, may take.
@@ -244,6 +247,7 @@ impl Site {
             strip: Vec::new(),
             trusted_proxies: Vec::new(),
             upgrades: vec!["websocket".to_owned()],
+            challenges: None,
             evidence: None,
             limits: HttpLimits::default(),
         }

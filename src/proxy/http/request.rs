@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio::sync::watch;
 
 use super::answer::{self, Problem};
-use super::body::{Body, Downward, Gate, Held, Unread, Upward};
+use super::body::{self, Body, Downward, Gate, Held, Unread, Upward};
 use super::evidence::{self, Asked};
 use super::fields::{self, Came};
 use super::message::Message;
@@ -145,6 +145,9 @@ async fn answered(connection: &Arc<Connection>, mut parts: Parts, incoming: Unre
             Asked { method: &parts.method, query: parts.uri.query(), source: connection.address, authority: &authority, key: connection.admitted.own.as_ref() };
         return Ok(evidence::answer(plan, &site.pace, asked).await?.map(Answer::Own));
     }
+    if let Some(answer) = challenge(site, &parts) {
+        return Ok(answer.map(Answer::Own));
+    }
     let wanted = upgrade::wanted(&mut parts, &site.plan.upgrades)?;
     if wanted.is_none() && parts.method == Method::CONNECT {
         return Err(Problem::denied(StatusCode::METHOD_NOT_ALLOWED, "this listener is no forward proxy"));
@@ -193,6 +196,15 @@ async fn answered(connection: &Arc<Connection>, mut parts: Parts, incoming: Unre
         return Err(Problem::new(StatusCode::BAD_GATEWAY, "http_protocol_error", "the upstream switched protocols unasked"));
     }
     Ok(response.map(Answer::Upstream))
+}
+
+/// The answer to a CA that looks for one by HTTP-01 (RFC 8555 8.3).
+fn challenge(site: &super::Running, parts: &Parts) -> Option<Response<Body>> {
+    let token = parts.uri.path().strip_prefix("/.well-known/acme-challenge/").filter(|_| parts.method == Method::GET)?;
+    let text = site.plan.challenges.as_ref()?.answer(token)?;
+    let mut response = Response::new(body::full(text));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    Some(response)
 }
 
 /// The fields that go to the upstream: what others say of themselves removed, what we know said.

@@ -1,0 +1,152 @@
+//! The account at a CA: its key in a file of the operator's folder, for nobody else to read.
+
+use std::fmt;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use instant_acme::{Account, AccountCredentials, Error, NewAccount};
+use zeroize::Zeroizing;
+
+use super::{Authority, Failure, Settings};
+
+/// A file of credentials is not read beyond this.
+const MOST: u64 = 64 * 1024;
+
+/// An account that the CA knows.
+#[derive(Clone)]
+pub(super) struct Opened(pub(super) Account);
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Opened").field(&self.0.id()).finish()
+    }
+}
+
+/// The account; made at the CA where there is none yet, once for all listeners.
+pub(super) async fn open(authority: &Authority) -> Result<Opened, Failure> {
+    let mut known = authority.account.lock().await;
+    if let Some(opened) = &*known {
+        return Ok(opened.clone());
+    }
+    let file = file(&authority.settings);
+    let opened = match blocking({
+        let file = file.clone();
+        move || read(&file)
+    })
+    .await?
+    {
+        Some(credentials) => {
+            let builder = Account::builder_with_http(Box::new(authority.client.clone()));
+            Opened(builder.from_credentials(credentials).await.map_err(failed)?)
+        }
+        None => register(authority, file).await?,
+    };
+    *known = Some(opened.clone());
+    Ok(opened)
+}
+
+/// Forgets the account: the CA does not know it any more. The next order makes another.
+pub(super) async fn forget(authority: &Authority) -> Result<(), Failure> {
+    let mut known = authority.account.lock().await;
+    *known = None;
+    let file = file(&authority.settings);
+    blocking(move || match std::fs::remove_file(&file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unusable(&file, &error)),
+        _ => Ok(()),
+    })
+    .await
+}
+
+async fn register(authority: &Authority, file: PathBuf) -> Result<Opened, Failure> {
+    // Before the CA has an account whose key could not be kept.
+    let there = file.clone();
+    blocking(move || write(&there, b"").and_then(|()| std::fs::remove_file(&there)).map_err(|error| unusable(&there, &error))).await?;
+    let contact: Vec<&str> = authority.settings.contact.iter().map(String::as_str).collect();
+    let new = NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
+    let builder = Account::builder_with_http(Box::new(authority.client.clone()));
+    let (account, credentials) = builder.create(&new, authority.settings.directory.clone(), None).await.map_err(failed)?;
+    tracing::info!(target: "acme", event = "registered", account = account.id(), file = %file.display());
+    let octets = Zeroizing::new(serde_json::to_vec(&credentials).map_err(|error| Failure::State(error.to_string()))?);
+    blocking(move || write(&file, &octets).map_err(|error| unusable(&file, &error))).await?;
+    Ok(Opened(account))
+}
+
+/// One file for each CA.
+fn file(settings: &Settings) -> PathBuf {
+    let digest = crate::crypto::sha256(&[settings.directory.as_bytes()]);
+    let name = data_encoding::HEXLOWER.encode(digest.get(..8).unwrap_or_default());
+    settings.state.join(format!("account-{name}.json"))
+}
+
+fn read(path: &Path) -> Result<Option<AccountCredentials>, Failure> {
+    let file = match crate::file::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unusable(path, &error)),
+    };
+    let mode = file.metadata().map_err(|error| unusable(path, &error))?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(Failure::State(format!("{} can be read by others (mode {:o}): chmod 600 it", path.display(), mode & 0o777)));
+    }
+    let mut octets = Zeroizing::new(Vec::new());
+    file.take(MOST).read_to_end(&mut octets).map_err(|error| unusable(path, &error))?;
+    serde_json::from_slice(&octets).map(Some).map_err(|error| Failure::State(format!("{} is no account: {error}; remove it to get another", path.display())))
+}
+
+/// Writes whole or not at all, with mode 0600 from the first octet on.
+fn write(path: &Path, octets: &[u8]) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    let new = path.with_extension("new");
+    // What a process left that was killed here.
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    file.write_all(octets)?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)
+}
+
+fn unusable(path: &Path, error: &io::Error) -> Failure {
+    Failure::State(format!("{}: {error}", path.display()))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(Failure::State(error.to_string())))
+}
+
+/// What an error of the library means for us.
+pub(super) fn failed(error: Error) -> Failure {
+    match error {
+        Error::Api(problem) => Failure::Refused(problem.to_string()),
+        Error::Other(why) => Failure::Unreachable(why.to_string()),
+        Error::Timeout(_) => Failure::Unreachable(error.to_string()),
+        other => Failure::Unusable(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_is_for_nobody_else() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("deep/account-1.json");
+        assert!(matches!(read(&path), Ok(None)));
+        for text in ["{}", "{\"a\":1}"] {
+            write(&path, text.as_bytes())?;
+            assert_eq!(std::fs::metadata(&path)?.permissions().mode() & 0o777, 0o600);
+        }
+        assert_eq!(std::fs::metadata(folder.path().join("deep"))?.permissions().mode() & 0o777, 0o700);
+        assert!(matches!(read(&path), Err(Failure::State(why)) if why.contains("is no account")));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640))?;
+        assert!(matches!(read(&path), Err(Failure::State(why)) if why.contains("chmod 600")));
+        Ok(())
+    }
+}

@@ -1,0 +1,37 @@
+//! `[acme]`: what was typed, checked.
+
+use std::path::Path;
+
+use super::http::one_of;
+use super::tree::{Section, Wrong};
+use super::{Acme, AcmeChallenge, files, schema};
+
+/// Reads `[acme]`; `None` without one.
+pub(super) fn read(file: &Section<'_>, folder: &Path) -> Option<Acme> {
+    let section = file.table("acme", &schema::ACME)?;
+    section.required("directory");
+    let directory = section.parsed("directory", directory);
+    let state_dir = section.required("state_dir").map(|path| folder.join(path.value));
+    let contact = section.parsed_list("contact", contact).into_iter().map(|contact| contact.value).collect();
+    let roots = section.parsed("ca_file", |path| files::roots(&folder.join(path))).map(|roots| roots.value);
+    if !section.flag("agree_tos") {
+        let span = section.has("agree_tos").unwrap_or_else(|| section.span.clone());
+        section.wrong(&span, "the CA's terms of service are not agreed to", "read them, then write agree_tos = true");
+    }
+    let challenge = match section.parsed("challenge", |text| one_of(text, "challenge", &["tls-alpn-01", "http-01"])).map(|challenge| challenge.value) {
+        Some("http-01") => AcmeChallenge::Http01,
+        _ => AcmeChallenge::TlsAlpn01,
+    };
+    Some(Acme { directory: directory?.value, roots, contact, state_dir: state_dir?, challenge })
+}
+
+fn directory(text: &str) -> Result<String, Wrong> {
+    let uri: Option<hyper::Uri> = text.parse().ok();
+    let good = uri.is_some_and(|uri| uri.scheme_str() == Some("https") && uri.host().is_some_and(|host| !host.is_empty()) && !text.contains('@'));
+    if good { Ok(text.to_owned()) } else { Err(Wrong::new(format!("\"{text}\" is not the address of a directory"), "write \"https://HOST[:PORT]/PATH\"")) }
+}
+
+fn contact(text: &str) -> Result<String, Wrong> {
+    let good = text.strip_prefix("mailto:").is_some_and(|address| address.contains('@') && address.bytes().all(|octet| octet.is_ascii_graphic()));
+    if good { Ok(text.to_owned()) } else { Err(Wrong::new(format!("\"{text}\" is no contact"), "write \"mailto:NAME@HOST\"")) }
+}
