@@ -59,11 +59,11 @@ impl Admitted {
         Self { ground, standing: None, since, certificate: None, own: None, names: Vec::new() }
     }
 
-    /// Until when the first verdict holds; later judgements may give it more.
+    /// Until when the first verdict holds, and the certificate it is about; later judgements may give it more.
     pub(super) fn until(&self) -> Option<Timestamp> {
-        match &self.ground {
-            Ground::Attested(_, result) => Some(result.appraisal().until()),
-            Ground::AnyClient(_) | Ground::Local => None,
+        match (&self.standing, &self.ground) {
+            (Some(standing), Ground::Attested(_, result)) => Some(standing.end(result)),
+            _ => None,
         }
     }
 

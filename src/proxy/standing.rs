@@ -86,7 +86,7 @@ impl Standing {
     }
 
     /// The end of a verdict: its own, or that of the certificate.
-    fn end(&self, result: &AttestationResult) -> Timestamp {
+    pub(super) fn end(&self, result: &AttestationResult) -> Timestamp {
         result.appraisal().until().min(self.not_after)
     }
 

@@ -1,7 +1,8 @@
-"""A gRPC server, or client, of raw messages. `server PORT` or `client ADDRESS`; the client prints what it saw."""
+"""A gRPC server, or client, of raw messages. `server PORT`, `client ADDRESS`, `stream ADDRESS SECONDS`; the client prints what it saw."""
 
 import queue
 import sys
+import time
 from concurrent import futures
 
 import grpc
@@ -59,6 +60,21 @@ def ask(address):
             print("missing", error.code().name)
 
 
+def stream(address, seconds):
+    """One call, whose messages each wait for the answer to the one before, for so long."""
+    with grpc.insecure_channel(address) as channel:
+        messages, count, end = queue.Queue(), 0, time.monotonic() + seconds
+        answers = channel.stream_stream("/test.Echo/Both")(iter(messages.get, None))
+        while time.monotonic() < end:
+            message = f"message {count}".encode() + b"." * (count % 5000)
+            messages.put(message)
+            assert next(answers) == message[::-1]
+            count += 1
+        messages.put(None)
+        assert list(answers) == []
+        print("status", answers.code().name, "count", count)
+
+
 def refused(address):
     with grpc.insecure_channel(address) as channel:
         try:
@@ -71,5 +87,7 @@ if sys.argv[1] == "server":
     serve(int(sys.argv[2]))
 elif sys.argv[1] == "client":
     ask(sys.argv[2])
+elif sys.argv[1] == "stream":
+    stream(sys.argv[2], float(sys.argv[3]))
 else:
     refused(sys.argv[2])

@@ -32,7 +32,7 @@ async def ask(address, seconds):
             assert await socket.recv() == str(count)
             count += 1
         await socket.ping()
-    print("closed", socket.close_code, "count", count > 0)
+    print("closed", socket.close_code, "count", count > 0, count)
 
 
 if sys.argv[1] == "server":
