@@ -66,17 +66,24 @@ pub(super) struct Frames {
     counts: [u32; KINDS],
     since: Option<Instant>,
     resets: u32,
+    /// Frames that were not yet told of.
+    seen: u32,
 }
 
 impl Frames {
     pub(super) const fn new() -> Self {
         let (preface, resets) = (super::wire::PREFACE.len(), Abuse::RapidReset.budget());
-        Self { preface, header: [0; HEADER], have: 0, skip: 0, counts: [0; KINDS], since: None, resets }
+        Self { preface, header: [0; HEADER], have: 0, skip: 0, counts: [0; KINDS], since: None, resets, seen: 0 }
     }
 
     /// Of streams that are connections.
     pub(super) const fn of_connections() -> Self {
         Self { resets: CONNECTION_RESETS, ..Self::new() }
+    }
+
+    /// How many frames came since this was asked.
+    pub(super) const fn seen(&mut self) -> u32 {
+        std::mem::replace(&mut self.seen, 0)
     }
 
     /// Follows `octets`, which came at `now`.
@@ -114,6 +121,7 @@ impl Frames {
         let [a, b, c, kind, flags, ..] = self.header;
         let length = u32::from_be_bytes([0, a, b, c]);
         self.skip = length;
+        self.seen = self.seen.saturating_add(1);
         let abuse = match kind {
             // END_STREAM on an empty frame ends a body: that happens once a stream.
             0 if length == 0 && flags & 1 == 0 => Abuse::EmptyData,

@@ -436,7 +436,8 @@ const FAREWELL: Duration = Duration::from_secs(30);
 const ABANDONED: usize = 200;
 
 const FIELDS: usize = 128;
-const SEND_BUFFER: usize = 256 * 1024;
+/// Of each request, and a client that reads none of its answers has as many as [`plan::HttpLimits::streams`].
+const SEND_BUFFER: usize = 64 * 1024;
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 const RESETS: usize = 50;

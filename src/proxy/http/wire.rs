@@ -112,7 +112,12 @@ pub(in crate::proxy) struct Wire {
     rule: Rule,
     /// What was read to tell the version, not yet passed on.
     ahead: Vec<u8>,
+    /// The last read brought so much to do that others have their turn before the next.
+    crowded: bool,
 }
+
+/// So many frames in one read are no data: a connection that brings them would keep a thread to itself.
+const CROWD: u32 = 256;
 
 enum Rule {
     /// The far end is an upstream: its answers are parsed by hyper and written anew.
@@ -126,12 +131,12 @@ enum Rule {
 impl Wire {
     /// An upstream's stream.
     pub(in crate::proxy) fn upstream(stream: Stream, gauge: Arc<Gauge>) -> Self {
-        Self { stream, gauge, counters: None, rule: Rule::None, ahead: Vec::new() }
+        Self { stream, gauge, counters: None, rule: Rule::None, ahead: Vec::new(), crowded: false }
     }
 
     /// The stream of a session of connections (`proxy/tunnel`): frames are watched, and whoever forwards counts.
     pub(in crate::proxy) fn tunnels(stream: Stream, gauge: Arc<Gauge>) -> Self {
-        Self { stream, gauge, counters: None, rule: Rule::Frames(Frames::of_connections()), ahead: Vec::new() }
+        Self { stream, gauge, counters: None, rule: Rule::Frames(Frames::of_connections()), ahead: Vec::new(), crowded: false }
     }
 
     /// A client's stream, on which `version` is spoken.
@@ -140,7 +145,7 @@ impl Wire {
             Version::Http1 => Rule::Framing(Framing::new()),
             Version::Http2 => Rule::Frames(Frames::new()),
         };
-        Self { stream, gauge, counters: Some(counters), rule, ahead }
+        Self { stream, gauge, counters: Some(counters), rule, ahead, crowded: false }
     }
 
     /// Judges what was just read into `into` behind `before`, and puts an end in its place where it is refused.
@@ -163,11 +168,15 @@ impl Wire {
                 self.pass_ahead(into);
                 Ok(())
             }
-            Rule::Frames(frames) => frames.follow(fresh, Instant::now()).map_err(|abuse| {
-                let _ = self.gauge.vetoed.set(Veto::Abuse(abuse));
-                self.rule = Rule::Ended;
-                io::Error::new(io::ErrorKind::InvalidData, abuse.name())
-            }),
+            Rule::Frames(frames) => {
+                let followed = frames.follow(fresh, Instant::now());
+                self.crowded = frames.seen() > CROWD;
+                followed.map_err(|abuse| {
+                    let _ = self.gauge.vetoed.set(Veto::Abuse(abuse));
+                    self.rule = Rule::Ended;
+                    io::Error::new(io::ErrorKind::InvalidData, abuse.name())
+                })
+            }
         }
     }
 }
@@ -190,6 +199,10 @@ impl AsyncRead for Wire {
         if matches!(this.rule, Rule::Ended) {
             this.pass_ahead(into);
             return Poll::Ready(Ok(()));
+        }
+        if std::mem::take(&mut this.crowded) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         let before = into.filled().len();
         if this.ahead.is_empty() {
