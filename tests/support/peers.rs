@@ -67,9 +67,18 @@ pub(crate) async fn ask(python: &Path, script: &str, arguments: &[&str]) -> Stri
 }
 
 /// Starts a program that stays in the foreground, and waits until it listens at `address`.
-pub(crate) async fn start(mut command: Command, address: SocketAddr) -> Peer {
+pub(crate) async fn start(command: Command, address: SocketAddr) -> Peer {
+    started(command, address, 500).await
+}
+
+/// The same for one that takes long to start.
+pub(crate) async fn start_slow(command: Command, address: SocketAddr) -> Peer {
+    started(command, address, 6000).await
+}
+
+async fn started(mut command: Command, address: SocketAddr, looks: usize) -> Peer {
     let peer = Peer(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("the program runs"));
-    for _ in 0..500 {
+    for _ in 0..looks {
         if tokio::net::TcpStream::connect(address).await.is_ok() {
             return peer;
         }
