@@ -80,6 +80,8 @@ pub struct Read {
     pub window: Window,
     /// What it is.
     pub kind: Kind,
+    /// The PEM chain that came beside it, which is no part of it: empty where a service gave none, `None` from elsewhere.
+    pub beside: Option<Vec<u8>>,
 }
 
 /// Reads a source's answer: a certificate or list in DER, hex of it or PEM (of a PEM chain the first), or a signed JSON
@@ -118,12 +120,12 @@ pub fn endorsed(endorsement: Endorsement) -> Result<Read, String> {
     }
     if let Ok((&[], certificate)) = X509Certificate::from_der(&bytes) {
         let window = window(certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp());
-        return Ok(Read { endorsement: Endorsement { name, media_type: CERTIFICATE.to_owned(), bytes }, window, kind: Kind::Certificate });
+        return Ok(Read { endorsement: Endorsement { name, media_type: CERTIFICATE.to_owned(), bytes }, window, kind: Kind::Certificate, beside: None });
     }
     if let Ok((&[], list)) = CertificateRevocationList::from_der(&bytes) {
         let next = list.next_update().ok_or("a revocation list without a nextUpdate")?;
         let window = window(list.last_update().timestamp(), next.timestamp());
-        return Ok(Read { endorsement: Endorsement { name, media_type: LIST.to_owned(), bytes }, window, kind: Kind::Statement });
+        return Ok(Read { endorsement: Endorsement { name, media_type: LIST.to_owned(), bytes }, window, kind: Kind::Statement, beside: None });
     }
     signed(&name, bytes)
 }
@@ -139,7 +141,7 @@ fn launch_endorsement(name: String, bytes: Vec<u8>) -> Result<Read, String> {
 fn signed(name: &str, bytes: Vec<u8>) -> Result<Read, String> {
     let window = document(&bytes).and_then(dates).ok_or("neither a certificate, a revocation list nor a signed document with its dates")?;
     let endorsement = Endorsement { name: name.to_owned(), media_type: SIGNED_JSON.to_owned(), bytes };
-    Ok(Read { endorsement, window, kind: Kind::Statement })
+    Ok(Read { endorsement, window, kind: Kind::Statement, beside: None })
 }
 
 /// The JSON body of an encoded `[body, chain]`.

@@ -170,7 +170,8 @@ fn mirrored(path: &str) -> &str {
 
 async fn served(client: &Client, address: &Address, name: &str, path: &str, now: Timestamp) -> Result<item::Read, Failure> {
     let answer = client.ask(address, path, now).await?;
-    item::read(name, &answer.body, answer.chain.as_deref()).map_err(Failure::Unusable)
+    let read = item::read(name, &answer.body, answer.chain.as_deref()).map_err(Failure::Unusable)?;
+    Ok(item::Read { beside: Some(answer.chain.map(String::into_bytes).unwrap_or_default()), ..read })
 }
 
 async fn in_the_background<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {

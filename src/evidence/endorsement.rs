@@ -11,6 +11,10 @@ pub struct EndorsementId {
 }
 
 impl EndorsementId {
+    /// The name, at an item's own path, of the PEM chain that a service gives beside the item; an empty one where a service
+    /// that should gave none. What is had from files has none.
+    pub const ISSUER_CHAIN: &'static str = "issuer_chain";
+
     /// The address of the service that has it, and the path there: `service`, unless the path is a whole address.
     #[must_use]
     pub fn place<'a>(&'a self, service: &'a str) -> (&'a str, &'a str) {

@@ -197,7 +197,11 @@ impl Line {
                     let path = self.qe_identity_path();
                     if id.path == path { Ok(()) } else { unavailable("qe_identity", id.path.clone(), path) }
                 }),
-                "pck_crl" => pck_list(id, &item.bytes, grounds),
+                "pck_crl" => pck_list(id, &item.bytes, grounds).and_then(|()| {
+                    let beside = EndorsementId { name: EndorsementId::ISSUER_CHAIN, path: id.path.clone() };
+                    // An operator's file comes without one: whose signature it has is told when a quote brings the certificate.
+                    others(&beside).map_or(Ok(()), |beside| pck_list_by(&item.bytes, &beside.bytes, &root, grounds))
+                }),
                 other => unavailable("item", "one that this platform needs", other),
             };
             match vouched {
@@ -320,8 +324,21 @@ fn pck_list_path(ca: &str) -> String {
     format!("/sgx/certification/v4/pckcrl?ca={ca}&encoding=der")
 }
 
-/// Refuses what is no current list of this PCK CA by its form. Whose signature it has is told when a quote brings the CA's
-/// certificate.
+/// Proves that a list is signed by the PCK CA whose certificate, issued by the root, came beside it.
+fn pck_list_by(der: &[u8], beside: &[u8], root: &SigningKey<'_>, grounds: &Grounds<'_>) -> Result<(), Denied> {
+    let pems = intel::chain("pck_crl.issuer_chain", beside)?;
+    let Some(issuer) = pems.first() else { return untrusted("pck_crl.issuer_chain", "the certificate of the list's issuer", "none") };
+    let issuer = chain::certificate("pck_crl.issuer", issuer)?;
+    if chain::common_name(issuer.issuer()) != Some(ROOT) {
+        return untrusted("pck_crl.issuer", format!("a certificate issued by CN={ROOT}"), issuer.issuer());
+    }
+    chain::is_authority("pck_crl.issuer", &issuer)?;
+    chain::issued_by("pck_crl.issuer", &issuer, root, grounds.memo, grounds.now)?;
+    let (subject, key) = (issuer.subject().as_raw().to_vec(), SigningKey::of_certificate(&issuer));
+    Revocations::current("pck_crl", der, |name| name.as_raw() == subject, &key, grounds.memo, grounds.now).map(drop)
+}
+
+/// Refuses what is no current list of this PCK CA by its form.
 fn pck_list(id: &EndorsementId, der: &[u8], grounds: &Grounds<'_>) -> Result<(), Denied> {
     let list = chain::revocation_list("pck_crl", der)?;
     let issuers = [("Intel SGX PCK Processor CA", "processor"), ("Intel SGX PCK Platform CA", "platform")];

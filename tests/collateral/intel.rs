@@ -2,20 +2,13 @@
 
 use std::time::Duration;
 
-use portcullis::attester::simulator::intel::IntelForge;
-use portcullis::attester::simulator::{Flaw, Pcs, Service, ServiceFault};
+use portcullis::attester::simulator::intel::{CrlList, IntelCa, IntelForge};
+use portcullis::attester::simulator::{Flaw, ServiceFault};
 use portcullis::collateral::{Collateral, Item, NotVouched, Vet as _};
 use portcullis::evidence::{Endorsement, EndorsementId, ReportData};
 use portcullis::platform;
-use portcullis::proxy::appraisal::items;
 
-use crate::scene::{PATIENCE, collateral, mirror, now, scene};
-
-fn needs(forge: &IntelForge) -> Vec<Item> {
-    let evidence = forge.quote(&ReportData([0; 64])).evidence;
-    let platform = platform::of_evidence(&evidence).expect("a known platform");
-    items(platform, platform.verifier.needs(&evidence).expect("a readable quote"))
-}
+use crate::scene::{Client, Live, PATIENCE, Server, appraisals, bare_intel, collateral, intel_needs as needs, mirror, now, pcs, scene};
 
 async fn gets(collateral: &Collateral, items: &[Item]) {
     let getting = async {
@@ -31,10 +24,7 @@ async fn a_server_of_intels_protocol_gives_what_a_verdict_needs_and_faults_of_it
     for forge in [IntelForge::tdx15(60, now()), IntelForge::sgx(61, now())] {
         let wanted = needs(&forge);
         assert_eq!(wanted.len(), 4);
-        // The root's list is at the vendor's other address, and at a mirror's own path.
-        let path = |item: &Item| if item.id.name == "root_crl" { "/sgx/certification/v4/rootcacrl".to_owned() } else { item.id.path.clone() };
-        let paths = wanted.iter().map(|item| (item.id.name, path(item))).collect();
-        let pcs = Service::start(Pcs::new(forge.clone(), paths)).await.expect("a port");
+        let (_, pcs) = pcs(&forge).await;
         pcs.misbehave(ServiceFault::Flawed(Flaw::Reordered));
         let parts = scene();
         let fresh = collateral(&parts, vec![mirror(&pcs)]);
@@ -98,5 +88,73 @@ fn what_is_at_another_items_path_is_not_kept() {
                 assert_eq!(vouching.vet(item, &endorsement, &|_| None, now()).is_ok(), same, "{name} at {}", item.id.path);
             }
         }
+    }
+}
+
+/// Whose signature a list of PCK certificates has is told by the chain that came with it.
+#[test]
+fn a_list_of_pck_certificates_that_its_authority_did_not_sign_is_not_kept() {
+    let vouching = crate::scene::vouching();
+    let forge = IntelForge::tdx15(66, now());
+    let item = needs(&forge).into_iter().find(|item| item.id.name == "pck_crl").expect("a list is needed");
+    let (ours, impostor) = (IntelCa::new(), IntelCa::impostor());
+    let vet = |list: Vec<u8>, beside: Option<Vec<u8>>| {
+        let endorsement = Endorsement { name: item.id.name.to_owned(), media_type: String::new(), bytes: list };
+        let others = |id: &EndorsementId| {
+            let bytes = beside.clone().filter(|_| id.name == EndorsementId::ISSUER_CHAIN && id.path == item.id.path)?;
+            Some(Endorsement { name: id.name.to_owned(), media_type: String::new(), bytes })
+        };
+        vouching.vet(&item, &endorsement, &others, now())
+    };
+    let list = &forge.pck_crl;
+    assert_eq!(vet(ours.pck_crl(list), Some(ours.intermediate_chain())), Ok(()));
+    assert_eq!(vet(ours.pck_crl(list), None), Ok(()), "an operator's file");
+    for (what, list, beside) in [
+        ("another's signature", impostor.pck_crl(list), ours.intermediate_chain()),
+        ("another's chain", impostor.pck_crl(list), impostor.intermediate_chain()),
+        ("a chain that is not the list's", ours.pck_crl(list), ours.signer_chain()),
+        ("no chain", ours.pck_crl(list), Vec::new()),
+        ("a chain that is none", ours.pck_crl(list), b"-----BEGIN CERTIFICATE-----".to_vec()),
+        ("the root's list", ours.root_crl(list), ours.intermediate_chain()),
+    ] {
+        assert!(matches!(vet(list, Some(beside)), Err(NotVouched::Refused(_) | NotVouched::Needs(_))), "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_whose_certificate_is_revoked_loses_its_connections_and_another_keeps_them() {
+    for (revoked, kept) in [(IntelForge::tdx15(70, now()), IntelForge::tdx15(71, now())), (IntelForge::sgx(72, now()), IntelForge::sgx(73, now()))] {
+        let (revoked, kept) = (bare_intel(revoked), bare_intel(kept));
+        let (near, far) = (Server::intel(&scene(), revoked.clone()).await, Server::intel(&scene(), kept).await);
+        let parts = scene();
+        // The two are of one kind: one service has what both need.
+        let (service, vendor) = pcs(&revoked).await;
+        let fresh = collateral(&parts, vec![mirror(&vendor)]);
+        let judge = appraisals(&parts, Some(fresh.clone()));
+        let (client, other) = (Client::start(&parts, judge.clone(), near.address), Client::start(&parts, judge, far.address));
+        let mut live = Live::open(&client).await.expect("accepted");
+        let mut stays = Live::open(&other).await.expect("accepted");
+        let newer = CrlList { this_update: now().minus(10), ..revoked.pck_crl.clone() };
+
+        // Forged, it does not count.
+        vendor.misbehave(ServiceFault::Flawed(Flaw::WrongIssuer));
+        service.publish(CrlList { revoked: vec![revoked.pck.serial], ..newer.clone() });
+        fresh.hurry();
+        let list = needs(&revoked).into_iter().find(|item| item.id.name == "pck_crl").expect("a list is needed");
+        let told = async {
+            while fresh.why(&list).is_empty() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, told).await.expect("the forged list is refused");
+        assert!(live.speaks().await && stays.speaks().await, "a forged list ends nothing");
+
+        vendor.misbehave(ServiceFault::None);
+        fresh.hurry();
+        live.ended().await;
+        let outcome = client.outcomes(1).await.swap_remove(0);
+        assert_eq!((outcome.field("event"), outcome.field("reason"), outcome.field("refused")), ("withdrawn", "chain_revoked", "upstream"), "{outcome:?}");
+        assert!(outcome.field("field") == "pck" && stays.speaks().await, "{outcome:?}");
+        assert!(!client.call().await && other.call().await, "nobody new is let in, and the other is");
     }
 }

@@ -5,16 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis::app::collateral::Vouching;
-use portcullis::attester::simulator::{Forge, Kds, MEASUREMENT, Service as Vendor};
+use portcullis::attester::Attester;
+use portcullis::attester::batch::{BatchSettings, Batcher};
+use portcullis::attester::simulator::intel::IntelForge;
+use portcullis::attester::simulator::{Forge, Kds, MEASUREMENT, Pcs, Service as Vendor};
 use portcullis::collateral::{Address, Collateral, Item, Pace, Place, Reach, Settings, Source};
 use portcullis::evidence::snp::Product;
-use portcullis::evidence::{ReportData, Timestamp};
+use portcullis::evidence::{Evidence, ReportData, Timestamp};
 use portcullis::platform;
 use portcullis::policy::{AppraisalPolicy, Roots};
 use portcullis::proxy::appraisal::{Appraisals, Memo, items};
 use portcullis::proxy::plan::{Limits, Originate, Terminate};
 use portcullis::proxy::{self, Parts, Proxy};
-use portcullis::tls::{ClientSettings, ClientSide, Clients, Judge, Peer, PeerIdentity, ServerSettings, ServerSide, Tier};
+use portcullis::tls::{ClientSettings, ClientSide, Clients, Identity, IdentitySettings, Judge, Peer, PeerIdentity, ServerSettings, ServerSide, Tier};
 use portcullis::verify::Appraiser;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -44,17 +47,44 @@ pub(crate) fn bare(seed: u64) -> Forge {
     forge
 }
 
+/// A machine of Intel's that staples nothing.
+pub(crate) fn bare_intel(mut forge: IntelForge) -> IntelForge {
+    forge.unstapled = vec!["tcb_info", "qe_identity", "pck_crl", "root_crl"];
+    forge
+}
+
 /// What a verdict about a machine needs.
 pub(crate) fn needs(forge: &Forge) -> Vec<Item> {
-    let evidence = forge.quote(&ReportData([0; 64])).evidence;
-    let platform = platform::of_evidence(&evidence).expect("a known platform");
-    items(platform, platform.verifier.needs(&evidence).expect("a readable report"))
+    needed(&forge.quote(&ReportData([0; 64])).evidence)
+}
+
+/// What a verdict about a machine of Intel's needs.
+pub(crate) fn intel_needs(forge: &IntelForge) -> Vec<Item> {
+    needed(&forge.quote(&ReportData([0; 64])).evidence)
+}
+
+fn needed(evidence: &Evidence) -> Vec<Item> {
+    let platform = platform::of_evidence(evidence).expect("a known platform");
+    items(platform, platform.verifier.needs(evidence).expect("readable evidence"))
 }
 
 pub(crate) async fn vendor(machines: &[Forge]) -> (Kds, Vendor) {
     let kds = Kds::new(machines.to_vec(), NOW);
     let vendor = Vendor::start(kds.clone()).await.expect("a port");
     (kds, vendor)
+}
+
+/// Intel's service, or a server of its protocol, for one machine: at a mirror the root's list has a path of its own.
+pub(crate) async fn pcs(forge: &IntelForge) -> (Pcs, Vendor) {
+    let path = |item: &Item| match item.id.path.as_str() {
+        "/IntelSGXRootCA.der" => "/sgx/certification/v4/rootcacrl".to_owned(),
+        path => path.to_owned(),
+    };
+    let wanted = intel_needs(forge);
+    let paths = wanted.iter().map(|item| (item.id.name, path(item))).chain([("root_crl", "/IntelSGXRootCA.der".to_owned())]);
+    let pcs = Pcs::new(forge.clone(), paths.collect());
+    let vendor = Vendor::start(pcs.clone()).await.expect("a port");
+    (pcs, vendor)
 }
 
 pub(crate) fn mirror(vendor: &Vendor) -> Source {
@@ -75,7 +105,8 @@ pub(crate) fn collateral(parts: &Parts, sources: Vec<Source>) -> Collateral {
 pub(crate) fn policy(keys: &str) -> AppraisalPolicy {
     let measurement = data_encoding::HEXLOWER.encode(&MEASUREMENT);
     let text = format!(
-        r#"{{ "version": 1, "name": "fresh", "insecure_roots": ["simulator"], "accept": [ {{ "id": "simulated", "tee": "sev-snp", "measurement": "{measurement}" }} ]{keys} }}"#
+        r#"{{ "version": 1, "name": "fresh", "insecure_roots": ["simulator"], "accept": [ {{ "id": "simulated", "tee": "sev-snp", "measurement": "{measurement}" }},
+            {{ "id": "domain", "tee": "intel-tdx", "insecure_any_measurement": true }}, {{ "id": "enclave", "tee": "intel-sgx", "insecure_any_measurement": true }} ]{keys} }}"#
     );
     AppraisalPolicy::load(text.as_bytes(), &platform::vocabularies()).unwrap_or_else(|problems| panic!("{problems:?}")).0
 }
@@ -128,7 +159,19 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(parts: &Parts, forge: Forge) -> Self {
-        let identity = Machine::of(forge).identity(parts).await;
+        Self::of(parts, Machine::of(forge).identity(parts).await).await
+    }
+
+    /// One whose machine is of Intel's.
+    pub(crate) async fn intel(parts: &Parts, forge: IntelForge) -> Self {
+        let settings =
+            IdentitySettings::Minted { names: vec!["service.test".to_owned()], lifetime: Duration::from_secs(3600), provider: "simulator".to_owned() };
+        let batcher = Batcher::start(Arc::<dyn Attester>::from(forge.attester()), BatchSettings { window: Duration::from_millis(5), queue: 1024 });
+        let identity = Identity::start(settings, Some(batcher), None, parts.clock.clone(), Arc::clone(&parts.metrics)).await;
+        Self::of(parts, identity.unwrap_or_else(|error| panic!("{error}"))).await
+    }
+
+    async fn of(parts: &Parts, identity: Identity) -> Self {
         let settings = ServerSettings { identity, tier: Tier::Session, clients: Clients::Any, alpn: None, max_evidence: None };
         let side = ServerSide::new(settings, parts.clock.clone()).unwrap_or_else(|error| panic!("{error}"));
         let service = Service::start().await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{LaunchForge, LaunchHardware, Simulated, Simulation, google, impossible, intel_forge as forge};
 use crate::attester::{Attester, Quote, Unavailable};
+use crate::evidence::intel::Body;
 use crate::evidence::intel::log::{self, Events};
 use crate::evidence::intel::{Body, Quote as Quoted};
 use crate::evidence::{Auxiliary, Challenge};
@@ -90,6 +91,18 @@ fn machine(platform: &'static str, mut forge: IntelForge, simulation: &Simulatio
         forge.set(claim, value).map_err(impossible)?;
     }
     Ok(Box::new(Machine { platform, forge, quote_delay: simulation.quote_delay, hardware: Mutex::new(()) }))
+}
+
+impl IntelForge {
+    /// The machine as an attester.
+    #[must_use]
+    pub fn attester(self) -> Box<dyn Attester> {
+        let platform = match self.quote.body {
+            Body::Enclave(_) => "intel-sgx",
+            Body::TrustDomain(_) => "intel-tdx",
+        };
+        Box::new(Machine { platform, forge: self, quote_delay: Duration::ZERO, hardware: Mutex::new(()) })
+    }
 }
 
 /// A machine as an attester.

@@ -132,6 +132,12 @@ impl IntelCa {
         pem(&[self.signer(), self.root()])
     }
 
+    /// The chain of PCK certificates' revocation list in PEM: intermediate, root.
+    #[must_use]
+    pub fn intermediate_chain(&self) -> Vec<u8> {
+        pem(&[self.intermediate(), self.root()])
+    }
+
     /// The chain of a PCK certificate in PEM: leaf, intermediate, root.
     #[must_use]
     pub fn pck_chain(&self, pck: &PckCertificate, point: &[u8]) -> Vec<u8> {

@@ -1,13 +1,19 @@
 //! Intel's provisioning certification service, and servers of its protocol, for one simulated machine: TCB info, identities
 //! and lists at their paths, the signer's chain in the headers.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::intel_certificates::{CrlList, IntelCa};
 use super::intel_forge::IntelForge;
 use super::service::{Flaw, Page, Shelf};
 use crate::evidence::intel::collateral::Signed;
 
-/// What the service has.
-pub struct Pcs {
-    machine: IntelForge,
+/// What the service has. Clones share it.
+#[derive(Clone)]
+pub struct Pcs(Arc<Stock>);
+
+struct Stock {
+    machine: Mutex<IntelForge>,
     /// The paths by the short names of what is there.
     paths: Vec<(&'static str, String)>,
 }
@@ -16,18 +22,42 @@ impl Pcs {
     /// A service that has what verdicts about this machine need, at these paths.
     #[must_use]
     pub fn new(machine: IntelForge, paths: Vec<(&'static str, String)>) -> Self {
-        Self { machine, paths }
+        Self(Arc::new(Stock { machine: Mutex::new(machine), paths }))
+    }
+
+    /// Replaces the revocation list of PCK certificates.
+    pub fn publish(&self, list: CrlList) {
+        self.0.machine.lock().unwrap_or_else(PoisonError::into_inner).pck_crl = list;
+    }
+
+    /// What it would serve of a machine with this flaw.
+    fn flawed(&self, flaw: Flaw) -> IntelForge {
+        let mut machine = self.0.machine.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match flaw {
+            Flaw::Expired => {
+                machine.collateral.next_update = machine.collateral.issued.plus(1);
+                for list in [&mut machine.root_crl, &mut machine.pck_crl] {
+                    list.next_update = list.this_update.plus(1);
+                }
+            }
+            Flaw::WrongIssuer => (machine.ca, machine.collateral_ca) = (IntelCa::impostor(), IntelCa::impostor()),
+            Flaw::None | Flaw::Reordered => {}
+        }
+        machine.unstapled.clear();
+        machine
     }
 }
 
 impl Shelf for Pcs {
     fn page(&self, path: &str, flaw: Flaw) -> Option<Page> {
-        let (name, _) = self.paths.iter().find(|(_, known)| known == path)?;
-        let endorsements = self.machine.endorsements();
+        let (name, _) = self.0.paths.iter().find(|(_, known)| known == path)?;
+        let machine = self.flawed(flaw);
+        let endorsements = machine.endorsements();
         let bytes = endorsements.find(name)?;
         let header = match *name {
             "tcb_info" => "TCB-Info-Issuer-Chain",
             "qe_identity" => "SGX-Enclave-Identity-Issuer-Chain",
+            "pck_crl" => return Some(Page { headers: vec![("SGX-PCK-CRL-Issuer-Chain", encoded(&machine.ca.intermediate_chain()))], body: bytes.to_vec() }),
             _ => return Some(Page { headers: Vec::new(), body: bytes.to_vec() }),
         };
         let signed = Signed::decode(name, bytes).ok()?;
