@@ -13,9 +13,11 @@ use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use portcullis::app::App;
-use portcullis::attester::simulator::MEASUREMENT;
+use portcullis::attester::simulator::{Forge, MEASUREMENT};
 use portcullis::clock::Clock;
 use portcullis::config::Config;
+use portcullis::evidence::Timestamp;
+use portcullis::evidence::snp::Product;
 use program::Desk;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -116,9 +118,16 @@ impl Operator {
     fn publish(&self, desk: &Desk, number: u64, measurements: &[String]) {
         let denied: Vec<_> = measurements.iter().map(|measurement| format!(r#"{{ "measurement": "{measurement}", "reason": "withdrawn" }}"#)).collect();
         let text = format!(r#"{{ "version": 1, "number": {number}, "expires": "2099-01-01T00:00:00Z", "deny": [{}] }}"#, denied.join(", "));
+        self.publish_text(desk, &text);
+    }
+
+    /// An edition of this text, renamed into place, its signature last.
+    fn publish_text(&self, desk: &Desk, text: &str) {
         let signature = self.0.sign(&SystemRandom::new(), text.as_bytes()).expect("a signature");
-        desk.write("deny.json", &text);
-        desk.write("deny.json.sig", signature.as_ref());
+        for (file, octets) in [("deny.json", text.as_bytes()), ("deny.json.sig", signature.as_ref())] {
+            desk.write("part", octets);
+            std::fs::rename(desk.path("part"), desk.path(file)).expect("renamed");
+        }
     }
 }
 
@@ -192,4 +201,103 @@ async fn echo() -> std::net::SocketAddr {
         }
     });
     address
+}
+
+/// The program with a configuration, and what it says.
+struct Process {
+    child: std::process::Child,
+    said: std::sync::mpsc::Receiver<String>,
+}
+
+impl Process {
+    /// Starts it and waits for its listeners; gives their addresses in the order of their lines.
+    fn start(desk: &Desk, file: &str, listeners: usize) -> (Self, Vec<std::net::SocketAddr>) {
+        use std::io::BufRead as _;
+        let mut child = desk.command(["run", "--config", file], &[]).stderr(std::process::Stdio::piped()).spawn().expect("the program");
+        let (sender, said) = std::sync::mpsc::channel();
+        let log = std::io::BufReader::new(child.stderr.take().expect("a pipe"));
+        std::thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let process = Self { child, said };
+        let address = |line: String| line.rsplit_once("address=").and_then(|(_, address)| address.trim().parse().ok()).expect("an address");
+        let addresses = (0..listeners).map(|_| address(process.says("listening")));
+        let addresses = addresses.collect();
+        (process, addresses)
+    }
+
+    /// The next line with these words.
+    fn says(&self, words: &str) -> String {
+        loop {
+            let line = self.said.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("never said: {words}"));
+            if line.contains(words) {
+                return line;
+            }
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The operator's own list, as the program takes it while it runs: nobody tells it that the file has changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_program_takes_a_newer_signed_deny_list_while_it_runs_and_no_other() {
+    let desk = Desk::new();
+    let service = echo().await;
+    let mut servers = Vec::new();
+    for seed in [21_u64, 22] {
+        let text = format!(
+            "version = 1\n[identity]\nprovider = \"simulator\"\nnames = [\"localhost\"]\n[identity.simulator]\nseed = {seed}\n\
+             [[listener]]\nname = \"in\"\nbind = \"127.0.0.1:0\"\ncertificate = \"attested\"\nupstream = \"app\"\n\
+             [[upstream]]\nname = \"app\"\ntargets = [\"tcp://{service}\"]\n"
+        );
+        desk.write("server.toml", text);
+        servers.push(App::start(&load(&desk, "server.toml").expect("a configuration"), Clock::system()).await.expect("a server"));
+    }
+    let chip = |seed| data_encoding::HEXLOWER.encode(&Forge::new(Product::Genoa, seed, Timestamp(0)).report.chip_id);
+    desk.write("p.json", policy_text("p", ""));
+    let operator = Operator::new(&desk);
+    operator.publish_text(&desk, &edition(3, "2099-01-01T00:00:00Z", &chip(99)));
+    let way = |name: &str, server: &App| {
+        let address = server.tcp_address("in").expect("TCP");
+        format!(
+            "[[listener]]\nname = \"{name}\"\nbind = \"127.0.0.1:0\"\nupstream = \"{name}\"\n\
+             [[upstream]]\nname = \"{name}\"\ntargets = [\"tls://{address}\"]\nattested = {{ policy = \"p\" }}\n"
+        )
+    };
+    let (one, two) = (way("a", &servers[0]), way("b", &servers[1]));
+    desk.write("client.toml", format!("version = 1\n[policy.p]\nfile = \"p.json\"\n[deny]\nfile = \"deny.json\"\nkey = \"deny.pub\"\n{one}{two}"));
+    let (process, addresses) = Process::start(&desk, "client.toml", 2);
+    let (mut live, mut stays) = (TcpStream::connect(addresses[0]).await.expect("a"), TcpStream::connect(addresses[1]).await.expect("b"));
+    assert!(says_back(&mut live, b"hello").await && says_back(&mut stays, b"hello").await);
+
+    // An older edition, one that is not signed by the key, one that is cut off: what was in force stays.
+    let denied = edition(4, "2099-01-01T00:00:00Z", &chip(21));
+    operator.publish_text(&desk, &edition(2, "2099-01-01T00:00:00Z", &chip(21)));
+    process.says("the deny list is edition 2, and edition 3 is in force");
+    Operator(EcdsaKeyPair::generate(&ECDSA_P384_SHA384_ASN1_SIGNING).expect("a key")).publish_text(&desk, &denied);
+    process.says("the policies that were in force stay");
+    desk.write("deny.json", &denied[..denied.len() / 2]);
+    process.says("the policies that were in force stay");
+    assert!(says_back(&mut live, b"again").await && says_back(&mut stays, b"again").await);
+
+    // A newer one.
+    operator.publish_text(&desk, &denied);
+    assert!(ends(&mut live).await, "the chip is on the list");
+    assert!(process.says("withdrawn").contains("platform_not_allowed"));
+    assert!(says_back(&mut stays, b"still here").await, "another chip is not");
+    let mut again = TcpStream::connect(addresses[0]).await.expect("a");
+    assert!(again.write_all(b"x").await.is_err() || ends(&mut again).await, "nobody is let in anew");
+
+    // One that nobody renewed: what the next one denies is not known, so nobody is accepted.
+    operator.publish_text(&desk, &edition(5, "2026-11-25T00:00:00Z", &chip(21)));
+    assert!(ends(&mut stays).await);
+    assert!(process.says("withdrawn").contains("policy_invalid"));
+}
+
+fn edition(number: u64, expires: &str, chip: &str) -> String {
+    format!(r#"{{ "version": 1, "number": {number}, "expires": "{expires}", "deny": [ {{ "chip_id": "{chip}", "reason": "sold" }} ] }}"#)
 }

@@ -155,7 +155,7 @@ pub fn detect(places: &Places, wanted: Option<&str>) -> Result<Box<dyn Attester>
         let ways = all.iter().flat_map(|seen| &seen.ways).filter(|way| way.outcome.is_err()).map(|way| way.provider).collect::<Vec<_>>();
         let signs = all.last().into_iter().flat_map(|seen| &seen.signs).map(|sign| sign.what.as_str()).collect::<Vec<_>>();
         let (asked, platform, provider) = (wanted.unwrap_or("auto"), choice.platform, choice.provider);
-        info!(target: "attester", asked, platform, provider, signs = signs.join("; "), not_working = ways.join(","), "evidence is made here");
+        info!(target: "attester", asked, platform, provider, signs = signs.join("; "), not_working = ways.join(","), "a way to evidence was found");
         return Ok(attester);
     }
     Err(NoAttester { seen: all, spurned: None })

@@ -57,7 +57,7 @@ pub static IDENTITY: Section = Section {
             "provider",
             "`\"auto\"`, `\"configfs-tsm\"`, `\"sev-guest\"`, `\"simulator\"` or `\"none\"`",
             "required",
-            "Where evidence comes from. `auto` takes the first way that works on this machine and stops the start when there is none; it never takes the simulator. `simulator` makes evidence that anybody can forge, is refused by every policy that does not name it, and is reported as an insecure option.",
+            "Where evidence comes from. `auto` takes the first way that works on this machine and stops the start when there is none; where a TEE is there and gives no evidence it takes nothing weaker in its place, and it never takes the simulator. `portcullis doctor` says what there is. `simulator` makes evidence that anybody can forge, is refused by every policy that does not name it, and is reported as an insecure option.",
         ),
         key(
             "life",
