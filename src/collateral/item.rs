@@ -135,7 +135,7 @@ fn launch_endorsement(name: String, bytes: Vec<u8>) -> Result<Read, String> {
     let golden = LaunchEndorsement::parse(&bytes).map_err(|denied| denied.to_string())?.golden;
     let (_, signer) = X509Certificate::from_der(&golden.certificate).map_err(|_| "a launch endorsement without the certificate of its signer")?;
     let window = Window { from: golden.signed_at, ..window(0, signer.validity().not_after.timestamp()) };
-    Ok(Read { endorsement: Endorsement { name, media_type: launch::MEDIA_TYPE.to_owned(), bytes }, window, kind: Kind::Certificate })
+    Ok(Read { endorsement: Endorsement { name, media_type: launch::MEDIA_TYPE.to_owned(), bytes }, window, kind: Kind::Certificate, beside: None })
 }
 
 fn signed(name: &str, bytes: Vec<u8>) -> Result<Read, String> {

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::{LaunchForge, LaunchHardware, Simulated, Simulation, google, impossible, intel_forge as forge};
 use crate::attester::{Attester, Quote, Unavailable};
-use crate::evidence::intel::Body;
 use crate::evidence::intel::log::{self, Events};
 use crate::evidence::intel::{Body, Quote as Quoted};
 use crate::evidence::{Auxiliary, Challenge};
