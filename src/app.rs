@@ -2,6 +2,7 @@
 
 pub mod attester;
 mod certificate;
+mod choice;
 pub mod collateral;
 pub mod descriptors;
 mod devices;
@@ -292,7 +293,7 @@ impl Builder<'_> {
         let speaks = match &listener.forward {
             config::Forward::Http(_) => Inner::Http,
             config::Forward::Tcp(_) if listener.multiplex => Inner::TunnelOrRaw,
-            config::Forward::Tcp(_) => Inner::Raw,
+            config::Forward::Chosen(_) | config::Forward::Tcp(_) => Inner::Raw,
         };
         let public = self.publics.side(&listener.name, alpn(Freshness::Certificate, speaks), &self.clock)?;
         let terminate = match (&listener.attested, public) {
@@ -310,11 +311,13 @@ impl Builder<'_> {
         };
         let network = |(address, bits): &(std::net::IpAddr, u8)| Network { address: *address, bits: *bits };
         let proxy_protocol = plan::ProxyProtocol { from: listener.proxy_protocol_from.iter().map(network).collect(), onward: listener.proxy_protocol_to };
+        let raw = |name: &str| {
+            let written = self.written(name)?;
+            self.upstream(written, if written.multiplex { Inner::Tunnel } else { Inner::Raw })
+        };
         let forward = match &listener.forward {
-            config::Forward::Tcp(name) => {
-                let written = self.written(name)?;
-                Forward::Tcp(Arc::new(self.upstream(written, if written.multiplex { Inner::Tunnel } else { Inner::Raw })?))
-            }
+            config::Forward::Chosen(written) => Forward::Chosen(Arc::new(choice::choice(written, raw)?)),
+            config::Forward::Tcp(name) => Forward::Tcp(Arc::new(raw(name)?)),
             config::Forward::Http(site) => {
                 let mut made: BTreeMap<String, Arc<Backend>> = BTreeMap::new();
                 let backend = |name: &str| {
@@ -327,7 +330,7 @@ impl Builder<'_> {
                     Ok(backend)
                 };
                 let presents = self.publics.identity(&listener.name).or(self.identity.as_ref());
-                let made = http::site(site, presents, backend)?;
+                let made = http::site(site, presents, backend, raw)?;
                 // Plain listeners alone: a CA asks at port 80.
                 let challenges = self.publics.tokens().filter(|_| listener.redirects());
                 Forward::Http(Arc::new(Site { challenges, ..made }))

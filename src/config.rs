@@ -5,6 +5,7 @@
 
 mod acme;
 mod check;
+pub mod choice;
 mod collateral;
 mod deny;
 mod files;
@@ -259,7 +260,9 @@ impl Listener {
     /// Whether it is plain and does nothing but redirect: it may be reached from everywhere, and answers a CA.
     #[must_use]
     pub fn redirects(&self) -> bool {
-        let only = |site: &http::Site| !site.routes.is_empty() && site.routes.iter().all(|route| route.to == http::To::RedirectToHttps);
+        let only = |site: &http::Site| {
+            site.destinations.is_empty() && !site.routes.is_empty() && site.routes.iter().all(|route| route.to == http::To::RedirectToHttps)
+        };
         self.attested.is_none() && self.public.is_none() && matches!(&self.forward, Forward::Http(site) if only(site))
     }
 }
@@ -267,6 +270,8 @@ impl Listener {
 /// What is done with connections.
 #[derive(Clone, Debug)]
 pub enum Forward {
+    /// Bytes go where each client wants to, as far as it may.
+    Chosen(choice::Choice),
     /// Requests are routed.
     Http(Box<http::Site>),
     /// Bytes go to the upstream of this name; it exists.

@@ -48,6 +48,13 @@ pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     backend::sha256(parts)
 }
 
+/// What is kept of a user with a password: the SHA-256 of the user's length, the user and the password.
+#[must_use]
+pub fn account(user: &[u8], password: &[u8]) -> [u8; 32] {
+    let length = u64::try_from(user.len()).unwrap_or(u64::MAX).to_be_bytes();
+    sha256(&[&length, user, password])
+}
+
 /// SHA-384 of the concatenated parts.
 #[must_use]
 pub fn sha384(parts: &[&[u8]]) -> [u8; 48] {

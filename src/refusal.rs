@@ -53,6 +53,9 @@ macro_rules! reasons {
 }
 
 reasons! {
+    AccountUnknown, "account_unknown", Peer, false,
+        "a client of a SOCKS5 listener gave no account that is known",
+        "The listener has a users_file, and the user or password that the application gave is not in it. The file is read at the start; lines are USER:PASSWORD, exactly. Passwords cross this machine in the clear, as SOCKS5 has them: they tell applications of one machine apart and protect nothing beyond it.";
     AlpnMismatch, "alpn_mismatch", Peer, false,
         "the connection did not negotiate one of our protocols",
         "Session tiers speak portcullis1/raw, portcullis1/http/1.1 or portcullis1/h2 inside TLS; a peer that negotiates anything else, or nothing, is not a Portcullis of a session tier, and there is no automatic downgrade. Point this side at the attested listener of the other, or, if the far side can only present a certificate, write freshness = \"certificate\" with its acknowledgement key.";
@@ -86,6 +89,9 @@ reasons! {
     DebugEnabled, "debug_enabled", Peer, false,
         "the TEE runs in debug mode",
         "Debugging lets the host read and change the guest's memory, so its evidence says nothing about confidentiality. Launch the guest without the debug policy bit. insecure_allow_debug exists for laboratories only.";
+    DestinationUnknown, "destination_unknown", Operator, false,
+        "no destination of this listener is what a client wants to reach",
+        "A listener that applications use as a proxy (CONNECT, SOCKS5, capture, passthrough) leads to the destinations of its table and nowhere else: what a client asks for is compared with them and never resolved or dialled. Names stand for names and addresses for addresses, and a destination with a port for that port alone. If the application should get there, add the destination with the upstream that serves it; if not, something on this machine tries to reach what it should not.";
     EventLogMismatch, "event_log_mismatch", Peer, false,
         "the event log does not replay to the signed registers",
         "Events are only believed when replaying them gives the register values in the signed evidence.";
@@ -131,9 +137,15 @@ reasons! {
     PossessionUnproved, "possession_unproved", Peer, false,
         "the peer did not prove that it holds the certificate's private key",
         "The TLS CertificateVerify signature does not match the leaf. Somebody presents a certificate that is not theirs.";
+    ProxyLoop, "proxy_loop", Operator, false,
+        "a captured connection came from this proxy itself, or was meant for it",
+        "With capture the system sends connections of this machine to the proxy. If the rules also send the proxy's own connections, each would make another. Exempt the proxy in the rules: by the user it runs as (meta skuid), or by its mark (capture_mark). A connection that was made to the capturing port itself, without the system's rules, is refused for the same reason: it has no other destination.";
     QuotingEnclaveInvalid, "quoting_enclave_invalid", Peer, false,
         "the quoting enclave is not the vendor's, or not bound to the attestation key",
         "Quotes are only as good as the enclave that signs them; its identity must match the vendor's signed description.";
+    RequestMalformed, "request_malformed", Peer, false,
+        "a client did not say, in the form that the listener expects, where it wants to go",
+        "A SOCKS5 listener expects SOCKS version 5, CONNECT, and the authentication that it was given; a listener that chooses by server name expects a TLS ClientHello with one. What came was something else, was too long, or did not come in time. Look at what the application is set to use: an HTTP proxy is not a SOCKS proxy, and SOCKS4 is not SOCKS5.";
     ReservedBitsSet, "reserved_bits_set", Peer, false,
         "bits or bytes that the specification reserves are set",
         "A later firmware may give these bits a meaning that weakens the guest; until this program knows it, they refuse. Look for a newer release.";

@@ -266,6 +266,56 @@ const LISTENER: &[Wrong] = &[
     Wrong("a limit out of bounds", "unix:in.sock\"", "unix:in.sock\"\nlimits = { handshake = \"1ms\", connections = 0 }"),
 ];
 
+/// Listeners whose clients say where they want to go: made of the plain one.
+const CHOICE: &[Wrong] = &[
+    Wrong("a client that may go nowhere", "upstream = \"far\"", "protocol = \"socks5\""),
+    Wrong(
+        "an upstream beside destinations",
+        "upstream = \"far\"",
+        "upstream = \"far\"\nprotocol = \"socks5\"\ndestination = [{ to = \"a.b\", upstream = \"far\" }]",
+    ),
+    Wrong("a destination without a host", "upstream = \"far\"", "protocol = \"socks5\"\ndestination = [{ upstream = \"far\" }]"),
+    Wrong("a destination without an upstream", "upstream = \"far\"", "protocol = \"socks5\"\ndestination = [{ to = \"a.b:1\" }]"),
+    Wrong("everywhere", "upstream = \"far\"", "protocol = \"socks5\"\ndestination = [{ to = \"*\", upstream = \"far\" }]"),
+    Wrong("port 0", "upstream = \"far\"", "protocol = \"socks5\"\ndestination = [{ to = \"a.b:0\", upstream = \"far\" }]"),
+    Wrong("a name in capitals", "upstream = \"far\"", "protocol = \"socks5\"\ndestination = [{ to = \"A.b\", upstream = \"far\" }]"),
+    Wrong("too many bits", "upstream = \"far\"", "protocol = \"socks5\"\ndestination = [{ to = \"10.0.0.0/33:80\", upstream = \"far\" }]"),
+    Wrong("an address without its bracket", "upstream = \"far\"", "protocol = \"socks5\"\ndestination = [{ to = \"[::1:80\", upstream = \"far\" }]"),
+    Wrong("nothing attested on the way", "upstream = \"far\"", "protocol = \"socks5\"\ndestination = [{ to = \"a.b\", upstream = \"app\" }]"),
+    Wrong("tunnels to nothing attested", "upstream = \"far\"", "protocol = \"http\"\ndestination = [{ to = \"a.b\", upstream = \"app\" }]"),
+    Wrong(
+        "SOCKS for the world",
+        "127.0.0.1:0\"\nupstream = \"far\"",
+        "0.0.0.0:1080\"\nprotocol = \"socks5\"\ndestination = [{ to = \"a.b\", upstream = \"far\" }]",
+    ),
+    Wrong(
+        "SOCKS with a certificate",
+        "certificate = \"attested\"\nupstream = \"app\"",
+        "certificate = \"attested\"\nprotocol = \"socks5\"\ndestination = [{ to = \"a.b\", upstream = \"app\" }]",
+    ),
+    Wrong("accounts for no SOCKS", "upstream = \"far\"", "upstream = \"far\"\nusers_file = \"users\""),
+    Wrong("absent accounts", "upstream = \"far\"", "protocol = \"socks5\"\nusers_file = \"absent\"\ndestination = [{ to = \"a.b\", upstream = \"far\" }]"),
+    Wrong(
+        "accounts without passwords",
+        "upstream = \"far\"",
+        "protocol = \"socks5\"\nusers_file = \"text.pem\"\ndestination = [{ to = \"a.b\", upstream = \"far\" }]",
+    ),
+    Wrong("destinations that nobody asks for", "upstream = \"far\"", "upstream = \"far\"\ndestination = [{ to = \"a.b\", upstream = \"far\" }]"),
+    Wrong("an unknown capture", "upstream = \"far\"", "capture = \"bpf\"\ndestination = [{ to = \"a.b\", upstream = \"far\" }]"),
+    Wrong("a capture of requests", "upstream = \"far\"", "capture = \"tproxy\"\nprotocol = \"http\"\nupstream = \"far\""),
+    Wrong("a server name with a port", "upstream = \"far\"", "protocol = \"tls-passthrough\"\ndestination = [{ to = \"a.b:443\", upstream = \"far\" }]"),
+    Wrong(
+        "a server name that is an address",
+        "certificate = \"attested\"\nupstream = \"app\"",
+        "certificate = \"attested\"\ndestination = [{ to = \"10.0.0.1\", upstream = \"app\" }]",
+    ),
+    Wrong(
+        "CONNECT for peers",
+        "certificate = \"attested\"\nupstream = \"app\"",
+        "certificate = \"attested\"\nprotocol = \"http\"\ndestination = [{ to = \"a.b\", upstream = \"app\" }]",
+    ),
+];
+
 const UPSTREAM: &[Wrong] = &[
     Wrong("none", "[[upstream]]", "[[upstreem]]"),
     Wrong("two of a name", "name = \"far\"", "name = \"app\""),
@@ -308,7 +358,7 @@ const POLICIES: &[Wrong] = &[
 /// Every error with its words, its place and its advice.
 #[test]
 fn a_wrong_file_is_refused_with_the_place_and_what_to_write() {
-    for (group, cases) in [("file", FILE), ("identity", IDENTITY), ("listener", LISTENER), ("upstream", UPSTREAM), ("policies", POLICIES)] {
+    for (group, cases) in [("file", FILE), ("identity", IDENTITY), ("listener", LISTENER), ("choice", CHOICE), ("upstream", UPSTREAM), ("policies", POLICIES)] {
         let mut told = String::new();
         for Wrong(name, from, to) in cases {
             assert!(LEAST.contains(from), "{name}: {from} is not in the file");

@@ -9,7 +9,7 @@ use crate::proxy::http::plan::{Allow, Backend, Balance, HealthCheck, HttpLimits,
 use crate::proxy::plan;
 use crate::tls::Identity;
 
-/// What is done with the requests of a listener. `backend` makes the upstream of a name.
+/// What is done with the requests of a listener. `backend` makes the upstream of a name, `raw` the same for bytes.
 ///
 /// # Errors
 /// Those of `backend`; a value that the loader should have refused.
@@ -17,6 +17,7 @@ pub(super) fn site(
     site: &config::http::Site,
     identity: Option<&Identity>,
     mut backend: impl FnMut(&str) -> anyhow::Result<Arc<Backend>>,
+    raw: impl FnMut(&str) -> anyhow::Result<plan::Upstream>,
 ) -> anyhow::Result<Site> {
     let mut routes = Vec::with_capacity(site.routes.len());
     for route in &site.routes {
@@ -45,6 +46,7 @@ pub(super) fn site(
         trusted_proxies: site.trusted_proxies.iter().map(|(address, bits)| Network { address: *address, bits: *bits }).collect(),
         upgrades: site.upgrades.clone(),
         challenges: None,
+        destinations: super::choice::destinations(&site.destinations, raw)?,
         evidence: site.evidence.as_ref().map(web).transpose()?,
         limits: limits(site.limits),
     })

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::choice::{self, Destination};
 use super::identity::within;
 use super::sides::{Collected, Kind, needs, reference, something_attested};
 use super::tree::{Section, Wrong};
@@ -24,6 +25,8 @@ pub struct Site {
     pub trusted_proxies: Vec<(IpAddr, u8)>,
     /// What connections may be upgraded to, in lower case.
     pub upgrades: Vec<String>,
+    /// Where applications may CONNECT to.
+    pub destinations: Vec<Destination>,
     /// Evidence for browsers.
     pub evidence: Option<Evidence>,
     /// Bounds; what is `None` has the proxy's default.
@@ -130,7 +133,10 @@ pub(super) fn site(section: &Section<'_>, upstreams: &Upstreams, (kind, attested
         routes.extend(to.map(|to| Route { host, paths, methods, to }));
     }
     let routed = section.has("route").is_some();
-    if section.has("upstream").is_some() || section.has("redirect").is_some() || !routed {
+    let destinations = choice::tunnels(section, upstreams, kind, collected);
+    whole &= destinations.is_some();
+    let tunnels_alone = section.has("destination").is_some() && !routed;
+    if section.has("upstream").is_some() || section.has("redirect").is_some() || !(routed || tunnels_alone) {
         let to = to(section, upstreams, vouched, collected);
         whole &= to.is_some();
         routes.extend(to.map(|to| Route { host: None, paths: Vec::new(), methods: Vec::new(), to }));
@@ -150,7 +156,7 @@ pub(super) fn site(section: &Section<'_>, upstreams: &Upstreams, (kind, attested
     let upgrades = if section.has("upgrades").is_some() { plain(section.parsed_list("upgrades", token)) } else { vec!["websocket".to_owned()] };
     let trusted_proxies = section.parsed_list("trusted_proxies", network).into_iter().map(|network| network.value).collect();
     let strip = plain(section.parsed_list("strip_headers", token));
-    whole.then_some(Site { routes, allow, identity, strip, trusted_proxies, upgrades, evidence, limits })
+    whole.then_some(Site { routes, allow, identity, strip, trusted_proxies, upgrades, destinations: destinations.unwrap_or_default(), evidence, limits })
 }
 
 fn to(section: &Section<'_>, upstreams: &Upstreams, vouched: bool, collected: &mut Collected) -> Option<To> {

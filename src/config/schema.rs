@@ -141,9 +141,9 @@ pub static LISTENER: Section = Section {
         key("bind", "`\"ADDRESS:PORT\"` or `\"unix:PATH\"`", "required", "Where it listens. Port 0 lets the system choose."),
         key(
             "protocol",
-            "`\"tcp\"` or `\"http\"`",
+            "`\"tcp\"`, `\"http\"`, `\"socks5\"` or `\"tls-passthrough\"`",
             "`\"tcp\"`",
-            "What is forwarded: bytes, as they are; or requests of HTTP/1.1 and HTTP/2, each by itself. See `docs/http.md`.",
+            "What is forwarded: bytes, as they are; or requests of HTTP/1.1 and HTTP/2, each by itself (`docs/http.md`). With `socks5` and `tls-passthrough` clients say where they want to go (`docs/ways-in.md`).",
         ),
         key(
             "certificate",
@@ -165,9 +165,22 @@ pub static LISTENER: Section = Section {
         key(
             "upstream",
             "name of an upstream",
-            "required, except with `route` or `redirect`",
+            "required, except with `route`, `redirect` or `destination`",
             "Where connections go; with `route`, requests that no route fits.",
         ),
+        key(
+            "destination",
+            "list of tables",
+            "none",
+            "Where clients that say where they want to go may go: by CONNECT (protocol `http`), by SOCKS5, captured, or by the server name of their handshake. What it does not have is refused; see `docs/ways-in.md`.",
+        ),
+        key(
+            "capture",
+            "`\"redirect\"` or `\"tproxy\"`",
+            "none",
+            "Takes connections that the system's rules captured on their way to a destination. `redirect`: their destination was rewritten; `tproxy`: they were handed over as they are, which needs CAP_NET_ADMIN.",
+        ),
+        key("users_file", "file", "anybody who reaches it", "The accounts that protocol `socks5` asks for: lines `USER:PASSWORD`. Read at the start."),
         key("route", "list of tables", "none", "Where requests go, the first that fits. Only with protocol `http`."),
         key("default", "`\"deny\"`", "`\"deny\"`", "What becomes of a request that no route fits. Only with `route` and without `upstream`."),
         key(
@@ -273,6 +286,21 @@ pub static LIMITS: Section = Section {
         ),
         key("requests", "number", "`16384`", "HTTP: requests at a time; more are answered with 503 and `Retry-After`."),
         key("rate", "number", "any", "HTTP: requests in a second, on average; more are answered with 429 and `Retry-After`."),
+    ],
+};
+
+/// `listener.destination`.
+pub static DESTINATION: Section = Section {
+    name: "[[listener.destination]]",
+    doc: "Destinations and the upstream that serves them; the first that fits decides. Nothing is resolved: names stand for names, addresses for addresses.",
+    keys: &[
+        key(
+            "to",
+            "`\"NAME\"`, `\"*.NAME\"`, `\"ADDRESS\"` or `\"ADDRESS/BITS\"`, each with or without `:PORT`",
+            "required",
+            "What clients ask for; IPv6 addresses with a port are in brackets. Without a port, any.",
+        ),
+        key("upstream", "name of an upstream", "required", "Where their connections go."),
     ],
 };
 
@@ -514,8 +542,8 @@ pub static LOG: Section = Section {
 
 /// Every table in the order of the documentation.
 #[rustfmt::skip]
-pub static SECTIONS: [&Section; 21] = [
-    &FILE, &IDENTITY, &GPUS, &SIMULATOR, &LISTENER, &LISTENER_FILES, &LIMITS, &ROUTE, &ALLOW, &IDENTITY_HEADERS, &EVIDENCE, &UPSTREAM, &HEALTH, &ATTESTED, &PEER, &POLICY, &ACME, &DENY, &COLLATERAL,
+pub static SECTIONS: [&Section; 22] = [
+    &FILE, &IDENTITY, &GPUS, &SIMULATOR, &LISTENER, &LISTENER_FILES, &LIMITS, &DESTINATION, &ROUTE, &ALLOW, &IDENTITY_HEADERS, &EVIDENCE, &UPSTREAM, &HEALTH, &ATTESTED, &PEER, &POLICY, &ACME, &DENY, &COLLATERAL,
     &OBSERVE, &LOG,
 ];
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
+use super::choice::{self, Protocol};
 use super::identity::within;
 use super::tree::{At, Section, Wrong};
 use super::{
@@ -127,11 +128,8 @@ pub(super) fn listener(section: &Section<'_>, known: &Known<'_>, upstreams: &BTr
     let name = name(section);
     let label = format!("listener.{}", name.as_ref().map_or("?", |name| name.value.as_str()));
     insecure(section, &label, &["insecure_remote_listener", REPLAY, ANY_PLATFORM], collected);
-    let protocol = section.string("protocol");
-    let http = protocol.as_ref().is_some_and(|protocol| protocol.value == "http");
-    if let Some(protocol) = protocol.filter(|protocol| !matches!(protocol.value, "tcp" | "http")) {
-        section.wrong(&protocol.span, format!("unknown protocol \"{}\"", protocol.value), "one of \"tcp\", \"http\"");
-    }
+    let protocol = Protocol::read(section);
+    let http = protocol == Protocol::Http;
     if section.has("bind").is_none() {
         section.missing("bind");
     }
@@ -151,10 +149,17 @@ pub(super) fn listener(section: &Section<'_>, known: &Known<'_>, upstreams: &BTr
         Kind::Files | Kind::WebPki => (Some(None), public(section, known, kind).map(Some)),
     };
     let attested_clients = attested.as_ref().is_some_and(|serve| serve.as_ref().is_some_and(|serve| serve.clients.is_some()));
+    let chosen = choice::choice(section, known.folder, (protocol, kind), upstreams, collected);
     let forward = if http {
         super::http::site(section, upstreams, (kind, attested_clients), collected).map(|site| Forward::Http(Box::new(site)))
     } else {
-        tcp(section, upstreams, kind == Kind::Attested, collected).map(Forward::Tcp)
+        match chosen {
+            Some(None) => tcp(section, upstreams, kind == Kind::Attested, collected).map(Forward::Tcp),
+            chosen => {
+                requests_alone(section);
+                chosen.flatten().map(Forward::Chosen)
+            }
+        }
     };
     let proxy_protocol_from = section.parsed_list("proxy_protocol_from", super::http::network).into_iter().map(|network| network.value).collect();
     let version = section.parsed("proxy_protocol_to", |text| super::http::one_of(text, "version", &["v2"]));
@@ -190,13 +195,18 @@ pub(super) fn listener(section: &Section<'_>, known: &Known<'_>, upstreams: &BTr
 }
 
 fn tcp(section: &Section<'_>, upstreams: &BTreeMap<String, Option<Upstream>>, tls: bool, collected: &mut Collected) -> Option<String> {
-    for key in ["route", "default", "redirect", "allow", "identity_headers", "strip_headers", "trusted_proxies", "upgrades", "evidence"] {
-        needs(section, key, "protocol = \"http\"");
-    }
+    requests_alone(section);
     let upstream = reference(section, "upstream", "upstream", upstreams)?;
     collected.used_upstreams.push(upstream.value.clone());
     something_attested(section, &upstream, upstreams, tls);
     Some(upstream.value)
+}
+
+/// Notes keys that matter for requests.
+fn requests_alone(section: &Section<'_>) {
+    for key in ["route", "default", "redirect", "allow", "identity_headers", "strip_headers", "trusted_proxies", "upgrades", "evidence"] {
+        needs(section, key, "protocol = \"http\"");
+    }
 }
 
 /// A plain listener leads to attested upstreams alone: otherwise nothing is attested.
@@ -288,7 +298,7 @@ fn plain(section: &Section<'_>, bind: Option<&At<Bind>>, http: bool) -> Option<O
         needs(section, key, "certificate = \"attested\"");
     }
     // What redirects everything forwards nothing.
-    let redirects = http && section.has("redirect").is_some() && section.has("route").is_none();
+    let redirects = http && section.has("redirect").is_some() && section.has("route").is_none() && section.has("destination").is_none();
     if let Some(At { value: Bind::Tcp(address), span }) = bind
         && !redirects
         && !address.ip().to_canonical().is_loopback()

@@ -183,7 +183,7 @@ fn socket_path(text: &str, path: &str) -> Result<PathBuf, Wrong> {
     Err(Wrong::new(format!("\"{text}\" is not a socket path"), "write \"unix:PATH\" with a path of at most 107 octets"))
 }
 
-fn is_host(host: &str) -> bool {
+pub(super) fn is_host(host: &str) -> bool {
     let label =
         |label: &str| !label.is_empty() && label.len() <= 63 && label.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_');
     host.len() <= 253 && host.strip_suffix('.').unwrap_or(host).split('.').all(label)

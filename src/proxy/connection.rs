@@ -16,18 +16,18 @@ use tokio::sync::watch;
 
 use super::admit::{self, Admitted, Ground};
 use super::announce;
+use super::choice::{Choice, Unasked, Why, looped};
 use super::handshake::Handshakes;
 use super::http;
 use super::limits::HandshakePlace;
 use super::listen::From;
 use super::plan::{Listener, Originate, Terminate, Upstream};
+use super::reach::{Reached, Shared, There, Unreached, reach};
 use super::standing;
 use super::stream::{Socket, Stream};
 use super::tcp::{End, Ended, Forwarded, Life, forward};
 use super::tunnel;
 use super::tunnel::far::{self, Admission};
-use super::tunnel::near;
-use super::upstream::{Dialled, Unreachable, dial};
 use super::{Accepting, Carries, Parts, Phase};
 use crate::admin::metrics::ListenerMetrics;
 use crate::refusal::{Denied, Finding, Reason};
@@ -56,8 +56,37 @@ pub(super) enum Outcome {
 struct Known {
     downstream: Option<Ground>,
     upstream: Option<Ground>,
+    upstream_name: String,
+    /// Where the client wanted to go, if it said so.
+    wanted: Option<String>,
     target: Option<String>,
     forwarded: Forwarded,
+}
+
+/// Where bytes go, and the sessions that lead there.
+#[derive(Clone, Copy)]
+enum To<'a> {
+    /// Where the client wants to, as far as it may.
+    Chosen(&'a Choice, &'a Shared),
+    One(&'a Arc<Upstream>, &'a Shared),
+}
+
+impl Known {
+    /// Notes what became of reaching the upstream.
+    fn reached(&mut self, reached: Result<Reached, Unreached>) -> Result<(There, Stream), Outcome> {
+        match reached {
+            Ok(Reached { target, there, stream }) => {
+                self.target = Some(target);
+                self.upstream = there.ground().cloned();
+                Ok((there, stream))
+            }
+            Err(Unreached::Refused(target, denied)) => {
+                self.target = target;
+                Err(Outcome::Refused(End::Upstream, denied))
+            }
+            Err(Unreached::Unreachable(tried)) => Err(Outcome::Unreachable(tried)),
+        }
+    }
 }
 
 /// Serves one connection to its end. Dropping the future resets both sides.
@@ -76,7 +105,8 @@ pub(super) async fn serve(accepting: &Arc<Accepting>, (mut socket, mut from): (S
     }
     let live = async {
         match carries {
-            Carries::Tcp(upstream, sessions) => tcp(accepting, (upstream, sessions.as_deref()), (socket, &from), place, &mut known).await,
+            Carries::Chosen(choice, shared) => tcp(accepting, To::Chosen(choice, shared), (socket, &from), place, &mut known).await,
+            Carries::Tcp(upstream, shared) => tcp(accepting, To::One(upstream, shared), (socket, &from), place, &mut known).await,
             Carries::Http(site) => http(listener, site, parts, counters, (socket, &from), place, &mut known).await,
         }
     };
@@ -105,7 +135,7 @@ pub(super) async fn within(accepting: &Arc<Accepting>, upstream: &Upstream, sess
         let (alpn, server_name) = (session.alpn.as_deref(), session.server_name.as_deref());
         let told = announce::Told { source, target, alpn, server_name, admitted: &session.here };
         let over = async { (End::Downstream, session.ended().await) };
-        carry(accepting, (downstream, upstream), Some(told), (session.end, over), &mut known.forwarded).await
+        carry(accepting, (downstream, upstream), (Some(told), Vec::new()), (session.end, over), &mut known.forwarded).await
     };
     let outcome = tokio::select! {
         biased;
@@ -142,28 +172,24 @@ async fn cut(phase: &mut watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase == Phase::Cut).await;
 }
 
-async fn tcp(
-    accepting: &Arc<Accepting>,
-    (upstream, sessions): (&Arc<Upstream>, Option<&near::Sessions>),
-    (socket, from): (Socket, &From),
-    place: HandshakePlace,
-    known: &mut Known,
-) -> Outcome {
+async fn tcp(accepting: &Arc<Accepting>, to: To<'_>, (socket, from): (Socket, &From), place: HandshakePlace, known: &mut Known) -> Outcome {
     let Accepting { listener, parts, .. } = &**accepting;
     // Boxed: the handshakes' state is large and the connection outlives it.
     let blamed = if matches!(listener.terminate, Terminate::Plain) { End::Upstream } else { End::Downstream };
-    let ready = unpanicked(Box::pin(admit_both(listener, (upstream, sessions), parts, socket, known)), blamed).await;
+    let ready = unpanicked(Box::pin(admit_both(listener, to, parts, (socket, from), known)), blamed).await;
     drop(place);
-    let (here, there, downstream, far_end) = match ready {
-        Ok(Ready::Ends { here, there, downstream, upstream }) => (here, there, downstream, upstream),
-        Ok(Ready::Session(here, stream)) => {
+    let (here, there, downstream, far_end, ahead, plain) = match (ready, to) {
+        (Ok(Ready::Ends { here, there, downstream, upstream, ahead, plain }), _) => (here, there, downstream, upstream, ahead, plain),
+        // Every connection of a session goes to one upstream: a listener whose clients choose takes none.
+        (Ok(Ready::Session(..)), To::Chosen(..)) => return Outcome::Cut,
+        (Ok(Ready::Session(here, stream)), To::One(upstream, _)) => {
             // Boxed: hardly any connection is one.
             let far::Session { ended, connections } = Box::pin(far::serve(accepting, upstream, (here, stream), from, &mut known.forwarded)).await;
             return ended.map_or_else(|denied| Outcome::Withdrawn(End::Downstream, denied), |ended| Outcome::Session(ended, connections));
         }
-        Err(outcome) => return outcome,
+        (Err(outcome), _) => return outcome,
     };
-    let told = matches!(upstream.originate, Originate::Plain).then(|| {
+    let told = plain.then(|| {
         let (source, target) = from.addresses.unzip();
         (source, target, downstream.alpn().map(<[u8]>::to_vec), downstream.server_name().map(str::to_owned))
     });
@@ -176,14 +202,14 @@ async fn tcp(
     });
     let most = tokio::time::Instant::now() + listener.limits.max_connection;
     let end = there.end().map_or(most, |end| most.min(end.into()));
-    carry(accepting, (downstream, far_end), told, (end, either(&here, &there, parts)), &mut known.forwarded).await
+    carry(accepting, (downstream, far_end), (told, ahead), (end, either(&here, &there, parts)), &mut known.forwarded).await
 }
 
-/// Forwards between two ends that were let through, until an end or until `over` says that a verdict holds no longer.
+/// Forwards between two ends that were let through, what was read `ahead` first, until an end or until `over` says that a verdict holds no longer.
 async fn carry(
     accepting: &Accepting,
     (mut downstream, mut upstream): (Stream, Stream),
-    told: Option<announce::Told<'_>>,
+    (told, ahead): (Option<announce::Told<'_>>, Vec<u8>),
     (end, over): (tokio::time::Instant, impl Future<Output = (End, standing::Ended)>),
     forwarded: &mut Forwarded,
 ) -> Outcome {
@@ -193,6 +219,14 @@ async fn carry(
     {
         return Outcome::Forwarded(Ended::Lost(End::Upstream, error));
     }
+    if !ahead.is_empty() {
+        if let Err(error) = upstream.write_all(&ahead).await {
+            return Outcome::Forwarded(Ended::Lost(End::Upstream, error));
+        }
+        forwarded.up = u64::try_from(ahead.len()).unwrap_or(u64::MAX);
+        counters.received.inc_by(forwarded.up);
+    }
+    drop(ahead);
     let life = Life { idle: listener.limits.idle, end };
     let ended = tokio::select! {
         biased;
@@ -241,51 +275,25 @@ async fn http(
 #[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 enum Ready {
     /// Both ends of a connection.
-    Ends { here: Admitted, there: There, downstream: Stream, upstream: Stream },
+    Ends {
+        here: Admitted,
+        there: There,
+        downstream: Stream,
+        upstream: Stream,
+        /// What was read of the client's bytes to know where it wants to go.
+        ahead: Vec<u8>,
+        /// Whether the upstream is spoken to without TLS.
+        plain: bool,
+    },
     /// A session: its connections find the upstream each by itself.
     Session(Admitted, Stream),
 }
 
-/// What is known of the far end.
-enum There {
-    /// Nothing: it is a plain upstream.
-    Nothing,
-    /// It was admitted for this connection.
-    Own(Admitted),
-    /// It was admitted for the session that the connection is in.
-    Session(Arc<near::Session>),
-}
-
-impl There {
-    fn ground(&self) -> Option<&Ground> {
-        match self {
-            Self::Nothing => None,
-            Self::Own(admitted) => Some(&admitted.ground),
-            Self::Session(session) => Some(&session.admitted.ground),
-        }
-    }
-
-    /// When it ends at the latest, where that is settled.
-    fn end(&self) -> Option<Instant> {
-        match self {
-            Self::Session(session) => Some(session.end),
-            Self::Nothing | Self::Own(_) => None,
-        }
-    }
-}
-
 /// Returns when the verdict about an end holds no longer.
 async fn either(here: &Admitted, there: &There, parts: &Parts) -> (End, standing::Ended) {
-    let far = async {
-        match there {
-            There::Nothing => std::future::pending().await,
-            There::Own(admitted) => admitted.ended(&parts.clock).await,
-            There::Session(session) => session.ended().await,
-        }
-    };
     tokio::select! {
         ended = here.ended(&parts.clock) => (End::Downstream, ended),
-        ended = far => (End::Upstream, ended),
+        ended = there.ended(&parts.clock) => (End::Upstream, ended),
     }
 }
 
@@ -299,50 +307,43 @@ async fn unpanicked<T>(mut work: Pin<Box<impl Future<Output = Result<T, Outcome>
     poll_fn(|cx| poll(cx).unwrap_or_else(|_| Poll::Ready(Err(Outcome::Refused(blamed, fault().into()))))).await
 }
 
-/// Everything that can refuse, in the one order: the peer that came, the upstream's socket, the peer behind it.
-async fn admit_both(
-    listener: &Listener,
-    (upstream, sessions): (&Upstream, Option<&near::Sessions>),
-    parts: &Parts,
-    socket: Socket,
-    known: &mut Known,
-) -> Result<Ready, Outcome> {
-    let (here, downstream) = admit_downstream(listener, parts, socket, known).await?;
+/// Everything that can refuse, in the one order: the peer that came, where it wants to go, the upstream's socket, the peer
+/// behind it.
+async fn admit_both(listener: &Listener, to: To<'_>, parts: &Parts, (socket, from): (Socket, &From), known: &mut Known) -> Result<Ready, Outcome> {
+    let (here, mut downstream) = admit_downstream(listener, parts, socket, known).await?;
     if tunnel::agreed(&downstream) {
         return Ok(Ready::Session(here, downstream));
     }
-    let (there, upstream) = match sessions {
-        Some(sessions) => {
-            let (session, tunnel) = sessions.begin(&here).await.map_err(unbegun)?;
-            known.target = Some(session.target.clone());
-            (There::Session(session), Stream::Tunnel(Box::new(tunnel)))
+    let (choice, shared) = match to {
+        To::Chosen(choice, shared) => (choice, shared),
+        To::One(upstream, shared) => {
+            let reached = reach(handshakes(listener, parts), (upstream, shared.find(upstream)), &here, None).await;
+            let (there, far_end) = known.reached(reached)?;
+            return Ok(Ready::Ends { here, there, downstream, upstream: far_end, ahead: Vec::new(), plain: matches!(upstream.originate, Originate::Plain) });
         }
-        None => own(listener, upstream, parts, &here, known).await?,
     };
-    known.upstream = there.ground().cloned();
-    Ok(Ready::Ends { here, there, downstream, upstream })
-}
-
-fn unbegun(failure: near::Failure) -> Outcome {
-    match failure {
-        near::Failure::Refused(denied) => Outcome::Refused(End::Upstream, denied),
-        near::Failure::Unreachable(tried) => Outcome::Unreachable(tried.into_iter().map(|(target, kind, why)| (target, io::Error::new(kind, why))).collect()),
-    }
-}
-
-/// A connection of its own to the upstream.
-async fn own(listener: &Listener, upstream: &Upstream, parts: &Parts, here: &Admitted, known: &mut Known) -> Result<(There, Stream), Outcome> {
-    let Dialled { socket, target } = dial(upstream, here).await.map_err(|Unreachable(tried)| {
-        parts.metrics.upstream_connect(&upstream.name, "unreachable");
-        Outcome::Unreachable(tried)
+    let asked = choice.ask(&mut downstream, from, listener.limits.handshake).await.map_err(|Unasked { wanted, denied }| {
+        known.wanted = wanted.map(|wanted| wanted.to_string());
+        Outcome::Refused(End::Downstream, denied)
     })?;
-    parts.metrics.upstream_connect(&upstream.name, "ok");
-    known.target = Some(target);
-    match &upstream.originate {
-        Originate::Plain => Ok((There::Nothing, Stream::Plain(socket))),
-        Originate::Attested(side) => {
-            let (there, stream) = handshakes(listener, parts).outbound(side, socket).await.map_err(|denied| Outcome::Refused(End::Upstream, denied))?;
-            Ok((There::Own(there), stream))
+    known.wanted = Some(asked.wanted.to_string());
+    known.upstream_name.clone_from(&asked.upstream.name);
+    let plain = matches!(asked.upstream.originate, Originate::Plain);
+    let reached = reach(handshakes(listener, parts), (asked.upstream, shared.find(asked.upstream)), &here, None).await;
+    match known.reached(reached) {
+        // By now a connection of our own is known, should this have been one that was captured.
+        Ok(_) if choice.loops(from) => Err(Outcome::Refused(End::Downstream, looped())),
+        Ok((there, far_end)) => match asked.granted(&mut downstream).await {
+            Ok(ahead) => Ok(Ready::Ends { here, there, downstream, upstream: far_end, ahead, plain }),
+            Err(error) => Err(Outcome::Forwarded(Ended::Lost(End::Downstream, error))),
+        },
+        Err(outcome) => {
+            match &outcome {
+                Outcome::Refused(_, denied) => asked.refused(&mut downstream, Why::Refused(denied)).await,
+                Outcome::Unreachable(tried) => asked.refused(&mut downstream, Why::Unreachable(tried)).await,
+                _ => {}
+            }
+            Err(outcome)
         }
     }
 }
@@ -376,8 +377,9 @@ fn record(accepting: &Accepting, from: &From, known: &Known, outcome: &Outcome, 
     };
     let upstream = match &accepting.carries {
         Carries::Tcp(upstream, _) => upstream.name.as_str(),
-        Carries::Http(_) => "",
+        Carries::Chosen(..) | Carries::Http(_) => known.upstream_name.as_str(),
     };
+    let wanted = known.wanted.as_deref().unwrap_or_default();
     let (listener, peer) = (accepting.listener.name.as_str(), from.name.as_str());
     let target = known.target.as_deref().unwrap_or_default();
     let Forwarded { up, down } = known.forwarded;
@@ -387,7 +389,7 @@ fn record(accepting: &Accepting, from: &From, known: &Known, outcome: &Outcome, 
         Outcome::Forwarded(ended) => {
             let ended = ended.to_string();
             tracing::info!(
-                target: "connection", event = "forwarded", listener, peer, upstream, address = target, tier, entry, policy_digest = digest,
+                target: "connection", event = "forwarded", listener, peer, wanted, upstream, address = target, tier, entry, policy_digest = digest,
                 bytes_received = up, bytes_sent = down, duration_ms, ended,
             );
         }
@@ -400,7 +402,7 @@ fn record(accepting: &Accepting, from: &From, known: &Known, outcome: &Outcome, 
         }
         Outcome::Cut => {
             tracing::warn!(
-                target: "connection", event = "cut", listener, peer, upstream, address = target, tier, entry, policy_digest = digest,
+                target: "connection", event = "cut", listener, peer, wanted, upstream, address = target, tier, entry, policy_digest = digest,
                 bytes_received = up, bytes_sent = down, duration_ms,
             );
         }
@@ -408,7 +410,7 @@ fn record(accepting: &Accepting, from: &From, known: &Known, outcome: &Outcome, 
             let mut findings = denied.findings();
             if let Some(first) = findings.next() {
                 tracing::warn!(
-                    target: "connection", event = "refused", listener, peer, upstream, address = target, refused = %end, reason = first.reason.code(),
+                    target: "connection", event = "refused", listener, peer, wanted, upstream, address = target, refused = %end, reason = first.reason.code(),
                     field = &*first.field, expected = first.expected, found = first.found, fix = first.advice(), duration_ms,
                 );
             }
@@ -422,7 +424,7 @@ fn record(accepting: &Accepting, from: &From, known: &Known, outcome: &Outcome, 
         Outcome::Withdrawn(end, denied) => {
             for finding in denied.findings() {
                 tracing::warn!(
-                    target: "connection", event = "withdrawn", listener, peer, upstream, address = target, tier, entry, policy_digest = digest,
+                    target: "connection", event = "withdrawn", listener, peer, wanted, upstream, address = target, tier, entry, policy_digest = digest,
                     bytes_received = up, bytes_sent = down, duration_ms, refused = %end, reason = finding.reason.code(), field = &*finding.field,
                     expected = finding.expected, found = finding.found, fix = finding.advice(),
                 );
@@ -430,7 +432,7 @@ fn record(accepting: &Accepting, from: &From, known: &Known, outcome: &Outcome, 
         }
         Outcome::Unreachable(tried) => {
             let tried = tried.iter().map(|(target, error)| format!("{target}: {error}")).collect::<Vec<_>>().join("; ");
-            tracing::error!(target: "connection", event = "unreachable", listener, peer, upstream, tried, duration_ms);
+            tracing::error!(target: "connection", event = "unreachable", listener, peer, wanted, upstream, tried, duration_ms);
         }
     }
 }

@@ -6,6 +6,7 @@
 mod admit;
 mod announce;
 pub mod appraisal;
+pub mod choice;
 mod connection;
 mod deadline;
 mod handshake;
@@ -13,6 +14,7 @@ pub mod http;
 mod limits;
 mod listen;
 pub mod plan;
+mod reach;
 mod standing;
 mod stream;
 mod tcp;
@@ -34,10 +36,11 @@ use crate::clock::Clock;
 use crate::refusal::{Denied, Finding, Reason};
 use crate::tls;
 use crate::verify::AttestationResult;
+use choice::{By, Choice};
 use limits::{Places, Sockets, Upstreams};
 use listen::Listening;
-use plan::{Forward, Listener, Originate, Upstream};
-use tunnel::near::Sessions;
+use plan::{Forward, Listener, Upstream};
+use reach::Shared;
 
 pub use listen::Address;
 
@@ -169,18 +172,14 @@ impl Proxy {
                 sockets: sockets.clone(),
             };
             let carries = match &listener.forward {
-                Forward::Tcp(upstream) => {
-                    let sessions = match (upstream.multiplex, &upstream.originate) {
-                        (Some(plan), Originate::Attested(side)) => Some(Sessions::new(Arc::clone(upstream), Arc::clone(side), plan, around)),
-                        _ => None,
-                    };
-                    Carries::Tcp(Arc::clone(upstream), sessions)
-                }
+                Forward::Chosen(choice) => Carries::Chosen(Arc::clone(choice), Shared::of(choice.among.upstreams(), &around)),
+                Forward::Tcp(upstream) => Carries::Tcp(Arc::clone(upstream), Shared::of(std::iter::once(upstream), &around)),
                 Forward::Http(site) => Carries::Http(http::Running::start(Arc::clone(site), around)),
             };
             let upstreams = match &carries {
-                Carries::Http(_) | Carries::Tcp(_, Some(_)) => Upstreams::Pooled,
-                Carries::Tcp(_, None) => Upstreams::OneEach,
+                Carries::Http(_) => Upstreams::Pooled,
+                Carries::Tcp(upstream, shared) if shared.find(upstream).is_some() => Upstreams::Pooled,
+                Carries::Chosen(..) | Carries::Tcp(..) => Upstreams::OneEach,
             };
             let places = Places::new(listener.limits, sockets.clone(), upstreams);
             let (active, phase, alive) = (Arc::clone(&active), watched.clone(), alive.clone());
@@ -278,9 +277,22 @@ struct Accepting {
 
 /// What runs behind a listener.
 enum Carries {
+    /// To where each client wants, each by itself or in sessions.
+    Chosen(Arc<Choice>, Shared),
     Http(Arc<http::Running>),
     /// To an upstream, each by itself or in sessions.
-    Tcp(Arc<Upstream>, Option<Arc<Sessions>>),
+    Tcp(Arc<Upstream>, Shared),
+}
+
+impl Accepting {
+    /// Whether a source is somebody else than the applications of this machine.
+    fn outside(&self, source: std::net::IpAddr) -> bool {
+        match &self.carries {
+            // Of a redirected connection both ends may have any address of this machine.
+            Carries::Chosen(choice, _) if !matches!(choice.by, By::Captured(_)) => self.listener.faces_strangers() || !source.to_canonical().is_loopback(),
+            _ => self.listener.faces_strangers(),
+        }
+    }
 }
 
 /// Counts a connection from accept to end, whatever ends it.
@@ -351,7 +363,7 @@ async fn accept(accepting: Arc<Accepting>, listening: Listening) {
         };
         trouble.breath = BREATH / 2;
         // A local application is one source; only what comes from outside is capped by source.
-        let source = from.source.filter(|_| accepting.listener.faces_strangers());
+        let source = from.source.filter(|source| accepting.outside(*source));
         match accepting.places.take(source) {
             Ok((place, handshake)) => {
                 let counted = Counted::new(&accepting);

@@ -43,11 +43,12 @@ impl Listener {
 
     /// The upstreams it leads to.
     pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
-        let (one, more) = match &self.forward {
-            Forward::Tcp(upstream) => (Some(&**upstream), None),
-            Forward::Http(site) => (None, Some(site.upstreams())),
+        let (one, routed, chosen) = match &self.forward {
+            Forward::Chosen(choice) => (None, None, Some(choice.among.upstreams().map(|upstream| &**upstream))),
+            Forward::Http(site) => (None, Some(site.upstreams()), None),
+            Forward::Tcp(upstream) => (Some(&**upstream), None, None),
         };
-        one.into_iter().chain(more.into_iter().flatten())
+        one.into_iter().chain(routed.into_iter().flatten()).chain(chosen.into_iter().flatten())
     }
 }
 
@@ -88,6 +89,8 @@ impl Terminate {
 /// What is done with what comes in.
 #[derive(Clone, Debug)]
 pub enum Forward {
+    /// Bytes go where each client wants to, as far as it may.
+    Chosen(Arc<super::choice::Choice>),
     /// HTTP requests are routed, each by itself.
     Http(Arc<super::http::plan::Site>),
     /// Bytes go to an upstream, as they are.

@@ -1,8 +1,10 @@
 //! The sockets and streams that are forwarded.
 
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,6 +25,21 @@ pub(super) struct Socket {
     kind: Kind,
     finished: bool,
     held: Option<Held>,
+    /// Where we connected from.
+    ours: Option<SocketAddr>,
+}
+
+/// Where the connections that this process made come from. One set for the process, as its sockets are: with capture, one
+/// listener may be sent what another dialled.
+static OURS: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
+
+/// Whether a connection from there was made by this process.
+pub(super) fn is_ours(source: SocketAddr) -> bool {
+    OURS.lock().unwrap_or_else(PoisonError::into_inner).contains(&canonical(source))
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 #[derive(Debug)]
@@ -35,11 +52,29 @@ impl Socket {
     pub(super) fn tcp(stream: TcpStream) -> Self {
         // Only latency is lost when the system refuses.
         let _ = stream.set_nodelay(true);
-        Self { kind: Kind::Tcp(stream), finished: false, held: None }
+        Self { kind: Kind::Tcp(stream), finished: false, held: None, ours: None }
     }
 
     pub(super) const fn unix(stream: UnixStream) -> Self {
-        Self { kind: Kind::Unix(stream), finished: false, held: None }
+        Self { kind: Kind::Unix(stream), finished: false, held: None, ours: None }
+    }
+
+    /// A connection that we made: see [`is_ours`].
+    pub(super) fn made(stream: TcpStream) -> Self {
+        let ours = stream.local_addr().ok().map(canonical);
+        OURS.lock().unwrap_or_else(PoisonError::into_inner).extend(ours);
+        let mut socket = Self::tcp(stream);
+        socket.ours = ours;
+        socket
+    }
+
+    /// Where a captured connection was going before the system rewrote its destination.
+    fn original_destination(&self) -> io::Result<SocketAddr> {
+        let Kind::Tcp(stream) = &self.kind else { return Err(io::ErrorKind::Unsupported.into()) };
+        let mapped = stream.local_addr()?.ip().to_canonical().is_ipv4();
+        let socket = SockRef::from(stream);
+        let original = if mapped { socket.original_dst_v4() } else { socket.original_dst_v6() }?;
+        original.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
     /// Where a TCP connection comes from, as it is capped.
@@ -64,6 +99,9 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
+        if let Some(ours) = &self.ours {
+            OURS.lock().unwrap_or_else(PoisonError::into_inner).remove(ours);
+        }
         if let (Kind::Tcp(stream), false) = (&self.kind, self.finished) {
             // The other end then sees an ordinary close; there is nothing better to do.
             let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
@@ -132,6 +170,15 @@ impl Stream {
 }
 
 impl Stream {
+    /// See [`Socket::original_destination`].
+    pub(super) fn original_destination(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Plain(socket) => socket.original_destination(),
+            // Who speaks our TLS knows where it goes.
+            Self::Tls(_) | Self::Tunnel(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     /// The protocol id that was agreed on in the handshake.
     pub(super) fn alpn(&self) -> Option<&[u8]> {
         match self {

@@ -71,8 +71,8 @@ enum State {
 }
 
 /// Forwards until both directions are done, one fails, or `life` ends.
-pub(super) async fn forward<S: AsyncRead + AsyncWrite + Unpin>(
-    (downstream, upstream): (&mut S, &mut S),
+pub(super) async fn forward<D: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin>(
+    (downstream, upstream): (&mut D, &mut U),
     life: Life,
     (received, sent): (&Counter, &Counter),
     forwarded: &mut Forwarded,
@@ -119,11 +119,11 @@ impl<'a> Flow<'a> {
         Self { buffer: None, size: Size::Small, state: State::Reading, unflushed: false, count, counter }
     }
 
-    fn poll<S: AsyncRead + AsyncWrite + Unpin>(
+    fn poll<F: AsyncRead + Unpin, T: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut S,
-        to: &mut S,
+        from: &mut F,
+        to: &mut T,
         ends: (End, End),
     ) -> Poll<Result<(), (End, io::Error)>> {
         loop {

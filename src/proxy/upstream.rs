@@ -39,10 +39,10 @@ pub(super) async fn connect(_: &Admitted, target: &Target, limit: Duration) -> i
         match target {
             Target::Loopback { host, port } => {
                 let found: Vec<_> = tokio::net::lookup_host((host.as_str(), *port)).await?.collect();
-                TcpStream::connect(&*of_this_machine(host, &found)?).await.map(Socket::tcp)
+                TcpStream::connect(&*of_this_machine(host, &found)?).await.map(Socket::made)
             }
             // Tries every address the name has.
-            Target::Tcp { host, port } => TcpStream::connect((host.as_str(), *port)).await.map(Socket::tcp),
+            Target::Tcp { host, port } => TcpStream::connect((host.as_str(), *port)).await.map(Socket::made),
             Target::Unix(path) => UnixStream::connect(path).await.map(Socket::unix),
         }
     };

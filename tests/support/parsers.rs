@@ -36,6 +36,7 @@ use portcullis::evidence::{Auxiliary, Endorsement, Endorsements, Evidence, KeyDi
 use portcullis::evidence::{cca, psa};
 use portcullis::platform;
 use portcullis::policy::{AppraisalPolicy, Roots};
+use portcullis::proxy::choice::{hello, socks};
 use portcullis::session::frame::{self, Frame, Header};
 use portcullis::session::{Attest, Code, EvidenceMessage, Hello};
 use portcullis::tls::certificate::{Statement, issue};
@@ -79,6 +80,7 @@ pub(crate) const PARSERS: &[Parser] = &[
     Parser { name: "gpu_document", feed: gpu_document, seeds: gpu_document_seeds },
     Parser { name: "gpu_references", feed: gpu_references, seeds: gpu_references_seeds },
     Parser { name: "keystone", feed: keystone, seeds: keystone_seeds },
+    Parser { name: "client_hello", feed: client_hello, seeds: client_hello_seeds },
     Parser { name: "cose", feed: cose, seeds: cose_seeds },
     Parser { name: "launch_endorsement", feed: launch_endorsement, seeds: boot::launch_endorsement_seeds },
     Parser { name: "leaf", feed: leaf, seeds: leaf_seeds },
@@ -89,6 +91,7 @@ pub(crate) const PARSERS: &[Parser] = &[
     Parser { name: "snp_authenticate", feed: snp_authenticate, seeds: snp_authenticate_seeds },
     Parser { name: "snp_certificate", feed: snp_certificate, seeds: snp_certificate_seeds },
     Parser { name: "snp_report", feed: snp_report, seeds: snp_report_seeds },
+    Parser { name: "socks", feed: socks, seeds: socks_seeds },
     Parser { name: "snp_table", feed: snp_table, seeds: snp_table_seeds },
     Parser { name: "tpm_member", feed: tpm_member, seeds: boot::tpm_member_seeds },
 ];
@@ -98,6 +101,74 @@ pub(crate) fn binding_claims(data: &[u8]) -> bool {
     let Ok(claims) = BindingClaims::decode(data) else { return false };
     assert_eq!(claims.encode(), data, "accepted another encoding");
     true
+}
+
+/// The first message of a TLS client, in pieces of which the first octet tells the size.
+pub(crate) fn client_hello(data: &[u8]) -> bool {
+    let Some((size, octets)) = data.split_first() else { return false };
+    let mut following = hello::Hello::default();
+    for piece in octets.chunks(usize::from(*size).max(1)) {
+        match following.follow(piece) {
+            Ok(Some(name)) => {
+                assert!(!name.is_empty() && name == name.to_ascii_lowercase());
+                return true;
+            }
+            Ok(None) => {}
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
+fn client_hello_seeds() -> Vec<Vec<u8>> {
+    // A record with a ClientHello of two suites, a key share, and the name "a.test".
+    let extensions: &[&[u8]] = &[
+        b"\x00\x00\x00\x0b\x00\x09\x00\x00\x06a.test",
+        b"\x00\x2b\x00\x03\x02\x03\x04",
+        b"\x00\x0d\x00\x06\x00\x04\x04\x03\x08\x04",
+        b"\x00\x0a\x00\x04\x00\x02\x00\x1d",
+        b"\x00\x33\x00\x26\x00\x24\x00\x1d\x00\x20",
+        &[7; 32],
+    ];
+    let extensions = extensions.concat();
+    let length = |octets: &[u8]| u16::try_from(octets.len()).expect("short").to_be_bytes();
+    let body = [&b"\x03\x03"[..], &[5; 32], b"\x00\x00\x04\x13\x01\x13\x02\x01\x00", &length(&extensions), &extensions].concat();
+    let message = [&b"\x01\x00"[..], &length(&body), &body].concat();
+    let record = [&b"\x16\x03\x01"[..], &length(&message), &message].concat();
+    [255, 1, 40].map(|size| [&[size], record.as_slice()].concat()).into()
+}
+
+/// The three messages of a SOCKS5 client, told apart by the first octet; each is read as it is over a socket, and says of
+/// every beginning of itself that more is needed.
+pub(crate) fn socks(data: &[u8]) -> bool {
+    let Some((kind, octets)) = data.split_first() else { return false };
+    fn read<T>(octets: &[u8], read: fn(&[u8]) -> Result<socks::Step<T>, socks::Malformed>) -> bool {
+        let mut there = 0;
+        loop {
+            match read(&octets[..there]) {
+                Ok(socks::Step::Done(_)) => return true,
+                Ok(socks::Step::More(more)) => {
+                    assert!(more > 0 && there + more <= 513, "asks for {more} octets behind {there}");
+                    there += more;
+                }
+                Err(_) => return false,
+            }
+            if there > octets.len() {
+                return false;
+            }
+        }
+    }
+    match kind {
+        0 => read(octets, socks::methods),
+        1 => read(octets, socks::account),
+        _ => read(octets, socks::request),
+    }
+}
+
+fn socks_seeds() -> Vec<Vec<u8>> {
+    let name = b"\x02\x05\x01\x00\x03\x06a.test\x01\xbb";
+    let address = [&b"\x02\x05\x01\x00\x04"[..], &[1; 16], b"\x00\x50"].concat();
+    vec![b"\x00\x05\x02\x00\x02".to_vec(), b"\x01\x01\x02me\x03key".to_vec(), name.to_vec(), b"\x02\x05\x01\x00\x01\x0a\x00\x00\x01\x00\x50".to_vec(), address]
 }
 
 /// Any sequence of CBOR items, told apart by trying.

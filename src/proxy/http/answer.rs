@@ -54,6 +54,12 @@ impl Problem {
         Self { retry_after: Some(1), ..Self::new(status, "connection_limit_reached", detail) }
     }
 
+    /// The client may not go where it wants to.
+    pub(super) fn forbidden(denied: &Denied) -> Self {
+        let reasons = denied.findings().map(|finding| finding.reason.code()).collect();
+        Self { reasons, ..Self::denied(StatusCode::FORBIDDEN, denied.to_string()) }
+    }
+
     fn refused(denied: &Denied) -> Self {
         let reasons = denied.findings().map(|finding| finding.reason.code()).collect();
         let undecided = denied.reason().undecided();

@@ -7,6 +7,7 @@
 mod abuse;
 mod answer;
 mod body;
+mod connect;
 mod evidence;
 mod fields;
 mod framing;
@@ -40,6 +41,7 @@ use super::admit::{self, Admitted, Ground};
 use super::limits::Sockets;
 use super::listen::From;
 use super::plan::Limits;
+use super::reach::Shared;
 use super::stream::Stream;
 use super::tcp::{End, Ended, Forwarded};
 use super::{Parts, Phase};
@@ -54,7 +56,7 @@ use pool::Pool;
 use wire::{Gauge, Version, Wire};
 
 /// What a listener has from the proxy that keeps connections to its upstreams.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Around {
     pub(super) listener: String,
     pub(super) limits: Limits,
@@ -76,6 +78,8 @@ pub(super) struct Running {
     plan: Arc<Site>,
     around: Arc<Around>,
     ways: Vec<Way>,
+    /// The sessions of upstreams that tunnels lead to.
+    pub(super) shared: Shared,
     /// Our name in `Via`, different for every listener and start.
     pseudonym: String,
     requests: AtomicUsize,
@@ -124,6 +128,7 @@ impl Around {
 
 impl Running {
     pub(super) fn start(plan: Arc<Site>, around: Around) -> Arc<Self> {
+        let shared = Shared::of(plan.destinations.upstreams(), &around);
         let around = Arc::new(around);
         let mut pools: Vec<Arc<Pool>> = Vec::new();
         let mut pool = |backend: &Arc<Backend>| {
@@ -145,7 +150,7 @@ impl Running {
         let random = crate::tls::nonce().unwrap_or_default();
         let pseudonym = format!("portcullis-{}", data_encoding::HEXLOWER.encode(random.get(..4).unwrap_or_default()));
         let tokens = Mutex::new((Instant::now(), f64::from(plan.limits.rate.unwrap_or(0))));
-        Arc::new(Self { plan, around, ways, pseudonym, requests: AtomicUsize::new(0), tokens, pace: evidence::Pace::default() })
+        Arc::new(Self { plan, around, ways, shared, pseudonym, requests: AtomicUsize::new(0), tokens, pace: evidence::Pace::default() })
     }
 
     /// The first route that fits.

@@ -27,6 +27,8 @@ pub struct Site {
     pub upgrades: Vec<String>,
     /// What a CA may ask for by HTTP-01, before anything else is done with a request.
     pub challenges: Option<Tokens>,
+    /// Where applications may CONNECT to; empty: nowhere.
+    pub destinations: crate::proxy::choice::Destinations,
     /// Evidence for browsers, where it is served.
     pub evidence: Option<WebEvidence>,
     /// What one request, and all together, may take.
@@ -230,10 +232,11 @@ impl Default for HttpLimits {
 impl Site {
     /// The upstreams it leads to.
     pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
-        self.routes.iter().filter_map(|route| match &route.to {
+        let routed = self.routes.iter().filter_map(|route| match &route.to {
             To::Backend(backend) => Some(&*backend.upstream),
             To::RedirectToHttps => None,
-        })
+        });
+        routed.chain(self.destinations.upstreams().map(|upstream| &**upstream))
     }
 
     /// Everything goes to one backend, nothing else is set.
@@ -248,6 +251,7 @@ impl Site {
             trusted_proxies: Vec::new(),
             upgrades: vec!["websocket".to_owned()],
             challenges: None,
+            destinations: crate::proxy::choice::Destinations::default(),
             evidence: None,
             limits: HttpLimits::default(),
         }

@@ -19,9 +19,9 @@ use super::evidence::{self, Asked};
 use super::fields::{self, Came};
 use super::message::Message;
 use super::pool::Lease;
-use super::{Connection, identity, upgrade};
+use super::{Connection, connect, identity, upgrade};
 use crate::proxy::admit::Ground;
-use crate::refusal::Denied;
+use crate::refusal::{Denied, Finding, Reason};
 
 /// What is known of a request, for its record; made when it comes, written when it is over.
 pub(super) struct Record {
@@ -63,6 +63,14 @@ impl Record {
 impl Record {
     pub(super) fn sent_to(&mut self, lease: &Lease) {
         self.address = lease.target();
+    }
+
+    pub(super) fn to(&mut self, upstream: &str) {
+        upstream.clone_into(&mut self.upstream);
+    }
+
+    pub(super) fn at(&mut self, target: String) {
+        self.address = target;
     }
 
     pub(super) fn holds(&mut self, lease: Lease) {
@@ -150,14 +158,18 @@ async fn answered(connection: &Arc<Connection>, mut parts: Parts, incoming: Unre
     }
     let wanted = upgrade::wanted(&mut parts, &site.plan.upgrades)?;
     if wanted.is_none() && parts.method == Method::CONNECT {
-        return Err(Problem::denied(StatusCode::METHOD_NOT_ALLOWED, "this listener is no forward proxy"));
+        if site.plan.destinations.is_empty() {
+            return Err(Problem::denied(StatusCode::METHOD_NOT_ALLOWED, "this listener is no forward proxy"));
+        }
+        return connect::serve(connection, parts, &authority, record).await;
     }
     if fields::looped(&parts.headers, &site.pseudonym) {
         return Err(Problem::new(StatusCode::LOOP_DETECTED, "proxy_loop_detected", "the request has been here before"));
     }
     let path = path_of(&parts)?;
+    let proxied = parts.version != Version::HTTP_2 && parts.uri.scheme().is_some();
     let pool = match site.route(&authority, path.path(), &parts.method) {
-        None => return Err(lost(connection, &authority)),
+        None => return Err(lost(connection, &authority, proxied)),
         Some(super::Way::RedirectToHttps) => {
             return Ok(answer::redirect(&format!("https://{}{path}", super::host_of(&authority))).map(Answer::Own));
         }
@@ -247,8 +259,15 @@ fn path_of(parts: &Parts) -> Result<PathAndQuery, Problem> {
     if plain || path.as_str().starts_with('/') { Ok(path) } else { Err(Problem::request(StatusCode::BAD_REQUEST, "a target without a path")) }
 }
 
-/// No route fits. A client that reuses a connection for another host is told to make a new one (RFC 9110 15.5.20).
-fn lost(connection: &Connection, authority: &str) -> Problem {
+/// No route fits. A client that reuses a connection for another host is told to make a new one (RFC 9110 15.5.20), and one
+/// that takes us for a forward proxy that it may not go there.
+fn lost(connection: &Connection, authority: &str, proxied: bool) -> Problem {
+    if proxied {
+        let found = authority.to_owned();
+        let denied: Denied = Finding::new(Reason::DestinationUnknown, "destination", "a host that a route of the listener fits", found).into();
+        connection.site.around.parts.metrics.refused(&connection.site.around.listener, "downstream", denied.reason().code());
+        return Problem::forbidden(&denied);
+    }
     let host = super::host_of(authority);
     let other = connection.server_name.as_deref().is_some_and(|name| !name.eq_ignore_ascii_case(host));
     let status = if other { StatusCode::MISDIRECTED_REQUEST } else { StatusCode::NOT_FOUND };

@@ -1,0 +1,113 @@
+//! CONNECT (RFC 9110 9.3.6): an application asks for a tunnel to a destination, and gets one through the upstream that
+//! serves it, once that has proven itself.
+//!
+//! What flows in the tunnel is the application's: plain bytes, or TLS of its own that ends at the service behind the far
+//! sidecar. The answer 200 is given after the verdict and never before.
+
+use std::sync::Arc;
+
+use hyper::http::request::Parts;
+use hyper::upgrade::OnUpgrade;
+use hyper::{Response, StatusCode, Version};
+use hyper_util::rt::TokioIo;
+use prometheus_client::metrics::counter::Counter;
+
+use super::Connection;
+use super::answer::Problem;
+use super::body::{self, Fate};
+use super::pool::Failure;
+use super::request::{Answer, Record};
+use crate::proxy::admit::Ground;
+use crate::proxy::choice::Wanted;
+use crate::proxy::handshake::Handshakes;
+use crate::proxy::reach::{Reached, Unreached, reach};
+use crate::proxy::standing;
+use crate::proxy::tcp::{Forwarded, Life, forward};
+use crate::refusal::Denied;
+
+/// Opens a tunnel, or says why not.
+pub(super) async fn serve(connection: &Arc<Connection>, mut parts: Parts, authority: &str, record: &mut Record) -> Result<Response<Answer>, Problem> {
+    let site = &connection.site;
+    let around = &site.around;
+    let Some(wanted) = Wanted::read(authority) else {
+        return Err(Problem::request(StatusCode::BAD_REQUEST, "CONNECT to what is no HOST:PORT"));
+    };
+    let upstream = site.plan.destinations.lead(&wanted).map_err(|denied| refused(connection, "downstream", &wanted, Problem::forbidden(&denied), &denied))?;
+    record.to(&upstream.name);
+    let Some(on) = parts.extensions.remove::<OnUpgrade>() else {
+        return Err(Problem::request(StatusCode::BAD_REQUEST, "a connection that cannot become a tunnel"));
+    };
+    let Some(held) = around.sockets.upstream() else {
+        around.parts.metrics.limit_rejected(&around.listener, "descriptors");
+        return Err(Problem::of(&Failure::Full, &Fate::default()));
+    };
+    let handshakes = Handshakes { listener: &around.listener, limits: &around.limits, parts: &around.parts };
+    // Boxed: the handshakes' state is large and the tunnel outlives it.
+    let reached = match Box::pin(reach(handshakes, (upstream, site.shared.find(upstream)), &connection.admitted, Some(held))).await {
+        Ok(reached) => reached,
+        Err(Unreached::Refused(target, denied)) => {
+            record.at(target.unwrap_or_default());
+            let problem = Problem::of(&Failure::Refused(denied.clone()), &Fate::default());
+            return Err(refused(connection, "upstream", &wanted, problem, &denied));
+        }
+        Err(Unreached::Unreachable(tried)) => return Err(Problem::of(&Failure::Unreachable(tried), &Fate::default())),
+    };
+    record.at(reached.target.clone());
+    if parts.version != Version::HTTP_2 {
+        connection.gauge.release();
+    }
+    tunnel(connection, on, reached, wanted);
+    Ok(Response::new(Answer::Own(body::empty())))
+}
+
+/// Notes a refusal where operators look for it.
+fn refused(connection: &Connection, side: &'static str, wanted: &Wanted, problem: Problem, denied: &Denied) -> Problem {
+    let around = &connection.site.around;
+    around.parts.metrics.refused(&around.listener, side, denied.reason().code());
+    for finding in denied.findings() {
+        tracing::warn!(
+            target: "connection", event = "refused", listener = around.listener, peer = connection.from, wanted = %wanted, refused = side,
+            reason = finding.reason.code(), field = &*finding.field, expected = finding.expected, found = finding.found, fix = finding.advice(),
+        );
+    }
+    problem
+}
+
+/// Forwards in the background, as long as the far end's verdict holds; the connection waits for it.
+fn tunnel(connection: &Arc<Connection>, downstream: OnUpgrade, reached: Reached, wanted: Wanted) {
+    let end = reached.there.end().map_or(connection.end, |end| connection.end.min(end.into()));
+    let life = Life { idle: connection.site.around.limits.idle, end };
+    let shared = Arc::clone(connection);
+    connection.spawn(async move {
+        let around = &shared.site.around;
+        let Reached { target, there, stream: mut upstream } = reached;
+        let Ok(downstream) = downstream.await else { return };
+        let mut downstream = TokioIo::new(downstream);
+        // The bytes are counted on the wire.
+        let (mut forwarded, uncounted) = (Forwarded::default(), Counter::default());
+        let ended = tokio::select! {
+            biased;
+            ended = there.ended(&around.parts.clock) => match ended {
+                standing::Ended::Expired => "at the end of its permitted life".to_owned(),
+                standing::Ended::Withdrawn(denied) => {
+                    around.parts.metrics.withdrawn(&around.listener, "upstream", denied.reason().code());
+                    format!("withdrawn: {}", denied.reason().code())
+                }
+            },
+            ended = forward((&mut downstream, &mut upstream), life, (&uncounted, &uncounted), &mut forwarded) => {
+                if matches!(ended, crate::proxy::tcp::Ended::Finished) {
+                    upstream.finish();
+                }
+                ended.to_string()
+            }
+        };
+        let (tier, entry) = match there.ground() {
+            Some(Ground::Attested(tier, result)) => (tier.name(), result.appraisal().entry()),
+            _ => ("", ""),
+        };
+        tracing::info!(
+            target: "connection", event = "forwarded", listener = around.listener, peer = shared.from, wanted = %wanted, address = target, tier, entry,
+            bytes_received = forwarded.up, bytes_sent = forwarded.down, ended,
+        );
+    });
+}
