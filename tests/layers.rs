@@ -87,7 +87,7 @@ const PLATFORM_PLACES: &[(&str, &str)] = &[
 ];
 
 /// The places of hand-written system calls.
-const UNSAFE_PLACES: &[&str] = &["attester/nsm.rs", "attester/sev_guest.rs"];
+const UNSAFE_PLACES: &[&str] = &["attester/nsm.rs", "attester/sev_guest.rs", "attester/tdx_guest.rs"];
 
 #[test]
 fn imports_follow_the_table() {

@@ -4,11 +4,18 @@
 use std::fs;
 use std::path::Path;
 
-use portcullis::attester::simulator::{Forge, Role, SimulatedAttester};
+use portcullis::attester::simulator::intel::IntelForge;
+use portcullis::attester::simulator::{Forge, LaunchForge, LaunchHardware, MEASUREMENT, Role, SimulatedAttester, Simulation};
 use portcullis::attester::stapled::Stapled;
-use portcullis::attester::{Attester as _, Unavailable};
+use portcullis::attester::{Attester, Quote, Unavailable};
+use portcullis::evidence::intel::collateral::Signed;
 use portcullis::evidence::snp::Product;
-use portcullis::evidence::{Challenge, ReportData, Timestamp};
+use portcullis::evidence::{Auxiliary, Challenge, ReportData, Timestamp};
+use portcullis::platform;
+use portcullis::policy::AppraisalPolicy;
+use portcullis::refusal::Reason;
+use portcullis::verify::Appraiser;
+use portcullis::verify::memo::NoMemo;
 
 const NOW: Timestamp = Timestamp(1_790_812_800);
 
@@ -105,4 +112,113 @@ fn a_folder_that_does_nothing_stops_the_start() {
     fs::remove_file(&file).expect("removed");
     (0..20).for_each(|number| fs::write(folder.path().join(format!("{number}.der")), "x").expect("written"));
     assert!(refused(folder.path()).why.contains("more than 16"));
+}
+
+/// A machine of Intel's that has nothing to staple of its own.
+struct Bare(Box<dyn Attester>);
+
+impl Attester for Bare {
+    fn platform(&self) -> &'static str {
+        self.0.platform()
+    }
+
+    fn provider(&self) -> &'static str {
+        self.0.provider()
+    }
+
+    fn attest(&self, challenge: &Challenge) -> Result<Quote, Unavailable> {
+        self.0.attest(challenge).map(|quote| Quote { endorsements: portcullis::evidence::Endorsements::default(), ..quote })
+    }
+
+    fn listed(&self) -> Result<Vec<Auxiliary>, Unavailable> {
+        self.0.listed()
+    }
+}
+
+fn intel(tee: &str) -> Bare {
+    Bare(platform::by_name(tee).expect("the platform").simulated.attester(&Simulation::new(1, NOW)).expect("a machine"))
+}
+
+/// The folder as Intel's service fills it.
+fn collateral(folder: &Path, forge: &IntelForge) {
+    let endorsements = forge.endorsements();
+    let of = |name: &str| endorsements.find(name).expect("minted").to_vec();
+    for name in ["tcb_info", "qe_identity"] {
+        let bytes = of(name);
+        let signed = Signed::decode(name, &bytes).expect("signed");
+        fs::write(folder.join(name).with_extension("json"), signed.body).expect("written");
+        fs::write(folder.join("tcb_signing_chain.pem"), signed.chain).expect("written");
+    }
+    fs::write(folder.join("pck_crl.der"), of("pck_crl")).expect("written");
+    fs::write(folder.join("root_ca_crl.der"), of("root_crl")).expect("written");
+    fs::write(folder.join("pck_crl_issuer_chain.pem"), "whatever the service said").expect("written");
+}
+
+/// The verdict of a verifier that can reach nobody and has nothing at hand.
+fn verdict(attester: &dyn Attester) -> Result<(), Reason> {
+    let quote = attester.attest(&Challenge::of(b"x")).expect("a quote");
+    let tee = attester.platform();
+    let text = format!(
+        r#"{{ "version": 1, "name": "air", "insecure_roots": ["simulator"], "accept": [ {{ "id": "m", "tee": "{tee}", "insecure_any_measurement": true }} ] }}"#
+    );
+    let (policy, _) = AppraisalPolicy::load(text.as_bytes(), &platform::vocabularies()).unwrap_or_else(|problems| panic!("{problems:?}"));
+    let appraiser = Appraiser { anchors: platform::anchors(&policy), policy };
+    let verifier = platform::by_name(tee).expect("the platform").verifier;
+    appraiser.examine(verifier, &quote.evidence, &quote.endorsements, &NoMemo, NOW).map(drop).map_err(|denied| denied.reason())
+}
+
+#[test]
+fn a_verifier_without_a_network_accepts_an_intel_machine_whose_folder_has_what_it_needs() {
+    for (tee, forge) in [("intel-tdx", IntelForge::tdx15(1, NOW)), ("intel-sgx", IntelForge::sgx(1, NOW))] {
+        assert_eq!(verdict(&intel(tee)), Err(Reason::CollateralUnavailable), "{tee}: nothing is at hand");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        collateral(folder.path(), &forge);
+        let stapled = Stapled::new(intel(tee), folder.path().to_owned()).expect("a usable folder");
+        assert_eq!(verdict(&stapled), Ok(()), "{tee}");
+        for missing in ["tcb_info.json", "qe_identity.json", "pck_crl.der", "root_ca_crl.der"] {
+            let file = folder.path().join(missing);
+            let bytes = fs::read(&file).expect("a file");
+            fs::remove_file(&file).expect("removed");
+            assert_eq!(verdict(&stapled), Err(Reason::CollateralUnavailable), "{tee} without {missing}");
+            fs::write(&file, bytes).expect("written");
+        }
+        // As `collateral` and `probe --save` write them.
+        for name in ["tcb_info", "qe_identity"] {
+            fs::remove_file(folder.path().join(name).with_extension("json")).expect("removed");
+            fs::write(folder.path().join(name).with_extension("cbor"), forge.endorsements().find(name).expect("minted")).expect("written");
+        }
+        assert_eq!(verdict(&stapled), Ok(()), "{tee}, saved");
+    }
+}
+
+#[test]
+fn a_changed_chain_is_read_and_a_document_that_is_none_stops_the_start() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (forge, file) = (IntelForge::tdx15(1, NOW), folder.path().join("tcb_info.json"));
+    collateral(folder.path(), &forge);
+    let stapled = Stapled::new(intel("intel-tdx"), folder.path().to_owned()).expect("a usable folder");
+    assert_eq!(verdict(&stapled), Ok(()));
+    fs::write(folder.path().join("tcb_signing_chain.pem"), "no chain").expect("written");
+    assert_eq!(verdict(&stapled), Err(Reason::ChainUntrusted), "the documents are stapled with the chain that is there now");
+    let refused = || Stapled::new(intel("intel-tdx"), folder.path().to_owned()).err().expect("unusable");
+    fs::remove_file(folder.path().join("tcb_signing_chain.pem")).expect("removed");
+    assert!(refused().why.contains("tcb_signing_chain.pem"), "{}", refused());
+    for (bytes, expected) in [(&b"{}"[..], "neither TCB info"), (b"<html>", "neither TCB info")] {
+        fs::write(folder.path().join("tcb_signing_chain.pem"), "chain").expect("written");
+        fs::write(&file, bytes).expect("written");
+        assert!(refused().why.contains(expected) && refused().what.contains("tcb_info.json"), "{}", refused());
+    }
+    fs::write(&file, b"").and_then(|()| fs::rename(&file, folder.path().join("tcb_info.cbor"))).expect("renamed");
+    assert!(refused().what.contains("tcb_info.cbor"));
+}
+
+#[test]
+fn a_launch_endorsement_is_stapled_as_google_publishes_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let endorsement = LaunchForge::new(LaunchHardware::SevSnp, MEASUREMENT, NOW).endorsement();
+    fs::write(folder.path().join("launch_endorsement.binarypb"), &endorsement.bytes).expect("written");
+    let shown = shown(&stapled(folder.path()).expect("a usable folder"));
+    assert!(shown.contains(&(endorsement.name, endorsement.media_type, endorsement.bytes)));
+    fs::write(folder.path().join("launch_endorsement.binarypb"), "<html>").expect("written");
+    assert!(stapled(folder.path()).err().expect("unusable").why.contains("launch endorsement"));
 }

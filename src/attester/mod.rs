@@ -16,6 +16,7 @@ pub mod nitro;
 mod nsm;
 mod patience;
 pub mod psa;
+pub mod qgs;
 mod queue;
 mod sev_guest;
 pub mod sgx;
@@ -24,6 +25,7 @@ pub mod simulator;
 pub mod snp;
 pub mod stapled;
 pub mod tdx;
+mod tdx_guest;
 pub mod tpm;
 pub mod tsm;
 
@@ -119,6 +121,10 @@ pub struct Places {
     pub nsm: PathBuf,
     /// The sev-guest device.
     pub sev_guest: PathBuf,
+    /// The tdx_guest device.
+    pub tdx_guest: PathBuf,
+    /// Intel's file that names the port of the host's quote service, or the Unix socket of one.
+    pub tdx_quotes: PathBuf,
     /// The TPM: a resource-managed device, or the socket of a software TPM.
     pub tpm: PathBuf,
     /// Azure's instance metadata service.
@@ -148,6 +154,8 @@ impl Places {
             nsm: root.join("dev/nsm"),
             psa_tokens: root.join("run/psa-tokens"),
             sev_guest: root.join("dev/sev-guest"),
+            tdx_guest: root.join("dev/tdx_guest"),
+            tdx_quotes: root.join("etc/tdx-attest.conf"),
             tpm: root.join("dev/tpmrm0"),
             imds: imds::ADDRESS,
             gramine: root.join("dev/attestation"),

@@ -11,11 +11,15 @@ use tracing::{info, warn};
 
 use super::document::Document;
 use super::{Attester, Quote, Unavailable};
+use crate::evidence::intel::collateral::{MEDIA_TYPE as SIGNED, QeIdentity, Signed, TcbInfo};
+use crate::evidence::launch::{self, LaunchEndorsement};
 use crate::evidence::{Auxiliary, Challenge, Endorsement, Endorsements};
 
 /// An attester whose quotes carry the folder's files: `vcek.der`, `ask.pem`, `crl.der`, …; the name before the dot is the
-/// endorsement's short name. Files are looked at for each quote and read again when they change; one that becomes
-/// unreadable is logged, and what was last read of it goes on being stapled. Roots (`ark`) are not stapled.
+/// endorsement's short name. Intel's signed documents are there as its service gives them (`tcb_info.json`, and the chain of
+/// their signer in [`CHAIN`]) or as they are saved (`tcb_info.cbor`). Files are looked at for each quote and read again when
+/// they change; one that becomes unreadable is logged, and what was last read of it goes on being stapled. Roots (`ark`) are
+/// not stapled.
 pub struct Stapled<A> {
     inner: A,
     folder: PathBuf,
@@ -24,9 +28,15 @@ pub struct Stapled<A> {
 
 /// A file as it was last read well.
 struct Read {
-    version: Version,
+    version: Versions,
     endorsement: Endorsement,
 }
+
+/// The file's own version, and that of the chain where it needs one.
+type Versions = (Version, Option<Version>);
+
+/// The file with the certificates of whoever signed Intel's documents, PEM, the root last.
+pub const CHAIN: &str = "tcb_signing_chain.pem";
 
 /// Changes when the file does: inode, length, and when it was modified, in seconds and nanoseconds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -51,7 +61,7 @@ impl<A: Attester> Stapled<A> {
             files.insert(path, read);
         }
         if files.is_empty() {
-            return Err(unusable(&folder, io::Error::other("no file ends in .der, .crt, .cer, .crl or .pem")));
+            return Err(unusable(&folder, io::Error::other("no file ends in .der, .crt, .cer, .crl, .pem, .json, .cbor or .binarypb")));
         }
         Ok(Self { inner, folder, files: Mutex::new(files) })
     }
@@ -97,7 +107,7 @@ impl<A: Attester> Attester for Stapled<A> {
 }
 
 fn refresh(files: &mut BTreeMap<PathBuf, Read>, path: PathBuf) {
-    let unchanged = |known: &Read| fs::metadata(&path).is_ok_and(|metadata| Version::of(&metadata) == known.version);
+    let unchanged = |known: &Read| versions(&path).is_ok_and(|version| version == known.version);
     if files.get(&path).is_some_and(unchanged) {
         return;
     }
@@ -116,8 +126,8 @@ fn candidates(folder: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let kind = path.extension().and_then(|extension| extension.to_str());
-        let named = path.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| stem != "ark" && !stem.starts_with('.'));
-        if named && matches!(kind, Some("cer" | "crl" | "crt" | "der" | "pem")) {
+        let named = path.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| !BESIDE.contains(&stem) && !stem.starts_with('.'));
+        if named && matches!(kind, Some("binarypb" | "cbor" | "cer" | "crl" | "crt" | "der" | "json" | "pem")) {
             found.push(path);
         }
         if found.len() > MAX_FILES {
@@ -129,23 +139,72 @@ fn candidates(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn read(path: &Path) -> io::Result<Read> {
-    let name = path.file_stem().and_then(|stem| stem.to_str()).ok_or_else(|| io::Error::other("its name is not UTF-8"))?;
-    let file = crate::file::open(path)?;
-    let version = Version::of(&file.metadata()?);
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).ok_or_else(|| io::Error::other("its name is not UTF-8"))?;
+    let name = ALIASES.iter().find(|(alias, _)| *alias == stem).map_or(stem, |(_, name)| *name);
+    let version = versions(path)?;
+    let bytes = bounded(path)?;
+    let other = |media_type: &str, bytes: Vec<u8>| Endorsement { name: name.to_owned(), media_type: media_type.to_owned(), bytes };
+    let endorsement = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("binarypb") => {
+            LaunchEndorsement::parse(&bytes).map(|_| other(launch::MEDIA_TYPE, bytes)).map_err(|denied| io::Error::other(denied.to_string()))?
+        }
+        Some("json") => {
+            let chain = bounded(&chain_beside(path)).map_err(|error| io::Error::new(error.kind(), format!("{CHAIN}, the chain of its signer: {error}")))?;
+            signed(&bytes)?;
+            other(SIGNED, Signed { body: &bytes, chain: &chain }.encode())
+        }
+        Some("cbor") => {
+            let body = Signed::decode("document", &bytes).map_err(|denied| io::Error::other(denied.to_string()))?.body;
+            signed(body)?;
+            other(SIGNED, bytes)
+        }
+        _ => Document::read(&bytes).ok_or_else(|| io::Error::other("not one certificate or revocation list in DER or PEM"))?.named(name),
+    };
+    Ok(Read { version, endorsement })
+}
+
+/// Refuses what is not one of Intel's signed documents. Whether the signature is Intel's is for verifiers.
+fn signed(body: &[u8]) -> io::Result<()> {
+    if TcbInfo::read(body).is_ok() || QeIdentity::read(body).is_ok() {
+        return Ok(());
+    }
+    Err(io::Error::other("neither TCB info nor a quoting enclave's identity, as Intel's service gives them"))
+}
+
+fn bounded(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    crate::file::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_FILE {
         return Err(io::Error::other(format!("longer than {MAX_FILE} octets")));
     }
-    let document = Document::read(&bytes).ok_or_else(|| io::Error::other("not one certificate or revocation list in DER or PEM"))?;
-    Ok(Read { version, endorsement: document.named(name) })
+    Ok(bytes)
 }
+
+fn versions(path: &Path) -> io::Result<Versions> {
+    let of = |path: &Path| fs::metadata(path).map(|metadata| Version::of(&metadata));
+    let chain = if path.extension().is_some_and(|extension| extension == "json") { of(&chain_beside(path)).ok() } else { None };
+    Ok((of(path)?, chain))
+}
+
+fn chain_beside(path: &Path) -> PathBuf {
+    path.with_file_name(CHAIN)
+}
+
+/// What lies in such folders and is no endorsement of its own: verifiers have the root, a document its signer's chain, and
+/// the quote the chain of the list's issuer.
+const BESIDE: &[&str] = &["ark", "tcb_signing_chain", "pck_crl_issuer_chain"];
+
+/// Other names that files have.
+const ALIASES: &[(&str, &str)] = &[("root_ca_crl", "root_crl")];
 
 fn unusable(path: &Path, error: impl std::fmt::Display) -> Unavailable {
     Unavailable {
         what: format!("endorsements in {}", path.display()),
         why: error.to_string(),
-        fix: "put vcek.der (or vlek.der), ask.der (or asvk.der) and crl.der there, DER or PEM, or leave identity.endorsements out".to_owned(),
+        fix:
+            "for SEV-SNP put vcek.der (or vlek.der), ask.der (or asvk.der) and crl.der there, DER or PEM; for TDX and SGX tcb_info.json, qe_identity.json with \
+              tcb_signing_chain.pem, pck_crl.der and root_crl.der; or leave identity.endorsements out"
+                .to_owned(),
         transient: false,
     }
 }

@@ -4,6 +4,8 @@
 use std::path::Path;
 
 use super::kernel::Driver;
+use super::qgs::QuoteService;
+use super::tdx_guest::{self, TdxGuest};
 use super::tsm::{self, Tsm};
 use super::{Attester, Detected, Places, Provider, Quote, Sign, Unavailable, Weight, google};
 use crate::evidence::intel::{self, Body, MEDIA_TYPE};
@@ -15,15 +17,20 @@ pub struct Tdx;
 
 impl Provider for Tdx {
     fn names(&self) -> &'static [&'static str] {
-        &[google::PROVIDER, tsm::PROVIDER]
+        &[google::PROVIDER, tdx_guest::PROVIDER, tsm::PROVIDER]
     }
 
     fn detect(&self, places: &Places) -> Vec<Detected> {
         // A trust domain has no privilege levels: the setting is another platform's.
         let tsm = Tsm::new(places.tsm_root.clone(), "tdx_guest", None);
         let explained = |unavailable| places.kernel().explain_tsm(unavailable, &places.tsm_root, DRIVER);
-        let by_folder = || tsm.probe().map_err(explained).map(|()| Box::new(TdxAttester { tsm: tsm.clone() }) as Box<dyn Attester>);
-        google::beside(vec![Detected { provider: tsm::PROVIDER, outcome: by_folder() }], places, by_folder)
+        let boxed = |way: Way| Box::new(TdxAttester { way }) as Box<dyn Attester>;
+        let by_folder = || tsm.probe().map_err(explained).map(|()| boxed(Way::Tsm(tsm.clone())));
+        let service = QuoteService { place: places.tdx_quotes.clone() };
+        let opened = TdxGuest::open(&places.tdx_guest).map_err(|unavailable| places.kernel().explain_device(unavailable, &places.tdx_guest, DEVICE));
+        let device = opened.and_then(|device| service.probe().map(|()| boxed(Way::Device(device, service))));
+        let ways = vec![Detected { provider: tsm::PROVIDER, outcome: by_folder() }, Detected { provider: tdx_guest::PROVIDER, outcome: device }];
+        google::beside(ways, places, by_folder)
     }
 
     fn signs(&self, places: &Places) -> Vec<Sign> {
@@ -36,8 +43,16 @@ impl Provider for Tdx {
 /// The driver with a folder of configfs-tsm.
 const DRIVER: Driver = Driver { module: "tdx-guest", device: "class/misc/tdx_guest", since: (6, 7) };
 
+/// The driver with its own device.
+const DEVICE: Driver = Driver { since: (6, 2), ..DRIVER };
+
 struct TdxAttester {
-    tsm: Tsm,
+    way: Way,
+}
+
+enum Way {
+    Device(TdxGuest, QuoteService),
+    Tsm(Tsm),
 }
 
 impl Attester for TdxAttester {
@@ -46,12 +61,18 @@ impl Attester for TdxAttester {
     }
 
     fn provider(&self) -> &'static str {
-        tsm::PROVIDER
+        match self.way {
+            Way::Device(..) => tdx_guest::PROVIDER,
+            Way::Tsm(_) => tsm::PROVIDER,
+        }
     }
 
     fn attest(&self, challenge: &Challenge) -> Result<Quote, Unavailable> {
-        let quote = self.tsm.report(&challenge.long.0)?.outblob;
-        ours(&quote, &challenge.long, |body| matches!(body, Body::TrustDomain(_)), tsm::PROVIDER, &self.tsm.root)?;
+        let (quote, place) = match &self.way {
+            Way::Device(device, service) => (service.quote(&device.report(&challenge.long.0)?)?, device.path()),
+            Way::Tsm(tsm) => (tsm.report(&challenge.long.0)?.outblob, tsm.root.as_path()),
+        };
+        ours(&quote, &challenge.long, |body| matches!(body, Body::TrustDomain(_)), self.provider(), place)?;
         Ok(Quote { evidence: Evidence::new(MEDIA_TYPE, quote), endorsements: Endorsements::default() })
     }
 }

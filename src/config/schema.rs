@@ -75,7 +75,7 @@ pub static IDENTITY: Section = Section {
             "endorsements",
             "folder",
             "none",
-            "Certificates and revocation lists to staple beside what the hardware gives: `vcek.der` or `vlek.der`, `ask.der` or `asvk.der`, `crl.der`.",
+            "Certificates and revocation lists to staple beside what the hardware gives: `vcek.der` or `vlek.der`, `ask.der` or `asvk.der`, `crl.der`; for TDX and SGX `tcb_info.json` and `qe_identity.json` with `tcb_signing_chain.pem`, `pck_crl.der`, `root_crl.der`; on Google's machines `vtpm_ca.der` and `launch_endorsement.binarypb`.",
         ),
         key(
             "certificate",

@@ -43,7 +43,7 @@ use portcullis::tls::certificate::{Statement, issue};
 use portcullis::verify::Appraiser;
 use portcullis::verify::memo::NoMemo;
 
-pub(crate) use boot::{collateral_item, event_log, hcl_report, images, launch_endorsement, tpm_member};
+pub(crate) use boot::{collateral_item, event_log, hcl_report, images, launch_endorsement, quote_service, tpm_member};
 
 /// When everything minted here is current: 2026-10-01.
 const NOW: Timestamp = Timestamp(1_790_812_800);
@@ -86,6 +86,7 @@ pub(crate) const PARSERS: &[Parser] = &[
     Parser { name: "leaf", feed: leaf, seeds: leaf_seeds },
     Parser { name: "nitro_document", feed: nitro_document, seeds: nitro_document_seeds },
     Parser { name: "psa_token", feed: psa_token, seeds: psa_token_seeds },
+    Parser { name: "quote_service", feed: quote_service, seeds: boot::quote_service_seeds },
     Parser { name: "policy", feed: policy, seeds: policy_seeds },
     Parser { name: "session_frames", feed: session_frames, seeds: session_frames_seeds },
     Parser { name: "snp_authenticate", feed: snp_authenticate, seeds: snp_authenticate_seeds },

@@ -1,5 +1,6 @@
 //! The entries for what tells of a boot: a vTPM's quotes, the paravisor's report, event logs, and the images that are measured.
 
+use portcullis::attester::qgs;
 use portcullis::attester::simulator::{AzureForge, LaunchForge, LaunchHardware, VtpmAuthority, VtpmForge, ordinary_log};
 use portcullis::collateral;
 use portcullis::evidence::eventlog::Log;
@@ -59,6 +60,16 @@ pub(crate) fn launch_endorsement(data: &[u8]) -> bool {
 
 pub(crate) fn launch_endorsement_seeds() -> Vec<Vec<u8>> {
     [LaunchHardware::SevSnp, LaunchHardware::Tdx].map(|hardware| LaunchForge::new(hardware, [7; 48], NOW).sign()).to_vec()
+}
+
+/// What a host's quote generation service answers.
+pub(crate) fn quote_service(data: &[u8]) -> bool {
+    qgs::answer(data).is_ok_and(|quote| quote.len() < data.len())
+}
+
+pub(crate) fn quote_service_seeds() -> Vec<Vec<u8>> {
+    let body = [&16_u32.to_le_bytes()[..], &5_u32.to_le_bytes(), &[7; 16], b"quote"].concat();
+    vec![[&[1, 0, 1, 0, 1, 0, 0, 0][..], &45_u32.to_le_bytes(), &[0; 4], &body].concat()]
 }
 
 /// A firmware's event log, replayed in every bank.
