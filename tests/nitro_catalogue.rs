@@ -221,3 +221,15 @@ fn a_root_that_stands_twice_hides_no_revoked_zone() {
     quote.endorsements = ["nitro-crl", "nitro-region-crl"].into_iter().map(named).collect();
     refused("nitro", "the root twice", good(Kind::Enclave), judged(Kind::Enclave, quote, "", SIMULATED), Reason::ChainUntrusted);
 }
+
+/// An issuer may spread what it revoked over several lists: one of another part says nothing about a certificate.
+#[test]
+fn a_list_of_another_part_says_nothing() {
+    let of = |address: &str| {
+        let mut forge = forge(Kind::Enclave);
+        forge.list_for = Some(address.to_owned());
+        judged(Kind::Enclave, quoted(&forge), "", SIMULATED)
+    };
+    assert!(of("http://nitro-crl.simulator.invalid/crl/zone.crl").0.is_ok());
+    refused("nitro", "another part", good(Kind::Enclave), of("http://nitro-crl.simulator.invalid/crl/other.crl"), Reason::CollateralUnavailable);
+}

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use x509_parser::certificate::Validity;
 use x509_parser::der_parser::{Oid, oid};
+use x509_parser::extensions::{DistributionPointName, GeneralName, ParsedExtension};
 use x509_parser::oid_registry::{
     OID_NIST_HASH_SHA256, OID_NIST_HASH_SHA384, OID_PKCS1_RSAENCRYPTION, OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_SIG_ECDSA_WITH_SHA256,
     OID_SIG_ECDSA_WITH_SHA384, OID_SIG_ECDSA_WITH_SHA512,
@@ -155,6 +156,9 @@ pub(super) fn may_issue(what: &'static str, certificate: &X509Certificate<'_>, b
 /// What a revocation list at hand says about certificates.
 pub(super) struct Revocations<'a> {
     list: CertificateRevocationList<'a>,
+    what: &'static str,
+    /// Where it says that it is published, when it does: an issuer may spread what it revoked over several lists.
+    addresses: Option<Vec<String>>,
     /// Until when it speaks.
     pub(super) until: Timestamp,
 }
@@ -186,11 +190,18 @@ impl<'a> Revocations<'a> {
         if now < begins || now > until {
             return unavailable(what, format!("a list current at {now}"), format!("one for {begins} to {until}"));
         }
-        Ok(Self { list, until })
+        let addresses = addresses(what, &list)?;
+        Ok(Self { list, what, addresses, until })
     }
 
-    /// Refuses a certificate that the list names.
+    /// Refuses a certificate that the list names, or that it does not speak of.
     pub(super) fn permit(&self, what: &'static str, certificate: &X509Certificate<'_>) -> Result<(), Denied> {
+        if let Some(published) = &self.addresses
+            && !list_addresses(certificate).any(|address| published.iter().any(|published| published == address))
+        {
+            let wanted: Vec<_> = list_addresses(certificate).collect();
+            return unavailable(self.what, format!("the list at {}", wanted.join(" or ")), format!("one for {}", published.join(", ")));
+        }
         match self.list.iter_revoked_certificates().find(|revoked| revoked.serial() == &certificate.tbs_certificate.serial) {
             None => Ok(()),
             Some(revoked) => {
@@ -205,6 +216,51 @@ impl<'a> Revocations<'a> {
             }
         }
     }
+}
+
+/// The addresses that a list says it is for; `None` for a list of all that its issuer revoked. One of changes alone, or of
+/// some kinds of certificates, is as good as none.
+fn addresses(what: &'static str, list: &CertificateRevocationList<'_>) -> Result<Option<Vec<String>>, Denied> {
+    let mut addresses = None;
+    for extension in list.extensions() {
+        match extension.parsed_extension() {
+            ParsedExtension::IssuingDistributionPoint(point) => {
+                let kinds = point.only_contains_user_certs || point.only_contains_ca_certs || point.only_contains_attribute_certs;
+                let Some(DistributionPointName::FullName(names)) = point.distribution_point.as_ref().filter(|_| !kinds) else {
+                    return unavailable(what, PLAIN, "one of some kinds of certificates");
+                };
+                if point.indirect_crl || point.only_some_reasons.is_some() {
+                    return unavailable(what, PLAIN, "one for other issuers or some reasons");
+                }
+                addresses = Some(uris(names).map(str::to_owned).collect());
+            }
+            _ if extension.critical => return unavailable(what, PLAIN, format!("one with the critical extension {}", extension.oid)),
+            _ => {}
+        }
+    }
+    Ok(addresses)
+}
+
+const PLAIN: &str = "a list of all that its issuer revoked";
+
+/// Where a certificate says that the list is which would name it.
+pub(super) fn list_addresses<'a>(certificate: &'a X509Certificate<'_>) -> impl Iterator<Item = &'a str> {
+    let points = certificate.extensions().iter().filter_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::CRLDistributionPoints(points) => Some(&points.points),
+        _ => None,
+    });
+    let names = points.flatten().filter_map(|point| match &point.distribution_point {
+        Some(DistributionPointName::FullName(names)) => Some(names),
+        _ => None,
+    });
+    names.flat_map(|names| uris(names))
+}
+
+fn uris<'a>(names: &'a [GeneralName<'_>]) -> impl Iterator<Item = &'a str> {
+    names.iter().filter_map(|name| match name {
+        GeneralName::URI(address) => Some(*address),
+        _ => None,
+    })
 }
 
 /// The only common name of a subject or issuer.

@@ -11,7 +11,6 @@
 
 mod vocabulary;
 
-use x509_parser::extensions::{DistributionPointName, GeneralName, ParsedExtension};
 use x509_parser::prelude::X509Certificate;
 
 use super::chain::{self, Revocations, SigningKey, untrusted};
@@ -180,7 +179,8 @@ fn revocation(chain: &Chain<'_>, endorsements: &Endorsements, grounds: &Grounds<
     let mut lists = Lists { until: None, complete: true };
     for (at, name) in LISTS {
         let (Some(certificate), Some(issuer)) = (chain.authorities.get(at), at.checked_sub(1).and_then(|at| chain.authorities.get(at))) else { continue };
-        let Some(address) = list_address(certificate) else { continue };
+        // For people: a peer's word is no reason to fetch anything.
+        let Some(address) = chain::list_addresses(certificate).next() else { continue };
         let list = match endorsements.find(name) {
             Some(der) => {
                 let key = SigningKey::of_certificate(issuer);
@@ -198,22 +198,6 @@ fn revocation(chain: &Chain<'_>, endorsements: &Endorsements, grounds: &Grounds<
         }
     }
     Ok(lists)
-}
-
-/// Where a certificate says that the list is which would name it. For people: a peer's word is no reason to fetch
-/// anything.
-fn list_address(certificate: &X509Certificate<'_>) -> Option<String> {
-    let points = certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::CRLDistributionPoints(points) => Some(points),
-        _ => None,
-    })?;
-    points.points.iter().find_map(|point| match point.distribution_point.as_ref()? {
-        DistributionPointName::FullName(names) => names.iter().find_map(|name| match name {
-            GeneralName::URI(address) => Some((*address).to_owned()),
-            _ => None,
-        }),
-        DistributionPointName::NameRelativeToCRLIssuer(_) => None,
-    })
 }
 
 fn bound(document: &Document) -> Bound {

@@ -59,6 +59,8 @@ pub struct NitroForge {
     pub revoked: Vec<Link>,
     /// `nextUpdate` of the revocation lists.
     pub next_update: Timestamp,
+    /// The address that the region's list says it is for, when it says one.
+    pub list_for: Option<String>,
     /// Short names of revocation lists that are not stapled.
     pub unstapled: Vec<&'static str>,
 }
@@ -104,6 +106,7 @@ impl NitroForge {
             path_lengths: [None, Some(2), Some(1), Some(0)],
             revoked: Vec::new(),
             next_update: now.plus(DAY),
+            list_for: None,
             unstapled: Vec::new(),
         }
     }
@@ -164,7 +167,8 @@ impl NitroForge {
     fn lists(&self) -> Endorsements {
         let list = |(issuer, subject, name): (Link, Link, &str)| {
             let revoked: Vec<_> = self.revoked.iter().filter(|link| **link == subject).map(|link| self.serial(*link)).collect();
-            let bytes = pki::revocation_list(&self.key(issuer), &self.name(issuer), self.next_update.minus(2 * DAY), self.next_update, &revoked);
+            let further: Vec<_> = self.list_for.iter().filter(|_| issuer == Link::Region).map(|address| pki::issued_at(address)).collect();
+            let bytes = pki::revocation_list(&self.key(issuer), &self.name(issuer), [self.next_update.minus(2 * DAY), self.next_update], &revoked, &further);
             Endorsement { name: name.to_owned(), media_type: "application/pkix-crl".to_owned(), bytes }
         };
         let [root, region] = [(Link::Root, Link::Region, saved::ENDORSEMENTS[0]), (Link::Region, Link::Zone, saved::ENDORSEMENTS[1])];

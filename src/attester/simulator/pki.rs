@@ -50,8 +50,11 @@ impl Certificate<'_> {
     }
 }
 
-/// A revocation list, DER: current from `this_update` to `next_update`, naming these serial numbers.
-pub(super) fn revocation_list(key: &EcKey, issuer: &Name, this_update: Timestamp, next_update: Timestamp, revoked: &[Vec<u8>]) -> Vec<u8> {
+/// An extension: its identifier, whether it must be understood, its value.
+pub(super) type Extension = (&'static [u64], Criticality, Vec<u8>);
+
+/// A revocation list, DER: current from `this_update` to `next_update`, naming these serial numbers, with further extensions.
+pub(super) fn revocation_list(key: &EcKey, issuer: &Name, [this_update, next_update]: [Timestamp; 2], revoked: &[Vec<u8>], further: &[Extension]) -> Vec<u8> {
     let body = construct_der(|writer| {
         writer.write_sequence(|writer| {
             writer.next().write_u8(1); // version 2
@@ -75,6 +78,9 @@ pub(super) fn revocation_list(key: &EcKey, issuer: &Name, this_update: Timestamp
                     let identifier = der::authority_key_identifier(&der::key_identifier(key.point()));
                     der::extension(writer, &[2, 5, 29, 35], Criticality::Ordinary, &identifier);
                     der::extension(writer, &[2, 5, 29, 20], Criticality::Ordinary, &construct_der(|writer| writer.write_u64(1)));
+                    for (arcs, criticality, value) in further {
+                        der::extension(writer, arcs, *criticality, value);
+                    }
                 });
             });
         });
@@ -137,6 +143,22 @@ pub(super) fn list_at(address: &str) -> (&'static [u64], Criticality, Vec<u8>) {
 /// A name's DER.
 pub(super) fn encoded(of: &Name) -> Vec<u8> {
     construct_der(|writer| name(writer, of))
+}
+
+/// issuingDistributionPoint with one address, critical.
+pub(super) fn issued_at(address: &str) -> (&'static [u64], Criticality, Vec<u8>) {
+    let value = construct_der(|writer| {
+        writer.write_sequence(|writer| {
+            writer.next().write_tagged(Tag::context(0), |writer| {
+                writer.write_tagged_implicit(Tag::context(0), |writer| {
+                    writer.write_sequence(|writer| {
+                        writer.next().write_tagged_implicit(Tag::context(6), |writer| writer.write_ia5_string(address));
+                    });
+                });
+            });
+        });
+    });
+    (&[2, 5, 29, 28], Criticality::Critical, value)
 }
 
 fn envelope(key: &EcKey, body: &[u8]) -> Vec<u8> {
