@@ -15,6 +15,7 @@ mod source;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -123,6 +124,7 @@ impl Collateral {
             wanted: Mutex::default(),
             flights: Mutex::default(),
             rests: Mutex::default(),
+            hurried: AtomicU64::new(0),
             generation: watch::Sender::new(0),
         };
         let collateral = Self(Arc::new(shared));
@@ -190,6 +192,7 @@ impl Collateral {
 
     /// Asks for everything again, soon and without regard to earlier failures: the operator changed something.
     pub fn hurry(&self) {
+        self.0.hurried.fetch_add(1, Ordering::Relaxed);
         lock(&self.0.rests).clear();
         let mut memory = lock(&self.0.memory);
         memory.forgive();

@@ -1,6 +1,7 @@
 //! The search for one item: the disk, then each source in the operator's order; and what is made of an answer.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,12 +33,15 @@ pub(super) struct Shared {
     pub(super) flights: Mutex<HashMap<String, watch::Receiver<bool>>>,
     /// Until when a source is left alone, and after how many failures in a row.
     pub(super) rests: Mutex<HashMap<usize, (Instant, u32)>>,
+    /// How often somebody asked for everything anew.
+    pub(super) hurried: AtomicU64,
     pub(super) generation: watch::Sender<u64>,
 }
 
 impl Shared {
     /// Looks for an item: on disk, where another process may have put it, then at each source in the operator's order.
     pub(super) async fn search(self: &Arc<Self>, item: &Item) {
+        let hurried = self.hurried.load(Ordering::Relaxed);
         let Ok(now) = self.clock.now() else {
             lock(&self.memory).missed(item.key(), Vec::new(), &self.pace, Duration::ZERO);
             return;
@@ -48,14 +52,14 @@ impl Shared {
         if let Some(kept) = self.on_disk(item).await.filter(later)
             && self.usable(item, &kept.read, now).await.is_ok()
         {
-            self.take(item, kept.read, kept.got, Fresh::FromDisk).await;
+            self.take(item, kept.read, kept.got, Fresh::FromDisk, hurried).await;
             return;
         }
         let mut why = Vec::new();
         for (index, (source, room)) in self.sources.iter().enumerate().filter(|(_, (source, _))| source.serves(item)) {
             match self.ask(index, (source, room), item, now).await {
                 Ok(read) => {
-                    self.take(item, read, now, Fresh::FromSource).await;
+                    self.take(item, read, now, Fresh::FromSource, hurried).await;
                     return;
                 }
                 Err(failure) => why.push((source.to_string(), failure)),
@@ -145,9 +149,12 @@ impl Shared {
         vet.vet(item, &read.endorsement, &others, now)
     }
 
-    async fn take(self: &Arc<Self>, item: &Item, read: Read, got: Timestamp, fresh: Fresh) {
+    /// Keeps an item. `hurried` is as it was when the search began.
+    async fn take(self: &Arc<Self>, item: &Item, read: Read, got: Timestamp, fresh: Fresh, hurried: u64) {
         let key = item.key();
-        let due = self.pace.due(read.kind, read.window, got);
+        // Somebody wants it anew since: this may be what was there before.
+        let anew = self.hurried.load(Ordering::Relaxed) != hurried;
+        let due = if anew { Timestamp(0) } else { self.pace.due(read.kind, read.window, got) };
         let kept = lock(&self.wanted).contains(item);
         let on_disk = Kept { service: item.service.clone(), path: item.id.path.clone(), read: read.clone(), got };
         let (changed, given_up) = {
