@@ -13,7 +13,7 @@ use crate::admin::metrics::Metrics;
 use crate::collateral::{self, Collateral, Item, Kind};
 use crate::evidence::binding::{AgeRule, Binding};
 use crate::evidence::cmw::Collection;
-use crate::evidence::{EndorsementId, Endorsements, Timestamp};
+use crate::evidence::{Endorsement, EndorsementId, Endorsements, Timestamp};
 use crate::platform::{self, Platform};
 use crate::policy::AppraisalPolicy;
 use crate::refusal::{Denied, Finding, Reason};
@@ -184,23 +184,38 @@ impl Appraisals {
     fn unseen(&self, presented: &Collection, now: Timestamp) -> Option<Vec<Item>> {
         let (collateral, platform) = (self.collateral.as_ref()?, platform::of_evidence(&presented.tee)?);
         // Nobody is asked about a machine that no entry could accept.
-        self.judging.load().appraiser.policy.accept.iter().find(|entry| entry.tee == platform.name)?;
+        let judging = self.judging.load();
+        judging.appraiser.policy.accept.iter().find(|entry| entry.tee == platform.name)?;
         let needs = catch_unwind(AssertUnwindSafe(|| platform.verifier.needs(&presented.tee))).ok()?.ok()?;
+        let unseen = collateral.unseen(items(platform, needs));
+        let grounds = judging.appraiser.grounds(&*self.memo, now);
+        let of_name = |name: &str| presented.endorsements.iter().find(|endorsement| endorsement.name == name);
+        // A host staples what it has: a certificate of another chip or TCB is none.
+        let vouched = |id: &EndorsementId, item: &Endorsement, kind: Kind| {
+            let at_hand = |id: &EndorsementId| items(platform, vec![id.clone()]).first().and_then(|item| collateral.find(item, now));
+            let others = |id: &EndorsementId| of_name(id.name).cloned().or_else(|| at_hand(id));
+            match catch_unwind(AssertUnwindSafe(|| platform.verifier.vouch(id, item, &others, &grounds))) {
+                Ok(Ok(())) => true,
+                // Its issuer is on its way; the verdict tells whether it fits.
+                Ok(Err(denied)) => kind == Kind::Certificate && denied.reason() == Reason::CollateralUnavailable,
+                Err(_) => false,
+            }
+        };
         let stapled = |id: &EndorsementId| {
-            let of_name = presented.endorsements.iter().find(|endorsement| endorsement.name == id.name)?;
-            collateral::endorsed(of_name.clone()).ok().filter(|read| read.window.holds(now)).map(|read| read.kind)
+            let item = of_name(id.name)?;
+            let read = collateral::endorsed(item.clone()).ok().filter(|read| read.window.holds(now))?;
+            vouched(id, item, read.kind).then_some(read.kind)
         };
         let (mut bare, mut chosen) = (Vec::new(), Vec::new());
-        for id in needs {
-            match stapled(&id) {
-                None => bare.push(id),
-                Some(Kind::Statement) => chosen.push(id),
+        for item in unseen {
+            match stapled(&item.id) {
+                None => bare.push(item),
+                Some(Kind::Statement) => chosen.push(item),
                 Some(Kind::Certificate) => {}
             }
         }
-        collateral.seek(items(platform, chosen));
-        let unseen = collateral.unseen(items(platform, bare));
-        (!unseen.is_empty()).then_some(unseen)
+        collateral.seek(chosen);
+        (!bare.is_empty()).then_some(bare)
     }
 }
 

@@ -319,7 +319,9 @@ impl Appraiser {
         appraise::appraise(authentic, evidence, &self.policy, now, now)
     }
 
-    fn grounds<'a>(&'a self, memo: &'a dyn SignatureMemo, now: Timestamp) -> Grounds<'a> {
+    /// What stage 1 judges by.
+    #[must_use]
+    pub fn grounds<'a>(&'a self, memo: &'a dyn SignatureMemo, now: Timestamp) -> Grounds<'a> {
         Grounds { anchors: &self.anchors, revocation: self.policy.revocation, memo, now }
     }
 }

@@ -183,3 +183,19 @@ async fn nobody_is_asked_about_a_machine_that_could_not_be_accepted() {
     assert!(!client.call().await);
     assert_eq!(vendor.questions(), 0);
 }
+
+/// A host whose table still has the certificate of an earlier TCB, or of another chip, keeps nobody from asking for the
+/// right one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_of_another_chip_is_as_good_as_none() {
+    let mut forge = Forge::new(Product::Genoa, 50, now());
+    forge.unstapled = vec!["vcek"];
+    let other = Forge::new(Product::Genoa, 51, now());
+    let wrong = other.endorsements().iter().find(|endorsement| endorsement.name == "vcek").cloned().expect("minted");
+    forge.further.push(wrong);
+    let server = Server::start(&scene(), forge.clone()).await;
+    let parts = scene();
+    let (_, vendor) = vendor(&[forge]).await;
+    let client = Client::start(&parts, appraisals(&parts, Some(collateral(&parts, vec![mirror(&vendor)]))), server.address);
+    assert!(client.call().await, "{:?}", client.outcomes(1).await);
+}

@@ -31,6 +31,8 @@ pub struct Forge {
     pub crl: RevocationList,
     /// Short names of endorsements that are not stapled. `ark` never is: verifiers have their own.
     pub unstapled: Vec<&'static str>,
+    /// What is stapled beside them.
+    pub further: Vec<Endorsement>,
 }
 
 /// Octets at an offset of the encoded report.
@@ -94,7 +96,7 @@ impl Forge {
             trailer,
         };
         let (vendor, crl) = (SimulatedVendor::new(product), RevocationList::at(now));
-        Self { vendor, seed, report, patches: Vec::new(), vek, crl, unstapled: Vec::new() }
+        Self { vendor, seed, report, patches: Vec::new(), vek, crl, unstapled: Vec::new(), further: Vec::new() }
     }
 
     /// The report in another version, 2 to 5, with what that version has.
@@ -204,7 +206,8 @@ impl Forge {
             ("crl", "application/pkix-crl", self.vendor.revoke(&self.crl)),
         ];
         let stapled = all.into_iter().filter(|(name, ..)| !self.unstapled.contains(name));
-        stapled.map(|(name, media_type, bytes)| Endorsement { name: name.to_owned(), media_type: media_type.to_owned(), bytes }).collect()
+        let stapled = stapled.map(|(name, media_type, bytes)| Endorsement { name: name.to_owned(), media_type: media_type.to_owned(), bytes });
+        stapled.chain(self.further.iter().cloned()).collect()
     }
 
     fn endorse(&self, key: &VekKey) -> Vec<u8> {
