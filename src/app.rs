@@ -18,6 +18,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::admin::health::{Condition, Health};
+use crate::admin::jwks::Jwks;
 use crate::admin::metrics::Metrics;
 use crate::admin::{Admin, Window};
 use crate::attester::Attester;
@@ -28,6 +29,7 @@ use crate::config::{self, Config, Freshness, Transport};
 use crate::policy::{AppraisalPolicy, DenyList, Roots};
 use crate::proxy::appraisal::{Appraisals, Memo};
 use crate::proxy::http::plan::{Backend, Network, Site};
+use crate::proxy::http::token::Signer;
 use crate::proxy::plan::{self, Forward, Originate, Terminate};
 use crate::proxy::{Address, Drained, Parts, Proxy};
 use crate::tls::{self, ClientSettings, ClientSide, Clients, Identity, IdentitySettings, Judge, Peer, PeerIdentity, Pki, ServerSettings, ServerSide, Tier};
@@ -96,7 +98,10 @@ impl App {
             certificate::renew(watched, identity, move |until| metrics.certificate_issued(until.0))
         });
         let publics = public::Publics::start(config, identity.as_ref(), &clock, &metrics, &health).await?;
-        let builder = Builder { config, identity, judges: &judges, publics: &publics, clock: clock.clone() };
+        let keys = Arc::new(Jwks::new());
+        let tokens = |listener: &config::Listener| matches!(&listener.forward, config::Forward::Http(site) if site.tokens.is_some());
+        let signer = if config.listeners.iter().any(tokens) { Some(Signer::start(Arc::clone(&keys), clock.now()?)?) } else { None };
+        let builder = Builder { config, identity, judges: &judges, publics: &publics, signer, clock: clock.clone() };
         let listeners = config.listeners.iter().map(|listener| builder.listener(listener)).collect::<anyhow::Result<Vec<_>>>()?;
         let parts = Parts { clock: clock.clone(), metrics: Arc::clone(&metrics), health: Arc::clone(&health) };
         let permitted = descriptors::permitted();
@@ -105,7 +110,7 @@ impl App {
         }
         let proxy = Proxy::start_within(listeners, descriptors::connections(permitted), parts)?;
         let keeping = publics.keep(&clock, &metrics);
-        let window = Window { health: Arc::clone(&health), metrics: Arc::clone(&metrics), clock };
+        let window = Window { health: Arc::clone(&health), metrics: Arc::clone(&metrics), clock, keys };
         let admin = match config.observe {
             Some(address) => Some(Admin::start(address, window).await.with_context(|| format!("cannot observe at {address}"))?),
             None => None,
@@ -285,6 +290,7 @@ struct Builder<'a> {
     identity: Option<Identity>,
     judges: &'a BTreeMap<String, Arc<Appraisals>>,
     publics: &'a public::Publics,
+    signer: Option<Arc<Signer>>,
     clock: Clock,
 }
 
@@ -330,7 +336,7 @@ impl Builder<'_> {
                     Ok(backend)
                 };
                 let presents = self.publics.identity(&listener.name).or(self.identity.as_ref());
-                let made = http::site(site, presents, backend, raw)?;
+                let made = http::site(site, (presents, self.signer.as_ref()), backend, raw)?;
                 // Plain listeners alone: a CA asks at port 80.
                 let challenges = self.publics.tokens().filter(|_| listener.redirects());
                 Forward::Http(Arc::new(Site { challenges, ..made }))

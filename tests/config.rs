@@ -240,6 +240,16 @@ const LISTENER: &[Wrong] = &[
     Wrong("a CA's certificate for many", "certificate = \"attested\"", "certificate = \"webpki\"\nnames = [\"*.a.example\"]"),
     Wrong("a CA for nobody", "[policy.p]", "[acme]\ndirectory = \"https://ca.example/d\"\nagree_tos = true\nstate_dir = \"s\"\n[policy.p]"),
     Wrong("a CA in a hurry", "[policy.p]", "[acme]\ndirectory = \"http://ca.example/d\"\ncontact = [\"ops\"]\nchallenge = \"dns-01\"\n[policy.p]"),
+    Wrong(
+        "tokens for nobody, under keys that nobody can get",
+        "certificate = \"attested\"",
+        "certificate = \"attested\"\nprotocol = \"http\"\nclients = \"attested\"\npolicy = \"p\"\ninsecure_allow_any_genuine_platform = true\nidentity_headers = { modes = [\"token\"] }",
+    ),
+    Wrong(
+        "tokens under keys that nobody can get",
+        "certificate = \"attested\"",
+        "certificate = \"attested\"\nprotocol = \"http\"\nclients = \"attested\"\npolicy = \"p\"\ninsecure_allow_any_genuine_platform = true\nidentity_headers = { modes = [\"token\"], audience = \"a\" }",
+    ),
     Wrong("no upstream of the name", "upstream = \"app\"", "upstream = \"ap\""),
     Wrong("nothing attested on the way", "upstream = \"far\"", "upstream = \"app\""),
     Wrong("a plain listener for the world", "127.0.0.1:0", "0.0.0.0:15432"),

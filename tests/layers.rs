@@ -21,7 +21,7 @@ struct Room {
 const LEAVES: &[&str] = &["crypto", "diagnostic", "refusal"];
 
 /// Free for every room outside the core; they import nothing but leaves.
-const IMPURE_LEAVES: &[&str] = &["admin::health", "admin::metrics", "clock", "file"];
+const IMPURE_LEAVES: &[&str] = &["admin::health", "admin::jwks", "admin::metrics", "clock", "file"];
 
 /// Pure: no I/O, no clock, no async runtime.
 const CORE: &[&str] = &["crypto", "diagnostic", "evidence", "policy", "refusal", "session", "verify"];

@@ -1,8 +1,9 @@
 //! The operator's window: what is counted and how this process is doing, read-only, over HTTP.
 //!
-//! Not here: anything that changes state. The leaves [`health`] and [`metrics`] import nothing of this crate.
+//! Not here: anything that changes state. The leaves [`health`], [`jwks`] and [`metrics`] import nothing of this crate.
 
 pub mod health;
+pub mod jwks;
 pub mod metrics;
 
 use std::collections::VecDeque;
@@ -22,6 +23,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::clock::Clock;
 use health::Health;
+use jwks::Jwks;
 use metrics::Metrics;
 
 /// Scrapers and probes at a time, and those of one address. The oldest makes room for a new one: a probe is over in
@@ -39,7 +41,7 @@ const BREATH: Duration = Duration::from_millis(200);
 const HEAD_OCTETS: usize = 8 * 1024;
 const HEAD_FIELDS: usize = 32;
 
-/// A serving window: `/startupz`, `/livez`, `/readyz[?verbose]`, `/metrics`. Dropped, it closes.
+/// A serving window: `/startupz`, `/livez`, `/readyz[?verbose]`, `/metrics`, `/.well-known/jwks.json`. Dropped, it closes.
 #[derive(Debug)]
 pub struct Admin {
     address: SocketAddr,
@@ -55,6 +57,8 @@ pub struct Window {
     pub metrics: Arc<Metrics>,
     /// The time, for conditions that expire.
     pub clock: Clock,
+    /// The public keys of tokens.
+    pub keys: Arc<Jwks>,
 }
 
 impl Admin {
@@ -151,8 +155,15 @@ fn answer(window: &Window, request: &Request<Incoming>) -> Response<Full<Bytes>>
             metrics.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"));
             metrics
         }
+        "/.well-known/jwks.json" => {
+            let mut keys = text(StatusCode::OK, window.keys.document());
+            keys.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
+            // Shorter than a key is published before it signs.
+            keys.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("max-age=300"));
+            keys
+        }
         "/readyz" | "/startupz" => readiness(window, request.uri().query()),
-        _ => text(StatusCode::NOT_FOUND, "there are /startupz /livez /readyz[?verbose] /metrics\n".to_owned()),
+        _ => text(StatusCode::NOT_FOUND, "there are /startupz /livez /readyz[?verbose] /metrics /.well-known/jwks.json\n".to_owned()),
     }
 }
 
@@ -191,7 +202,8 @@ mod tests {
     /// Whoever holds connections, even from the prober's own address, keeps no probe from its answer.
     #[tokio::test]
     async fn a_probe_is_answered_whoever_else_lingers() -> io::Result<()> {
-        let window = Window { health: Arc::new(Health::new()), metrics: Arc::new(Metrics::new()), clock: Clock::standing_at(EARLIEST) };
+        let window =
+            Window { health: Arc::new(Health::new()), metrics: Arc::new(Metrics::new()), clock: Clock::standing_at(EARLIEST), keys: Arc::new(Jwks::new()) };
         let admin = Admin::start(SocketAddr::from(([127, 0, 0, 1], 0)), window).await?;
         let mut lingering = Vec::new();
         for _ in 0..CONNECTIONS * 2 {
@@ -214,7 +226,7 @@ mod tests {
     async fn the_window_shows_and_changes_nothing() -> io::Result<()> {
         let health = Arc::new(Health::new());
         let metrics = Arc::new(Metrics::new());
-        let window = Window { health: Arc::clone(&health), metrics, clock: Clock::standing_at(EARLIEST) };
+        let window = Window { health: Arc::clone(&health), metrics, clock: Clock::standing_at(EARLIEST), keys: Arc::new(Jwks::new()) };
         let admin = Admin::start(SocketAddr::from(([127, 0, 0, 1], 0)), window).await?;
         let at = admin.address();
         assert!(get(at, "GET /readyz").await?.starts_with("HTTP/1.1 503"));
@@ -223,6 +235,7 @@ mod tests {
         assert!(get(at, "GET /readyz?verbose").await?.ends_with("[+]identity: for another 5 s\nready\n"));
         assert!(get(at, "GET /livez").await?.starts_with("HTTP/1.1 200"));
         assert!(get(at, "GET /metrics").await?.contains("portcullis_build_info"));
+        assert!(get(at, "GET /.well-known/jwks.json").await?.ends_with("{\"keys\":[]}"));
         assert!(get(at, "POST /metrics").await?.starts_with("HTTP/1.1 405"));
         assert!(get(at, "GET /else").await?.starts_with("HTTP/1.1 404"));
         let long = format!("GET /{}", "x".repeat(20_000));

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 
 use crate::config::{self, Transport};
 use crate::proxy::http::plan::{Allow, Backend, Balance, HealthCheck, HttpLimits, IdentityHeader, Network, Pattern, Route, Site, Speaks, To, WebEvidence};
+use crate::proxy::http::token::{Signer, Tokens};
 use crate::proxy::plan;
 use crate::tls::Identity;
 
@@ -15,7 +16,7 @@ use crate::tls::Identity;
 /// Those of `backend`; a value that the loader should have refused.
 pub(super) fn site(
     site: &config::http::Site,
-    identity: Option<&Identity>,
+    (identity, signer): (Option<&Identity>, Option<&Arc<Signer>>),
     mut backend: impl FnMut(&str) -> anyhow::Result<Arc<Backend>>,
     raw: impl FnMut(&str) -> anyhow::Result<plan::Upstream>,
 ) -> anyhow::Result<Site> {
@@ -32,9 +33,14 @@ pub(super) fn site(
         let identity = identity.cloned().context("evidence is served, and there is no [identity]")?;
         anyhow::Ok(WebEvidence { path: evidence.path.clone(), identity, per_source: evidence.per_source, total: evidence.total })
     };
+    let tokens = |written: &config::http::Tokens| {
+        let signer = signer.cloned().context("tokens are told, and nothing signs them")?;
+        anyhow::Ok(Tokens { signer, audience: written.audience.clone(), issuer: written.issuer.clone() })
+    };
     let identity_header = |mode: &&'static str| match *mode {
         "client-cert" => IdentityHeader::ClientCert,
         "flashbots" => IdentityHeader::Flashbots,
+        "token" => IdentityHeader::Token,
         "xfcc" => IdentityHeader::Xfcc,
         _ => IdentityHeader::Structured,
     };
@@ -42,6 +48,7 @@ pub(super) fn site(
         routes,
         allow: site.allow.iter().map(allow).collect::<anyhow::Result<_>>()?,
         identity: site.identity.iter().map(identity_header).collect(),
+        tokens: site.tokens.as_ref().map(tokens).transpose()?,
         strip: site.strip.clone(),
         trusted_proxies: site.trusted_proxies.iter().map(|(address, bits)| Network { address: *address, bits: *bits }).collect(),
         upgrades: site.upgrades.clone(),

@@ -12,7 +12,8 @@ use toml::de::DeTable;
 use super::sides::{Collected, Known, Placed};
 use super::tree::{At, Faults, Section};
 use super::{
-    Acme, AcmeChallenge, Bind, Config, ConfigError, Deny, Log, LogFormat, Policy, Public, Report, Upstream, deny, files, identity, schema, sides, values,
+    Acme, AcmeChallenge, Bind, Config, ConfigError, Deny, Forward, Log, LogFormat, Policy, Public, Report, Upstream, deny, files, identity, schema, sides,
+    values,
 };
 use crate::diagnostic::Diagnostic;
 use crate::policy::{MAX_POLICY, Mode};
@@ -66,6 +67,7 @@ fn file(file: &Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Config> 
     let acme = super::acme::read(file, folder);
     let listeners = listeners(file, &against, &upstreams, &mut collected);
     proofs(file, acme.as_ref(), &listeners);
+    keys(file, &listeners);
     let collateral = super::collateral::read(file, folder, &mut collected.insecure);
     let observe = file.table("observe", &schema::OBSERVE).and_then(|observe| {
         observe.required("bind");
@@ -213,6 +215,18 @@ fn proofs(file: &Section<'_>, acme: Option<&Acme>, listeners: &[Placed]) {
             );
         }
         _ => {}
+    }
+}
+
+/// Tokens are worth nothing to an application that cannot get the keys.
+fn keys(file: &Section<'_>, listeners: &[Placed]) {
+    let signs = |listener: &super::Listener| matches!(&listener.forward, Forward::Http(site) if site.tokens.is_some());
+    if let (Some((_, span)), None) = (listeners.iter().find(|(listener, _)| signs(listener)), file.has("observe")) {
+        file.wrong(
+            span,
+            "tokens without [observe]: nobody could get the keys that they are signed with",
+            "write [observe] with bind: the keys are at /.well-known/jwks.json",
+        );
     }
 }
 

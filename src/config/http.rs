@@ -19,6 +19,8 @@ pub struct Site {
     pub allow: Vec<Allow>,
     /// How the application is told who its client is, each spelled as in the file.
     pub identity: Vec<&'static str>,
+    /// How tokens are made out; with `token` among the forms.
+    pub tokens: Option<Tokens>,
     /// Further fields to remove, in lower case.
     pub strip: Vec<String>,
     /// Addresses whose forwarding fields are kept, with the number of bits that count.
@@ -31,6 +33,15 @@ pub struct Site {
     pub evidence: Option<Evidence>,
     /// Bounds; what is `None` has the proxy's default.
     pub limits: Limits,
+}
+
+/// What tokens say of themselves.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Tokens {
+    /// Whom they are for.
+    pub audience: String,
+    /// Who made them.
+    pub issuer: Option<String>,
 }
 
 /// See `[listener.evidence]`.
@@ -149,14 +160,25 @@ pub(super) fn site(section: &Section<'_>, upstreams: &Upstreams, (kind, attested
         }
     }
     let allow = allow(section, attested);
-    let identity = identity(section, attested);
+    let (identity, tokens) = identity(section, attested);
     let evidence = evidence(section, kind != Kind::Plain);
     let limits = section.table("limits", &schema::LIMITS).map_or_else(Limits::default, |limits| self::limits(&limits));
     let plain = |values: Vec<super::tree::At<String>>| values.into_iter().map(|value| value.value).collect::<Vec<_>>();
     let upgrades = if section.has("upgrades").is_some() { plain(section.parsed_list("upgrades", token)) } else { vec!["websocket".to_owned()] };
     let trusted_proxies = section.parsed_list("trusted_proxies", network).into_iter().map(|network| network.value).collect();
     let strip = plain(section.parsed_list("strip_headers", token));
-    whole.then_some(Site { routes, allow, identity, strip, trusted_proxies, upgrades, destinations: destinations.unwrap_or_default(), evidence, limits })
+    whole.then_some(Site {
+        routes,
+        allow,
+        identity,
+        tokens,
+        strip,
+        trusted_proxies,
+        upgrades,
+        destinations: destinations.unwrap_or_default(),
+        evidence,
+        limits,
+    })
 }
 
 fn to(section: &Section<'_>, upstreams: &Upstreams, vouched: bool, collected: &mut Collected) -> Option<To> {
@@ -190,21 +212,31 @@ fn allow(section: &Section<'_>, attested: bool) -> Vec<Allow> {
     section.tables("allow", &schema::ALLOW).iter().filter_map(read).collect()
 }
 
-fn identity(section: &Section<'_>, attested: bool) -> Vec<&'static str> {
+fn identity(section: &Section<'_>, attested: bool) -> (Vec<&'static str>, Option<Tokens>) {
     if !attested {
         needs(section, "identity_headers", "clients = \"attested\"");
-        return Vec::new();
+        return (Vec::new(), None);
     }
-    let Some(table) = section.table("identity_headers", &schema::IDENTITY_HEADERS) else { return vec!["structured"] };
-    let known = ["structured", "client-cert", "xfcc", "flashbots", "none"];
+    let Some(table) = section.table("identity_headers", &schema::IDENTITY_HEADERS) else { return (vec!["structured"], None) };
+    let known = ["structured", "token", "client-cert", "xfcc", "flashbots", "none"];
     let modes = table.parsed_list("modes", |text| one_of(text, "mode", &known));
     if let Some(none) = modes.iter().find(|mode| mode.value == "none" && modes.len() > 1) {
         table.wrong(&none.span, "\"none\" beside others", "leave one of them out");
     }
-    if table.has("modes").is_none() {
-        return vec!["structured"];
+    let mut tokens = None;
+    if modes.iter().any(|mode| mode.value == "token") {
+        let audience = table.required("audience").map(|audience| audience.value.to_owned());
+        let issuer = table.string("issuer").map(|issuer| issuer.value.to_owned());
+        tokens = audience.map(|audience| Tokens { audience, issuer });
+    } else {
+        for key in ["audience", "issuer"] {
+            needs(&table, key, "\"token\" among `modes`");
+        }
     }
-    modes.into_iter().map(|mode| mode.value).filter(|mode| *mode != "none").collect()
+    if table.has("modes").is_none() {
+        return (vec!["structured"], None);
+    }
+    (modes.into_iter().map(|mode| mode.value).filter(|mode| *mode != "none").collect(), tokens)
 }
 
 fn evidence(section: &Section<'_>, tls: bool) -> Option<Evidence> {

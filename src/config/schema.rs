@@ -343,12 +343,16 @@ pub static EVIDENCE: Section = Section {
 pub static IDENTITY_HEADERS: Section = Section {
     name: "[listener.identity_headers]",
     doc: "How the application behind an attested listener is told who its client is. Fields that could be taken for these are removed from every request and response first, whatever is chosen.",
-    keys: &[key(
-        "modes",
-        "list of `\"structured\"`, `\"client-cert\"`, `\"xfcc\"`, `\"flashbots\"`; or `[\"none\"]`",
-        "`[\"structured\"]`",
-        "`structured`: `Attested-Peer`. `client-cert`: `Client-Cert` (RFC 9440). `xfcc`: `X-Forwarded-Client-Cert`, as Envoy writes it. `flashbots`: `X-Flashbots-Measurement` and `X-Flashbots-Attestation-Type`.",
-    )],
+    keys: &[
+        key(
+            "modes",
+            "list of `\"structured\"`, `\"token\"`, `\"client-cert\"`, `\"xfcc\"`, `\"flashbots\"`; or `[\"none\"]`",
+            "`[\"structured\"]`",
+            "`structured`: `Attested-Peer`. `token`: `Attested-Token`, a signed attestation result; its keys are at `[observe]`. `client-cert`: `Client-Cert` (RFC 9440). `xfcc`: `X-Forwarded-Client-Cert`, as Envoy writes it. `flashbots`: `X-Flashbots-Measurement` and `X-Flashbots-Attestation-Type`.",
+        ),
+        key("audience", "text", "required with mode `token`", "The audience (`aud`) of tokens: what the application calls itself."),
+        key("issuer", "text", "none", "The issuer (`iss`) of tokens, where the application wants one."),
+    ],
 };
 
 /// `[[upstream]]`.
@@ -521,7 +525,7 @@ pub static COLLATERAL: Section = Section {
 /// `[observe]`.
 pub static OBSERVE: Section = Section {
     name: "[observe]",
-    doc: "A read-only HTTP address: `/startupz`, `/livez`, `/readyz`, `/metrics`. It changes nothing and shows no secret.",
+    doc: "A read-only HTTP address: `/startupz`, `/livez`, `/readyz`, `/metrics`, and `/.well-known/jwks.json` with the keys of tokens. It changes nothing and shows no secret.",
     keys: &[key("bind", "`\"ADDRESS:PORT\"`", "required", "Where it listens.")],
 };
 

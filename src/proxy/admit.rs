@@ -59,10 +59,10 @@ impl Admitted {
         Self { ground, standing: None, since, certificate: None, own: None, names: Vec::new() }
     }
 
-    /// Until when the first verdict holds, and the certificate it is about; later judgements may give it more.
+    /// Until when the verdict holds, and the certificate it is about; later judgements may give it more.
     pub(super) fn until(&self) -> Option<Timestamp> {
         match (&self.standing, &self.ground) {
-            (Some(standing), Ground::Attested(_, result)) => Some(standing.end(result)),
+            (Some(standing), Ground::Attested(_, result)) => Some(standing.until().unwrap_or_else(|| standing.end(result))),
             _ => None,
         }
     }

@@ -1,6 +1,7 @@
 //! What a live connection's verdict stands on: judged again when collateral, policy or time may have changed it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -24,6 +25,8 @@ pub(super) struct Standing {
     not_after: Timestamp,
     /// How far two clocks may differ.
     skew: u64,
+    /// Until when the latest verdict holds, in seconds since 1970; 0 before it is followed.
+    until: Arc<AtomicU64>,
     /// Stands where it stood before the verdict.
     changes: watch::Receiver<u64>,
 }
@@ -55,7 +58,12 @@ impl Standing {
     /// Of evidence that is about to be judged for the first time, at `since`.
     pub(super) fn new(judge: &Arc<dyn Judge>, evidence: Kept, not_after: Timestamp, since: Timestamp) -> Self {
         let (judge, skew, changes) = (Arc::clone(judge), judge.age_rule().skew, judge.changes());
-        Self { judge, evidence: Arc::new(evidence), since, not_after, skew, changes }
+        Self { judge, evidence: Arc::new(evidence), since, not_after, skew, until: Arc::default(), changes }
+    }
+
+    /// Until when the latest verdict holds, once [`Standing::ended`] follows it.
+    pub(super) fn until(&self) -> Option<Timestamp> {
+        Some(Timestamp(self.until.load(Ordering::SeqCst))).filter(|until| until.0 != 0)
     }
 
     /// The verdict when it was presented.
@@ -95,6 +103,7 @@ impl Standing {
         let mut changes = self.changes.clone();
         let mut end = self.end(result);
         loop {
+            self.until.store(end.0, Ordering::SeqCst);
             let now = match clock.now() {
                 Ok(now) => now,
                 Err(denied) => return Ended::Withdrawn(denied),

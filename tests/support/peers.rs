@@ -24,7 +24,7 @@ fn root() -> &'static Path {
 /// The Python with the counterparts' packages, made by `tests/run tools`.
 pub(crate) fn python() -> Option<PathBuf> {
     let python = root().join(".cache/tools/peers/bin/python");
-    found(python.is_file().then_some(python), "the Python packages grpcio and websockets (tests/run tools)")
+    found(python.is_file().then_some(python), "the Python packages grpcio, websockets and pyjwt (tests/run tools)")
 }
 
 /// A program of the system.

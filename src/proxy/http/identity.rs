@@ -7,8 +7,10 @@ use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 
 use super::plan::IdentityHeader;
+use super::token::{Token, Tokens};
 use crate::evidence::Timestamp;
 use crate::proxy::admit::{Admitted, Ground};
+use crate::refusal::{Denied, Finding, Reason};
 
 /// Fields by which an application may be told who its client is: ours, and those of other proxies. Compared after
 /// [`folded`].
@@ -33,6 +35,7 @@ const NAMES: &[&str] = &[
 const BEGINNINGS: &[&str] = &["attested-", "x-amzn-mtls-", "x-attested-", "x-flashbots-", "x-portcullis-", "x-ratls-", "x-ssl-client-", "ssl-client-"];
 
 const PEER: HeaderName = HeaderName::from_static("attested-peer");
+const TOKEN: HeaderName = HeaderName::from_static("attested-token");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const FLASHBOTS_MEASUREMENT: HeaderName = HeaderName::from_static("x-flashbots-measurement");
@@ -61,11 +64,13 @@ pub(super) fn strip(fields: &mut HeaderMap, more: &[String]) -> Vec<HeaderName> 
 pub(super) struct Introduction {
     fields: Vec<(HeaderName, HeaderValue)>,
     structured: Option<(String, Timestamp)>,
+    /// With [`IdentityHeader::Token`], for a client that proved itself: `Some(None)` when none can be made out for its key.
+    token: Option<Option<Token>>,
 }
 
 impl Introduction {
     /// What is told of `admitted`; nothing of a client that proved nothing.
-    pub(super) fn of(admitted: &Admitted, forms: &[IdentityHeader]) -> Arc<Self> {
+    pub(super) fn of(admitted: &Admitted, forms: &[IdentityHeader], tokens: Option<&Tokens>) -> Arc<Self> {
         let Ground::Attested(_, result) = &admitted.ground else { return Arc::default() };
         let appraisal = result.appraisal();
         let measurement = appraisal.claims().find("measurement");
@@ -91,8 +96,7 @@ impl Introduction {
                     told.add(FLASHBOTS_MEASUREMENT, measured);
                     told.add(FLASHBOTS_TYPE, Some(appraisal.platform().to_owned()));
                 }
-                // Signed anew now and then: see `token`.
-                IdentityHeader::Token => {}
+                IdentityHeader::Token => told.token = Some(tokens.and_then(|tokens| Token::of(admitted, tokens))),
             }
         }
         Arc::new(told)
@@ -103,7 +107,10 @@ impl Introduction {
     }
 
     /// Tells the application. After [`strip`], and after the fields of a hop are gone.
-    pub(super) fn tell(&self, fields: &mut HeaderMap, now: Timestamp) {
+    ///
+    /// # Errors
+    /// When the application wants a token and there can be none.
+    pub(super) fn tell(&self, fields: &mut HeaderMap, admitted: &Admitted, now: Timestamp) -> Result<(), Denied> {
         for (name, value) in &self.fields {
             fields.insert(name, value.clone());
         }
@@ -112,6 +119,12 @@ impl Introduction {
         {
             fields.insert(PEER, value);
         }
+        if let Some(token) = &self.token {
+            let missing = || Finding::new(Reason::TlsUnacceptable, "identity.token", "a token about the client's key", "none for a key of this kind");
+            let token = token.as_ref().ok_or_else(missing)?;
+            fields.insert(TOKEN, token.value(now, admitted.until().unwrap_or(now))?);
+        }
+        Ok(())
     }
 }
 

@@ -17,6 +17,7 @@ pub mod plan;
 mod pool;
 mod request;
 mod target;
+pub mod token;
 mod upgrade;
 pub(super) mod wire;
 
@@ -313,7 +314,7 @@ pub(super) async fn serve(site: &Arc<Running>, admitted: Arc<Admitted>, mut stre
     };
     let gauge = Gauge::new();
     let connection = Arc::new(Connection {
-        introduction: Introduction::of(&admitted, &site.plan.identity),
+        introduction: Introduction::of(&admitted, &site.plan.identity, site.plan.tokens.as_ref()),
         from: place.from.name.clone(),
         address: place.from.source,
         server_name: stream.server_name().map(str::to_owned),

@@ -19,6 +19,8 @@ pub struct Site {
     pub allow: Vec<Allow>,
     /// How the application is told who the client is.
     pub identity: Vec<IdentityHeader>,
+    /// How tokens are made out, with [`IdentityHeader::Token`].
+    pub tokens: Option<super::token::Tokens>,
     /// Further header fields that are stripped from requests and responses, in lower case.
     pub strip: Vec<String>,
     /// Peers whose forwarding fields are kept.
@@ -247,6 +249,7 @@ impl Site {
             routes: vec![route],
             allow: Vec::new(),
             identity: Vec::new(),
+            tokens: None,
             strip: Vec::new(),
             trusted_proxies: Vec::new(),
             upgrades: vec!["websocket".to_owned()],

@@ -233,8 +233,7 @@ fn prepare(connection: &Connection, parts: &mut Parts, authority: &str, record: 
     let id = fields::request_id(fields, keep);
     id.to_str().unwrap_or_default().clone_into(&mut record.request_id);
     let now = site.around.parts.clock.now().map_err(|denied| internal(&denied))?;
-    connection.introduction.tell(fields, now);
-    Ok(())
+    connection.introduction.tell(fields, &connection.admitted, now).map_err(|denied| internal(&denied))
 }
 
 /// What comes back from an upstream, made fit for the client.
