@@ -30,7 +30,7 @@ impl Ways {
             &desk,
             &format!(
                 "[[upstream]]\nname = \"app\"\ntargets = [\"tcp://{application}\"]\n[[upstream]]\nname = \"site\"\ntargets = [\"http://{application}\"]\n\
-                 [[listener]]\nname = \"raw\"\nbind = \"127.0.0.1:0\"\ncertificate = \"attested\"\nupstream = \"app\"\n\
+                 [[listener]]\nname = \"raw\"\nbind = \"127.0.0.1:0\"\ncertificate = \"attested\"\nmultiplex = true\nupstream = \"app\"\n\
                  [[listener]]\nname = \"web\"\nbind = \"127.0.0.1:0\"\ncertificate = \"attested\"\nprotocol = \"http\"\nupstream = \"site\"\n"
             ),
         )
@@ -46,6 +46,7 @@ impl Ways {
             upstream("foe", raw, "other"),
             upstream("knave", site, "other"),
             upstream("gone", nobody, "mesh"),
+            upstream("shared", raw, "mesh") + "multiplex = true\n",
         ];
         let client = sidecar(&desk, &format!("{}{listeners}", upstreams.concat())).await;
         Self { server, client, desk }
@@ -72,6 +73,7 @@ destination = [
   { to = "10.9.0.0/16:80", upstream = "raw" },
   { to = "foe.test", upstream = "foe" },
   { to = "gone.test", upstream = "gone" },
+  { to = "shared.test", upstream = "shared" },
 ]
 route = [{ host = "site.test", upstream = "web" }, { host = "rogue.test", upstream = "knave" }]
 "#;
@@ -276,6 +278,92 @@ async fn socks_clients_reach_an_attested_service_by_name_and_address() {
     let metrics = ways.client.metrics().text();
     assert!(metrics.contains("portcullis_handshakes_total{listener=\"out\",direction=\"outbound\",result=\"ok\"} 3\n"), "{metrics}");
     ways.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tunnels_and_socks_connections_share_sessions_where_the_upstream_does() {
+    let mirror = Mirror::start().await;
+    for (listener, scheme) in [(PROXY.to_owned(), "http"), (socks(""), "socks5h")] {
+        let ways = Ways::start(mirror.address, &listener).await;
+        let proxy = format!("{scheme}://{}", ways.entrance());
+        for _ in 0..3 {
+            let answer = curl(&["-p", "-x", &proxy, "http://shared.test/a"]).await;
+            assert!(answer.contains("HTTP/1.1 200 OK\r\nX-Body"), "{answer}");
+        }
+        let metrics = ways.client.metrics().text();
+        assert!(metrics.contains("portcullis_handshakes_total{listener=\"out\",direction=\"outbound\",result=\"ok\"} 1\n"), "{scheme}: {metrics}");
+        ways.end().await;
+    }
+    assert_eq!(mirror.connections(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_pass_untouched_by_their_server_name() {
+    let (plain, behind) = (Mirror::start().await, Mirror::start().await);
+    let (one, first) = https(plain.address, "one.test").await;
+    let (two, second) = https(behind.address, "two.test").await;
+    let ways = Ways::start(two, &format!(
+        "[[upstream]]\nname = \"one\"\ntargets = [\"tcp://{one}\"]\n[[listener]]\nname = \"out\"\nbind = \"127.0.0.1:0\"\nprotocol = \"tls-passthrough\"\n\
+         destination = [{{ to = \"one.test\", upstream = \"one\" }}, {{ to = \"*.two.test\", upstream = \"raw\" }}, {{ to = \"two.test\", upstream = \"raw\" }}]\n"
+    )).await;
+    let entrance = ways.entrance();
+    let file = ways.desk.path().join("both.pem");
+    std::fs::write(&file, first + &second).expect("written");
+    let ask = async |name: &str| {
+        let (pem, resolve, url) =
+            (file.display().to_string(), format!("{name}:{}:127.0.0.1", entrance.port()), format!("https://{name}:{}/deep", entrance.port()));
+        web::program("curl", &["-sS", "-i", "--max-time", "20", "--cacert", &pem, "--resolve", &resolve, &url]).await
+    };
+    // To a plain service, and through an attested session to one behind a far sidecar: each sees the application's own TLS.
+    for (name, mirror) in [("one.test", &plain), ("two.test", &behind)] {
+        let answer = ask(name).await;
+        assert!(text(&answer).starts_with("HTTP/1.1 200 OK"), "{name}: {}", text(&answer));
+        assert!(mirror.last().starts_with("GET /deep HTTP/1.1\r\n"), "{}", mirror.last());
+    }
+    let metrics = ways.client.metrics().text();
+    assert!(metrics.contains("portcullis_handshakes_total{listener=\"out\",direction=\"outbound\",result=\"ok\"} 1\n"), "{metrics}");
+    // Names that nobody listed, none, and what is no TLS.
+    assert!(!ask("three.test").await.status.success());
+    let bare = format!("https://{entrance}/");
+    assert!(!web::program("curl", &["-sk", "--max-time", "20", &bare]).await.status.success(), "no name");
+    assert_eq!(say(entrance, b"GET / HTTP/1.1\r\nHost: one.test\r\n\r\n").await, "");
+    assert_eq!((plain.connections(), behind.connections()), (1, 1));
+    let metrics = ways.client.metrics().text();
+    for (reason, count) in [("destination_unknown", 1), ("request_malformed", 2)] {
+        assert!(metrics.contains(&format!("refused_total{{listener=\"out\",side=\"downstream\",reason=\"{reason}\"}} {count}\n")), "{reason}: {metrics}");
+    }
+    ways.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_an_attested_listener_reach_the_upstream_of_the_name_they_ask_for() {
+    let (one, two) = (Mirror::start().await, Mirror::start().await);
+    let desk = desk();
+    let server = sidecar(
+        &desk,
+        &format!(
+            "[[upstream]]\nname = \"one\"\ntargets = [\"tcp://{}\"]\n[[upstream]]\nname = \"two\"\ntargets = [\"tcp://{}\"]\n\
+             [[listener]]\nname = \"in\"\nbind = \"127.0.0.1:0\"\ncertificate = \"attested\"\nfreshness = \"certificate\"\ninsecure_accept_replay_risk = true\n\
+             destination = [{{ to = \"one.test\", upstream = \"one\" }}, {{ to = \"two.test\", upstream = \"two\" }}]\n",
+            one.address, two.address
+        ),
+    )
+    .await;
+    let port = server.tcp_address("in").expect("an address").port();
+    let ask = async |name: &str| {
+        let (resolve, url) = (format!("{name}:{port}:127.0.0.1"), format!("https://{name}:{port}/"));
+        web::program("curl", &["-sSk", "-i", "--max-time", "20", "--resolve", &resolve, &url]).await
+    };
+    for (name, seen) in [("one.test", (1, 0)), ("two.test", (1, 1))] {
+        let answer = ask(name).await;
+        assert!(text(&answer).starts_with("HTTP/1.1 200 OK"), "{}", text(&answer));
+        assert_eq!((one.connections(), two.connections()), seen);
+    }
+    for name in ["three.test", "127.0.0.1"] {
+        assert!(!ask(name).await.status.success(), "{name}");
+    }
+    assert_eq!((one.connections(), two.connections()), (1, 1));
+    server.drain().await;
 }
 
 /// A name as SOCKS5 has it, with a port.

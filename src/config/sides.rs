@@ -150,6 +150,9 @@ pub(super) fn listener(section: &Section<'_>, known: &Known<'_>, upstreams: &BTr
     };
     let attested_clients = attested.as_ref().is_some_and(|serve| serve.as_ref().is_some_and(|serve| serve.clients.is_some()));
     let chosen = choice::choice(section, known.folder, (protocol, kind), upstreams, collected);
+    if let (Some(capture), Some(At { value: Bind::Unix(_), .. })) = (section.has("capture"), &bind) {
+        section.wrong(&capture, "`capture` at a Unix socket", "bind to \"ADDRESS:PORT\": what is captured are TCP connections");
+    }
     let forward = if http {
         super::http::site(section, upstreams, (kind, attested_clients), collected).map(|site| Forward::Http(Box::new(site)))
     } else {

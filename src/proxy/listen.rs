@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
 
 use super::plan::Bind;
@@ -62,11 +63,15 @@ pub(super) struct From {
 }
 
 impl Listening {
-    pub(super) fn bind(place: &Bind) -> io::Result<Self> {
+    /// `foreign`: whether connections to addresses of others may come, handed over by the system.
+    pub(super) fn bind(place: &Bind, foreign: bool) -> io::Result<Self> {
         match place {
             Bind::Tcp(address) => {
                 let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
                 socket.set_reuseaddr(true)?;
+                if foreign {
+                    transparent(&socket, address.is_ipv4())?;
+                }
                 socket.bind(*address)?;
                 socket.listen(BACKLOG).map(Self::Tcp)
             }
@@ -102,6 +107,17 @@ impl Listening {
     }
 }
 
+/// Lets connections to foreign addresses come.
+fn transparent(socket: &TcpSocket, v4: bool) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    let set = if v4 { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) };
+    set.map_err(|error| {
+        let fix = "capture = \"tproxy\" needs CAP_NET_ADMIN in this network's namespace (systemd: AmbientCapabilities=CAP_NET_ADMIN; Kubernetes: \
+                   securityContext.capabilities.add NET_ADMIN); capture = \"redirect\" needs none";
+        io::Error::new(error.kind(), format!("{error}: {fix}"))
+    })
+}
+
 /// A socket whose file never had more permission bits than `mode`, whatever the umask is: Linux gives the file the bits of
 /// the socket, less the umask.
 fn bound(path: &Path, mode: u32) -> io::Result<(UnixSocket, RemovedOnDrop)> {
@@ -133,7 +149,7 @@ mod tests {
             assert_eq!(bits(&path) & !mode, 0, "{:o} in place of {mode:o}", bits(&path));
         }
         let path = folder.path().join("all");
-        let listening = Listening::bind(&Bind::Unix { path: path.clone(), mode: 0o666 }).expect("bound");
+        let listening = Listening::bind(&Bind::Unix { path: path.clone(), mode: 0o666 }, false).expect("bound");
         assert_eq!(bits(&path), 0o666, "the umask takes nothing away");
         drop(listening);
     }

@@ -36,7 +36,7 @@ use crate::clock::Clock;
 use crate::refusal::{Denied, Finding, Reason};
 use crate::tls;
 use crate::verify::AttestationResult;
-use choice::{By, Choice};
+use choice::{By, Capture, Choice};
 use limits::{Places, Sockets, Upstreams};
 use listen::Listening;
 use plan::{Forward, Listener, Upstream};
@@ -150,7 +150,7 @@ impl Proxy {
             if let Some(empty) = listener.upstreams().find(|upstream| upstream.targets.is_empty()) {
                 return Err(StartError::NoTarget { upstream: empty.name.clone() });
             }
-            let bind = Listening::bind(&listener.bind).and_then(|listening| Ok((listening.address()?, listening)));
+            let bind = Listening::bind(&listener.bind, foreign(&listener)).and_then(|listening| Ok((listening.address()?, listening)));
             let (address, listening) = bind.map_err(|error| StartError::Bind { listener: listener.name.clone(), place: listener.bind.clone(), error })?;
             addresses.push((listener.name.clone(), address));
             bound.push((listener, listening));
@@ -159,6 +159,9 @@ impl Proxy {
         let (alive, ended) = mpsc::channel(1);
         let active = Arc::new(AtomicUsize::new(0));
         for (listener, listening) in bound {
+            if matches!(&listener.forward, Forward::Chosen(choice) if matches!(choice.by, By::ServerNamePassing)) {
+                tracing::info!(target: "passthrough", listener = listener.name, "TLS passes this listener untouched: nothing is attested by it");
+            }
             let direction = if listener.terminate.is_tls() { Direction::Inbound } else { Direction::Outbound };
             let counters = parts.metrics.listener(&listener.name, direction);
             let around = http::Around {
@@ -260,6 +263,11 @@ pub async fn ask(side: &tls::ClientSide, socket: tokio::net::TcpStream, clock: &
         Err(refused) => Err(refused.denied),
     };
     Answer { chain, verdict }
+}
+
+/// Whether connections to foreign addresses come to it.
+fn foreign(listener: &Listener) -> bool {
+    matches!(&listener.forward, Forward::Chosen(choice) if matches!(choice.by, By::Captured(Capture::Tproxy)))
 }
 
 /// What a listener's accept loop and its connections share.
