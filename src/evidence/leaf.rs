@@ -27,7 +27,6 @@ const MAX_NAMES: usize = 64;
 pub struct Leaf {
     facts: LeafFacts,
     spki_sha256: [u8; 32],
-    digest: [u8; 48],
     evidence: Extension,
 }
 
@@ -86,7 +85,7 @@ impl Leaf {
             names: names(certificate.extensions())?,
         };
         let evidence = Extension::find(certificate.extensions());
-        Ok(Self { facts, spki_sha256: crate::crypto::sha256(&[spki]), digest: crate::crypto::sha384(&[der]), evidence })
+        Ok(Self { facts, spki_sha256: crate::crypto::sha256(&[spki]), evidence })
     }
 
     /// What binding claims are compared with.
@@ -105,12 +104,6 @@ impl Leaf {
     #[must_use]
     pub const fn spki_sha256(&self) -> &[u8; 32] {
         &self.spki_sha256
-    }
-
-    /// SHA-384 of the whole certificate.
-    #[must_use]
-    pub const fn digest(&self) -> &[u8; 48] {
-        &self.digest
     }
 
     /// The evidence in the certificate.

@@ -73,7 +73,8 @@ struct Verdict {
 pub struct Appraisals {
     judging: ArcSwap<Judging>,
     collateral: Option<Collateral>,
-    verdicts: Cache<[u8; 48], Verdict>,
+    /// By the certificate's SHA-256, which processors have instructions for: every connection asks.
+    verdicts: Cache<[u8; 32], Verdict>,
     memo: Arc<Memo>,
     metrics: Arc<Metrics>,
     changes: watch::Sender<u64>,
@@ -247,7 +248,7 @@ impl Judge for Appraisals {
     }
 
     fn certificate(&self, leaf: &[u8], now: Timestamp) -> Result<Arc<AttestationResult>, Denied> {
-        let key = crate::crypto::sha384(&[leaf]);
+        let key = crate::crypto::sha256(&[leaf]);
         // Before judging: what changes meanwhile makes the verdict one of the past.
         let generation = *self.changes.borrow();
         let current = |verdict: &Verdict| verdict.generation == generation && verdict.from <= now && now <= verdict.until;
