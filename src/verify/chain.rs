@@ -17,7 +17,7 @@ use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::signature_algorithm::SignatureAlgorithm;
 use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo, X509Name};
 
-use super::memo::{SignatureMemo, verifies_once};
+use super::memo::{SignatureMemo, verified_before, verifies_once};
 use crate::crypto::Scheme;
 pub(super) use crate::crypto::ecdsa_fixed;
 use crate::evidence::Timestamp;
@@ -103,12 +103,16 @@ impl<'a> SigningKey<'a> {
 
     /// Whether a signature with these parameters over `message` is this key's.
     fn signed(&self, memo: &dyn SignatureMemo, algorithm: &AlgorithmIdentifier<'_>, message: &[u8], signature: &[u8]) -> bool {
+        self.signed_as(verifies_once, memo, algorithm, message, signature)
+    }
+
+    fn signed_as(&self, verified: Verified, memo: &dyn SignatureMemo, algorithm: &AlgorithmIdentifier<'_>, message: &[u8], signature: &[u8]) -> bool {
         let Some(scheme) = self.scheme(algorithm) else { return false };
         let fixed = match scheme.half() {
             Some(half) => ecdsa_fixed(signature, half),
             None => Some(signature.to_vec()),
         };
-        fixed.is_some_and(|fixed| verifies_once(memo, scheme, self.raw(), message, &fixed))
+        fixed.is_some_and(|fixed| verified(memo, scheme, self.raw(), message, &fixed))
     }
 }
 
@@ -129,8 +133,23 @@ pub(super) fn issued_by(
 
 /// Whether `certificate` is signed by `key`, with one algorithm inside and out.
 pub(super) fn signed_by(certificate: &X509Certificate<'_>, key: &SigningKey<'_>, memo: &dyn SignatureMemo) -> bool {
+    signed_by_as(verifies_once, certificate, key, memo)
+}
+
+/// Which of several keys signed `certificate`. What is known goes before what is tried: a failure is not remembered, and
+/// keys that are tried in vain would be every time.
+pub(super) fn signer(certificate: &X509Certificate<'_>, keys: &[SigningKey<'_>], memo: &dyn SignatureMemo) -> Option<usize> {
+    let by = |verified: Verified| keys.iter().position(|key| signed_by_as(verified, certificate, key, memo));
+    by(verified_before).or_else(|| by(verifies_once))
+}
+
+/// One of the two ways to a signature that verifies.
+type Verified = fn(&dyn SignatureMemo, Scheme, &[u8], &[u8], &[u8]) -> bool;
+
+fn signed_by_as(verified: Verified, certificate: &X509Certificate<'_>, key: &SigningKey<'_>, memo: &dyn SignatureMemo) -> bool {
     let algorithm = &certificate.signature_algorithm;
-    *algorithm == certificate.tbs_certificate.signature && key.signed(memo, algorithm, certificate.tbs_certificate.as_ref(), &certificate.signature_value.data)
+    *algorithm == certificate.tbs_certificate.signature
+        && key.signed_as(verified, memo, algorithm, certificate.tbs_certificate.as_ref(), &certificate.signature_value.data)
 }
 
 /// Proves that a certificate may issue others.

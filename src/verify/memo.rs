@@ -29,6 +29,23 @@ impl SignatureMemo for NoMemo {
 /// Whether the signature verifies, by memory or by computation. For signatures that come again: certificates and
 /// revocation lists, not reports.
 pub(super) fn verifies_once(memo: &dyn SignatureMemo, scheme: Scheme, key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    let check = check(scheme, key, message, signature);
+    if memo.knows(&check) {
+        return true;
+    }
+    let good = verifies(scheme, key, message, signature);
+    if good {
+        memo.learn(check);
+    }
+    good
+}
+
+/// Whether the signature is known to verify. What is unknown may verify or not.
+pub(super) fn verified_before(memo: &dyn SignatureMemo, scheme: Scheme, key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    memo.knows(&check(scheme, key, message, signature))
+}
+
+fn check(scheme: Scheme, key: &[u8], message: &[u8], signature: &[u8]) -> [u8; 32] {
     let lengths = [key.len(), message.len()].map(|length| u64::try_from(length).unwrap_or(u64::MAX).to_be_bytes());
     let name: &[u8] = match scheme {
         Scheme::EcdsaP256Sha256 => b"ecdsa-p256-sha256",
@@ -40,13 +57,5 @@ pub(super) fn verifies_once(memo: &dyn SignatureMemo, scheme: Scheme, key: &[u8]
         Scheme::RsaPssSha256 => b"rsa-pss-sha256",
         Scheme::RsaPssSha384 => b"rsa-pss-sha384",
     };
-    let check = sha256(&[name, &[0], lengths.as_flattened(), key, message, signature]);
-    if memo.knows(&check) {
-        return true;
-    }
-    let good = verifies(scheme, key, message, signature);
-    if good {
-        memo.learn(check);
-    }
-    good
+    sha256(&[name, &[0], lengths.as_flattened(), key, message, signature])
 }

@@ -220,13 +220,13 @@ fn authorities<'a>(vek: &Vek, certificate: &X509Certificate<'_>, endorsements: &
         return distrusted("vek.issuer", intermediate.subject(), certificate.issuer(), fix);
     }
     chain::issued_by(vek.kind.name(), certificate, &SigningKey::of_certificate(&intermediate), grounds.memo, grounds.now)?;
-    for anchor in grounds.anchors.of("sev-snp", vek.product.name()) {
-        let root = SigningKey::of_spki("ark", &anchor.spki)?;
-        if chain::signed_by(&intermediate, &root, grounds.memo) {
-            chain::valid(name, intermediate.validity(), grounds.now)?;
-            let until = chain::moment(intermediate.validity().not_after.timestamp());
-            return Ok(Link { intermediate, intermediate_name: name, product: vek.product, root, origin: anchor.origin, until });
-        }
+    let anchors: Vec<_> = grounds.anchors.of("sev-snp", vek.product.name()).collect();
+    let roots = anchors.iter().map(|anchor| SigningKey::of_spki("ark", &anchor.spki)).collect::<Result<Vec<_>, _>>()?;
+    let signer = chain::signer(&intermediate, &roots, grounds.memo);
+    if let Some((anchor, root)) = signer.and_then(|at| anchors.into_iter().zip(roots).nth(at)) {
+        chain::valid(name, intermediate.validity(), grounds.now)?;
+        let until = chain::moment(intermediate.validity().not_after.timestamp());
+        return Ok(Link { intermediate, intermediate_name: name, product: vek.product, root, origin: anchor.origin, until });
     }
     let fix = "whoever made this has AMD's names and not AMD's key. The simulator's evidence, in a laboratory: write \"insecure_roots\": [\"simulator\"] into \
                the policy. Anything else: this is no genuine machine";
