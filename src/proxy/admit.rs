@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsStream;
 
@@ -36,7 +36,7 @@ pub(super) struct Admitted {
     /// When it was admitted; zero for a local application.
     pub(super) since: Timestamp,
     /// The certificate whose key its evidence speaks for.
-    pub(super) certificate: Option<CertificateDer<'static>>,
+    pub(super) certificate: Option<Arc<[u8]>>,
     /// The key of ours that the connection was made with.
     pub(super) own: Option<KeyDigest>,
     /// The names in it. Self-made certificates carry what their owner likes.
@@ -70,7 +70,8 @@ impl Admitted {
     /// Returns when this end may be forwarded no longer: never, for a peer that nothing is known about.
     pub(super) async fn ended(&self, clock: &Clock) -> Ended {
         match (&self.standing, &self.ground) {
-            (Some(standing), Ground::Attested(_, result)) => standing.ended(result, clock).await,
+            // Boxed: hardly ever polled, and every connection would have room for it that needs none.
+            (Some(standing), Ground::Attested(_, result)) => Box::pin(standing.ended(result, clock)).await,
             _ => std::future::pending().await,
         }
     }
@@ -190,7 +191,8 @@ fn open<S: AsyncRead + AsyncWrite + Unpin>(
     if let Err(denied) = current(&pending, &result, now) {
         return Err((Box::new(pending), denied));
     }
-    let (certificate, own) = (pending.chain().first().cloned(), pending.own_key().copied());
+    let certificate = standing.certificate().or_else(|| pending.chain().first().map(|leaf| Arc::from(leaf.as_ref())));
+    let own = pending.own_key().copied();
     let names = pending.peer().map(|leaf| leaf.facts().names.clone()).unwrap_or_default();
     let stream = pending.open(&result, now)?;
     let admitted = Admitted { standing: Some(standing), certificate, own, names, ..Admitted::of(Ground::Attested(tier, result), now) };
@@ -237,7 +239,7 @@ fn certificate<S: AsyncRead + AsyncWrite + Unpin>(pending: &Pending<S>) -> Resul
 async fn by_certificate<S: AsyncRead + AsyncWrite + Unpin>(peer: &Peer, pending: &Pending<S>, around: Surroundings<'_>) -> Result<Verdict, Denied> {
     let not_after = certificate(pending)?.facts().not_after;
     let leaf = pending.chain().first().map_or(&[][..], |leaf| leaf.as_ref());
-    verdict(Standing::new(&peer.judge, Kept::Certificate(leaf.to_vec()), not_after, around.clock.now()?), around).await
+    verdict(Standing::new(&peer.judge, Kept::Certificate(leaf.into()), not_after, around.clock.now()?), around).await
 }
 
 /// The verdict about what was presented, once what it needs is at hand or plainly is not to be had in time.

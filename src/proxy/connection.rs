@@ -107,7 +107,8 @@ pub(super) async fn serve(accepting: &Arc<Accepting>, (mut socket, mut from): (S
         match carries {
             Carries::Chosen(choice, shared) => tcp(accepting, To::Chosen(choice, shared), (socket, &from), place, &mut known).await,
             Carries::Tcp(upstream, shared) => tcp(accepting, To::One(upstream, shared), (socket, &from), place, &mut known).await,
-            Carries::Http(site) => http(listener, site, parts, counters, (socket, &from), place, &mut known).await,
+            // Boxed: its state is the larger one, and every raw connection would have room for it.
+            Carries::Http(site) => Box::pin(http(listener, site, parts, counters, (socket, &from), place, &mut known)).await,
         }
     };
     let outcome = tokio::select! {
@@ -230,8 +231,7 @@ async fn carry(
     let life = Life { idle: listener.limits.idle, end };
     let ended = tokio::select! {
         biased;
-        // Boxed: hardly ever polled, and the streams are what the connection's memory is for.
-        (end, ended) = Box::pin(over) => match ended {
+        (end, ended) = over => match ended {
             standing::Ended::Expired => return Outcome::Forwarded(Ended::Expired),
             standing::Ended::Withdrawn(denied) => return Outcome::Withdrawn(end, denied),
         },
@@ -263,7 +263,7 @@ async fn http(
     let serving = http::serve(site, Arc::clone(&admitted), stream, http::Place { from, counters }, &mut known.forwarded);
     tokio::select! {
         biased;
-        ended = Box::pin(admitted.ended(&parts.clock)) => match ended {
+        ended = admitted.ended(&parts.clock) => match ended {
             standing::Ended::Expired => Outcome::Forwarded(Ended::Expired),
             standing::Ended::Withdrawn(denied) => Outcome::Withdrawn(End::Downstream, denied),
         },

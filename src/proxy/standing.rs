@@ -34,7 +34,7 @@ pub(super) struct Standing {
 /// Evidence of a connection: some kilobytes.
 pub(super) enum Kept {
     /// A leaf certificate with evidence, DER.
-    Certificate(Vec<u8>),
+    Certificate(Arc<[u8]>),
     /// Evidence for the session, with what it must be bound to.
     Session(Box<(Collection, Binding)>),
 }
@@ -64,6 +64,14 @@ impl Standing {
     /// Until when the latest verdict holds, once [`Standing::ended`] follows it.
     pub(super) fn until(&self) -> Option<Timestamp> {
         Some(Timestamp(self.until.load(Ordering::SeqCst))).filter(|until| until.0 != 0)
+    }
+
+    /// The certificate that carries the evidence, where one does.
+    pub(super) fn certificate(&self) -> Option<Arc<[u8]>> {
+        match &*self.evidence {
+            Kept::Certificate(leaf) => Some(Arc::clone(leaf)),
+            Kept::Session(_) => None,
+        }
     }
 
     /// The verdict when it was presented.
