@@ -1,5 +1,6 @@
 //! What is counted. Labels are bounded: no address, name of a peer or measurement is ever a label.
 
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ pub struct Metrics {
     devices: DeviceMetrics,
     drain_state: Gauge,
     handshakes: Counters,
-    http_duration: Family<Labels, Histogram, fn() -> Histogram>,
+    http_duration: Durations,
     http_in_flight: Gauges,
     http_requests: Counters,
     spoofed: Counters,
@@ -97,6 +98,44 @@ pub struct Held(Gauge);
 impl Drop for Held {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+/// What is counted of the requests of one listener, each looked up once: requests are many.
+#[derive(Debug)]
+pub struct HttpMetrics {
+    listener: String,
+    in_flight: Gauge,
+    requests: Counters,
+    durations: Durations,
+    /// By method, then by class of status, as [`METHODS`] and [`CLASSES`] have them.
+    ended: [[OnceLock<(Counter, Histogram)>; CLASSES.len()]; METHODS.len()],
+}
+
+impl HttpMetrics {
+    /// Notes that a request has begun.
+    pub fn begun(&self) {
+        self.in_flight.inc();
+    }
+
+    /// Notes that a request is over.
+    pub fn over(&self) {
+        self.in_flight.dec();
+    }
+
+    /// Counts a request and how long it took.
+    pub fn request(&self, method: &str, status: u16, seconds: f64) {
+        let method = METHODS.iter().position(|known| *known == method).unwrap_or(METHODS.len() - 1);
+        let class = Some(usize::from(status / 100)).filter(|class| *class < CLASSES.len()).unwrap_or(0);
+        let (Some(cell), Some(method), Some(class)) = (self.ended.get(method).and_then(|of| of.get(class)), METHODS.get(method), CLASSES.get(class)) else {
+            return;
+        };
+        let (requests, durations) = cell.get_or_init(|| {
+            let labels = owned(&[("listener", &self.listener), ("method", method), ("code_class", class)]);
+            (self.requests.get_or_create_owned(&labels), self.durations.get_or_create_owned(&labels))
+        });
+        requests.inc();
+        durations.observe(seconds);
     }
 }
 
@@ -183,7 +222,7 @@ impl Metrics {
             },
             handshakes: counters(&mut registry, "handshakes", "TLS handshakes"),
             http_duration: {
-                let family = Family::<Labels, Histogram, fn() -> Histogram>::new_with_constructor(|| Histogram::new(DURATIONS));
+                let family = Durations::new_with_constructor(|| Histogram::new(DURATIONS));
                 registry.register("http_request_duration_seconds", "Requests from their head to the end of their answer", family.clone());
                 family
             },
@@ -329,25 +368,16 @@ impl Metrics {
         self.public_not_after.get_or_create(&owned(&[("listener", listener)])).set(i64::try_from(not_after).unwrap_or(i64::MAX));
     }
 
-    /// Counts a request and how long it took.
-    pub fn http_request(&self, listener: &str, method: &str, status: u16, seconds: f64) {
-        let method = METHODS.iter().find(|known| **known == method).copied().unwrap_or("other");
-        let class = match status / 100 {
-            1 => "1xx",
-            2 => "2xx",
-            3 => "3xx",
-            4 => "4xx",
-            5 => "5xx",
-            _ => "none",
-        };
-        let labels = owned(&[("listener", listener), ("method", method), ("code_class", class)]);
-        self.http_requests.get_or_create(&labels).inc();
-        self.http_duration.get_or_create(&labels).observe(seconds);
-    }
-
-    /// Notes that a request has begun (1) or ended (-1).
-    pub fn http_in_flight(&self, listener: &str, change: i64) {
-        self.http_in_flight.get_or_create(&owned(&[("listener", listener)])).inc_by(change);
+    /// The counters of one listener's requests.
+    #[must_use]
+    pub fn http(&self, listener: &str) -> HttpMetrics {
+        HttpMetrics {
+            listener: listener.to_owned(),
+            in_flight: self.http_in_flight.get_or_create_owned(&owned(&[("listener", listener)])),
+            requests: self.http_requests.clone(),
+            durations: self.http_duration.clone(),
+            ended: Default::default(),
+        }
     }
 
     /// Counts a field that was removed because it could be taken for an identity. Names that nobody uses are one.
@@ -415,8 +445,11 @@ fn gauges(registry: &mut Registry, name: &str, help: &str) -> Gauges {
     family
 }
 
-/// Methods that have a label of their own; a client may send any.
-const METHODS: [&str; 9] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY"];
+/// Methods that have a label of their own; a client may send any, which is the last.
+const METHODS: [&str; 10] = ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "other"];
+
+/// Classes of status, by its first digit; the first is that of no answer.
+const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// Seconds: a cache's answer to a long stream.
 const DURATIONS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0];
@@ -433,6 +466,12 @@ mod tests {
         metrics.refused("public", "downstream", "peer_refused");
         metrics.confirmed("session", Direction::Inbound);
         metrics.listener("public", Direction::Inbound).received.inc_by(7);
+        let http = metrics.http("web");
+        (0..3).for_each(|_| http.begun());
+        for (method, status) in [("GET", 204), ("GET", 200), ("BREW", 0)] {
+            http.request(method, status, 0.003);
+        }
+        http.over();
         let text = metrics.text();
         for line in [
             r#"portcullis_appraisals_total{direction="outbound",policy="db",tee="sev-snp",result="refused",reason="measurement_unknown"} 1"#,
@@ -441,6 +480,10 @@ mod tests {
             r#"portcullis_connections_confirmed_total{tier="session",direction="inbound"} 1"#,
             r#"portcullis_bytes_received_total{listener="public",direction="inbound"} 7"#,
             "portcullis_drain_state 0",
+            r#"portcullis_http_requests_in_flight{listener="web"} 2"#,
+            r#"portcullis_http_requests_total{listener="web",method="GET",code_class="2xx"} 2"#,
+            r#"portcullis_http_requests_total{listener="web",method="other",code_class="none"} 1"#,
+            r#"portcullis_http_request_duration_seconds_count{listener="web",method="GET",code_class="2xx"} 2"#,
         ] {
             assert!(text.contains(line), "{line} not in\n{text}");
         }

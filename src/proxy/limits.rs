@@ -13,6 +13,7 @@ use super::plan::Limits;
 pub(super) struct Sockets {
     peers: Arc<Semaphore>,
     upstreams: Arc<Semaphore>,
+    each: usize,
 }
 
 /// Sockets that may be open until this is dropped.
@@ -21,13 +22,19 @@ pub(super) struct Held(#[allow(dead_code, reason = "its drop is what it is for")
 
 impl Sockets {
     pub(super) fn new(each: usize) -> Self {
-        let places = || Arc::new(Semaphore::new(each.min(Semaphore::MAX_PERMITS)));
-        Self { peers: places(), upstreams: places() }
+        let each = each.min(Semaphore::MAX_PERMITS);
+        let places = || Arc::new(Semaphore::new(each));
+        Self { peers: places(), upstreams: places(), each }
     }
 
     /// A socket to an upstream, where there may be another.
     pub(super) fn upstream(&self) -> Option<Held> {
         Arc::clone(&self.upstreams).try_acquire_owned().ok().map(Held)
+    }
+
+    /// Whether those to upstreams run short: half of them are open, and none should be kept that nobody uses.
+    pub(super) fn scarce(&self) -> bool {
+        self.upstreams.available_permits() < self.each / 2
     }
 
     fn peer(&self) -> Option<Held> {
@@ -238,6 +245,17 @@ mod tests {
         assert_eq!(places.take_within(None).err(), Some(Full::Descriptors));
         drop((within, more));
         assert!(places.take_within(source).is_ok() && sockets.upstream().is_some());
+    }
+
+    #[test]
+    fn sockets_run_short_when_half_of_them_are_open() {
+        let sockets = Sockets::new(4);
+        let some: Vec<_> = (0..2).filter_map(|_| sockets.upstream()).collect();
+        assert!(!sockets.scarce());
+        let another = sockets.upstream();
+        assert!(sockets.scarce());
+        drop((some, another));
+        assert!(!sockets.scarce());
     }
 
     #[test]

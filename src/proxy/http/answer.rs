@@ -34,6 +34,22 @@ pub(super) enum Audience {
     Peer,
 }
 
+/// What its reader understands.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Form {
+    /// A gRPC client reads its status from fields, and takes other HTTP statuses for noise.
+    Grpc,
+    Plain,
+}
+
+impl Form {
+    /// That of the answers to a request with these fields.
+    pub(super) fn of(request: &HeaderMap) -> Self {
+        let grpc = request.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+        if grpc { Self::Grpc } else { Self::Plain }
+    }
+}
+
 impl Problem {
     pub(super) fn new(status: StatusCode, error: &'static str, detail: impl Into<String>) -> Self {
         Self { status, error, detail: detail.into(), reasons: Vec::new(), retry_after: None }
@@ -96,9 +112,11 @@ impl Problem {
     }
 
     /// The answer, in the form its reader understands.
-    pub(super) fn answer(&self, audience: Audience, request: &HeaderMap) -> Response<Body> {
-        let grpc = request.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        let mut response = if grpc { self.grpc(audience) } else { self.plain(audience) };
+    pub(super) fn answer(&self, audience: Audience, form: Form) -> Response<Body> {
+        let mut response = match form {
+            Form::Grpc => self.grpc(audience),
+            Form::Plain => self.plain(audience),
+        };
         let fields = response.headers_mut();
         fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(seconds) = self.retry_after {
@@ -142,7 +160,6 @@ impl Problem {
         response
     }
 
-    /// A gRPC client reads its status from fields, and takes other HTTP statuses for noise.
     fn grpc(&self, audience: Audience) -> Response<Body> {
         let code = match self.status.as_u16() {
             400 | 408 => "13",
@@ -193,24 +210,24 @@ mod tests {
 
     #[test]
     fn the_application_learns_the_reason_and_a_peer_does_not() {
-        let none = HeaderMap::new();
-        let told = refusal().answer(Audience::Application, &none);
+        let told = refusal().answer(Audience::Application, Form::Plain);
         assert_eq!(
             (told.status().as_u16(), told.headers()["proxy-status"].to_str().ok()),
             (502, Some("portcullis; error=tls_certificate_error; details=\"measurement_unknown\""))
         );
         assert_eq!(told.headers()["content-type"], "application/problem+json");
-        let told = refusal().answer(Audience::Peer, &none);
+        let told = refusal().answer(Audience::Peer, Form::Plain);
         assert_eq!((told.status().as_u16(), told.headers().get("proxy-status")), (502, None));
     }
 
     #[test]
     fn grpc_clients_get_their_own_form() {
         let request: HeaderMap = [(CONTENT_TYPE, HeaderValue::from_static("application/grpc+proto"))].into_iter().collect();
-        let told = refusal().answer(Audience::Application, &request);
+        assert_eq!((Form::of(&request), Form::of(&HeaderMap::new())), (Form::Grpc, Form::Plain));
+        let told = refusal().answer(Audience::Application, Form::Grpc);
         assert_eq!((told.status().as_u16(), &told.headers()["grpc-status"]), (200, &HeaderValue::from_static("14")));
         assert!(told.headers()["grpc-message"].to_str().is_ok_and(|message| message.starts_with("measurement_unknown")));
-        let told = refusal().answer(Audience::Peer, &request);
+        let told = refusal().answer(Audience::Peer, Form::Grpc);
         assert_eq!(told.headers()["grpc-message"], "Bad Gateway");
         assert_eq!(percent_encoded("50% \u{e4}\n"), "50%25 %C3%A4%0A");
     }

@@ -78,21 +78,23 @@ pub(super) struct Unread {
     over: Option<oneshot::Sender<()>>,
 }
 
-/// The end of all reading of a request's body.
-pub(super) struct Over(oneshot::Receiver<()>);
+/// The end of all reading of a request's body; none of one that was over before it began.
+pub(super) struct Over(Option<oneshot::Receiver<()>>);
 
 impl Over {
     /// Waits for it, briefly. An answer of ours that overtakes a body on its way is an answer that some clients lose:
     /// they stop sending, and wait for a stream to end that only they can end.
     pub(super) async fn briefly(self) {
-        let _ = tokio::time::timeout(OVERTAKING, self.0).await;
+        if let Self(Some(over)) = self {
+            let _ = tokio::time::timeout(OVERTAKING, over).await;
+        }
     }
 }
 
 impl Unread {
     pub(super) fn new(incoming: Incoming, version: Version) -> (Self, Over) {
-        let (over, ended) = oneshot::channel();
-        (Self { incoming: Some(incoming), version, over: Some(over) }, Over(ended))
+        let (over, ended) = (!incoming.is_end_stream()).then(oneshot::channel).unzip();
+        (Self { incoming: Some(incoming), version, over }, Over(ended))
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {

@@ -1,12 +1,14 @@
 //! Header fields on their way through: those of one hop stay behind, forwarding fields are set anew.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::HeaderMap;
 use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VIA};
 
 /// Fields that belong to one hop (RFC 9110 7.6.1), beside those that `Connection` names.
-const HOP: [HeaderName; 9] = [
+static HOP: [HeaderName; 9] = [
     CONNECTION,
     HeaderName::from_static("http2-settings"),
     HeaderName::from_static("keep-alive"),
@@ -19,8 +21,16 @@ const HOP: [HeaderName; 9] = [
 ];
 
 /// Fields that tell of the way a request came; believed of nobody but a trusted proxy.
-const FORWARDING: [&str; 8] =
-    ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "x-forwarded-prefix", "x-forwarded-server", "x-real-ip"];
+static FORWARDING: [HeaderName; 8] = [
+    FORWARDED,
+    FORWARDED_FOR,
+    FORWARDED_HOST,
+    FORWARDED_PROTO,
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-real-ip"),
+];
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
@@ -33,20 +43,23 @@ pub(super) fn strip_hop(fields: &mut HeaderMap) {
     let named: Vec<HeaderName> = words(fields, &CONNECTION).filter_map(|word| HeaderName::from_bytes(word.as_bytes()).ok()).collect();
     let trailers = words(fields, &TE).any(|word| word.eq_ignore_ascii_case("trailers"));
     // What frames a message or says where it goes is no hop's to remove.
-    for name in named.iter().filter(|name| !matches!(name.as_str(), "host" | "content-length" | "content-type" | "authorization" | "te")) {
-        fields.remove(name);
-    }
-    HOP.iter().for_each(|name| drop(fields.remove(name)));
-    fields.remove(&TE);
+    let kept = |name: &HeaderName| matches!(name.as_str(), "host" | "content-length" | "content-type" | "authorization");
+    remove(fields, |name| HOP.contains(name) || *name == TE || (named.contains(name) && !kept(name)));
     if trailers {
         fields.insert(TE, HeaderValue::from_static("trailers"));
     }
 }
 
+/// Removes the fields of a kind: most messages have few fields and none of them, so each is looked at once.
+fn remove(fields: &mut HeaderMap, of_kind: impl Fn(&HeaderName) -> bool) {
+    let found: Vec<HeaderName> = fields.keys().filter(|name| of_kind(name)).cloned().collect();
+    found.iter().for_each(|name| drop(fields.remove(name)));
+}
+
 /// Removes from trailers what belongs into a head (RFC 9110 6.5.1).
 pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
     strip_hop(trailers);
-    FORWARDING.iter().for_each(|name| drop(trailers.remove(*name)));
+    remove(trailers, |name| FORWARDING.contains(name));
     for name in [
         "authorization",
         "content-encoding",
@@ -77,12 +90,34 @@ pub(super) fn wanted_upgrade(fields: &HeaderMap) -> Option<String> {
     asked.then(|| words(fields, &UPGRADE).next().map(str::to_ascii_lowercase)).flatten()
 }
 
+/// The client of a connection, as forwarding fields tell of it.
+#[derive(Debug)]
+pub(super) struct Client {
+    scheme: HeaderValue,
+    /// An element of `Forwarded`, without the host.
+    element: String,
+    /// None over a Unix socket.
+    address: Option<HeaderValue>,
+}
+
+impl Client {
+    /// One that came from this address, over TLS or not.
+    pub(super) fn new(from: Option<IpAddr>, secure: bool) -> Self {
+        let scheme = if secure { "https" } else { "http" };
+        let from = from.map(|address| address.to_canonical());
+        let node = match from {
+            Some(IpAddr::V4(address)) => address.to_string(),
+            Some(IpAddr::V6(address)) => format!("\"[{address}]\""),
+            None => "unknown".to_owned(),
+        };
+        let address = from.and_then(|address| HeaderValue::try_from(address.to_string()).ok());
+        Self { scheme: HeaderValue::from_static(scheme), element: format!("for={node};proto={scheme}"), address }
+    }
+}
+
 /// The way a request came to us.
 pub(super) struct Came<'a> {
-    /// The client's address; none over a Unix socket.
-    pub(super) from: Option<IpAddr>,
-    /// Whether over TLS.
-    pub(super) secure: bool,
+    pub(super) client: &'a Client,
     /// The host it asked for.
     pub(super) host: &'a str,
     /// Whether what it says of the way before is kept.
@@ -92,64 +127,88 @@ pub(super) struct Came<'a> {
 /// Sets the forwarding fields.
 pub(super) fn set_forwarding(fields: &mut HeaderMap, came: &Came<'_>) {
     if !came.trusted {
-        FORWARDING.iter().for_each(|name| drop(fields.remove(*name)));
+        remove(fields, |name| FORWARDING.contains(name));
     }
-    let scheme = if came.secure { "https" } else { "http" };
-    let (node, address) = match came.from.map(|address| address.to_canonical()) {
-        Some(IpAddr::V4(address)) => (address.to_string(), address.to_string()),
-        Some(IpAddr::V6(address)) => (format!("\"[{address}]\""), address.to_string()),
-        None => ("unknown".to_owned(), String::new()),
-    };
     let quotable = !came.host.is_empty() && came.host.bytes().all(|octet| octet.is_ascii_graphic() && octet != b'"' && octet != b'\\');
-    let host = if quotable { format!(";host=\"{}\"", came.host) } else { String::new() };
-    append(fields, &FORWARDED, &format!("for={node};proto={scheme}{host}"));
-    if !address.is_empty() {
-        append(fields, &FORWARDED_FOR, &address);
+    let element = &came.client.element;
+    let whole = if quotable { HeaderValue::try_from(format!("{element};host=\"{}\"", came.host)) } else { HeaderValue::from_str(element) };
+    if let Ok(whole) = whole {
+        append(fields, &FORWARDED, whole);
     }
-    for (name, value) in [(FORWARDED_PROTO, scheme), (FORWARDED_HOST, came.host)] {
-        if let (false, Ok(value)) = (came.trusted && fields.contains_key(&name), HeaderValue::from_str(value)) {
+    if let Some(address) = &came.client.address {
+        append(fields, &FORWARDED_FOR, address.clone());
+    }
+    for (name, value) in [(FORWARDED_PROTO, Ok(came.client.scheme.clone())), (FORWARDED_HOST, HeaderValue::from_str(came.host))] {
+        if let (false, Ok(value)) = (came.trusted && fields.contains_key(&name), value) {
             fields.insert(name, value);
         }
     }
 }
 
 /// Adds to a list field, in one line.
-fn append(fields: &mut HeaderMap, name: &HeaderName, value: &str) {
+fn append(fields: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
     let before = words(fields, name).collect::<Vec<_>>().join(", ");
-    let whole = if before.is_empty() { value.to_owned() } else { format!("{before}, {value}") };
-    if let Ok(whole) = HeaderValue::from_str(&whole) {
+    let whole = if before.is_empty() { Ok(value) } else { HeaderValue::from_bytes(&[before.as_bytes(), b", ", value.as_bytes()].concat()) };
+    if let Ok(whole) = whole {
         fields.insert(name, whole);
     }
 }
 
+/// A listener's name in `Via`.
+#[derive(Debug)]
+pub(super) struct Pseudonym {
+    name: String,
+    http10: HeaderValue,
+    http11: HeaderValue,
+    http2: HeaderValue,
+}
+
+impl Pseudonym {
+    /// A name that no other has, as far as `random` is.
+    pub(super) fn of(random: &[u8]) -> Self {
+        let name = format!("portcullis-{}", data_encoding::HEXLOWER.encode(random));
+        let via = |version: &str| HeaderValue::try_from(format!("{version} {name}")).unwrap_or_else(|_| HeaderValue::from_static("1.1 portcullis"));
+        Self { http10: via("1.0"), http11: via("1.1"), http2: via("2"), name }
+    }
+}
+
 /// Whether this listener's pseudonym is already in `Via`: the message goes round in a circle.
-pub(super) fn looped(fields: &HeaderMap, pseudonym: &str) -> bool {
-    words(fields, &VIA).any(|word| word.split_whitespace().nth(1) == Some(pseudonym))
+pub(super) fn looped(fields: &HeaderMap, pseudonym: &Pseudonym) -> bool {
+    words(fields, &VIA).any(|word| word.split_whitespace().nth(1) == Some(pseudonym.name.as_str()))
 }
 
 /// Adds ourselves to `Via`.
-pub(super) fn add_via(fields: &mut HeaderMap, version: hyper::Version, pseudonym: &str) {
-    let version = match version {
-        hyper::Version::HTTP_2 => "2",
-        hyper::Version::HTTP_10 => "1.0",
-        _ => "1.1",
+pub(super) fn add_via(fields: &mut HeaderMap, version: hyper::Version, pseudonym: &Pseudonym) {
+    let via = match version {
+        hyper::Version::HTTP_2 => &pseudonym.http2,
+        hyper::Version::HTTP_10 => &pseudonym.http10,
+        _ => &pseudonym.http11,
     };
-    append(fields, &VIA, &format!("{version} {pseudonym}"));
+    append(fields, &VIA, via.clone());
+}
+
+/// Makes request ids that nobody can foretell or count by: a keyed hash of a number, which asks the system for nothing.
+#[derive(Debug, Default)]
+pub(super) struct Ids {
+    keys: [RandomState; 2],
+    last: AtomicU64,
+}
+
+impl Ids {
+    fn fresh(&self) -> HeaderValue {
+        let number = self.last.fetch_add(1, Ordering::Relaxed);
+        let [high, low] = [&self.keys[0], &self.keys[1]].map(|key| key.hash_one(number));
+        HeaderValue::try_from(format!("{high:016x}{low:016x}")).unwrap_or_else(|_| HeaderValue::from_static("-"))
+    }
 }
 
 /// Keeps a request id that may stand in a log, or makes one.
-pub(super) fn request_id(fields: &mut HeaderMap, keep: bool) -> HeaderValue {
+pub(super) fn request_id(fields: &mut HeaderMap, keep: bool, ids: &Ids) -> HeaderValue {
     let good = |value: &&HeaderValue| (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic);
     let one = fields.get_all(&REQUEST_ID).iter().count() == 1;
-    let id = fields.get(&REQUEST_ID).filter(|_| keep && one).filter(good).cloned().unwrap_or_else(fresh_id);
+    let id = fields.get(&REQUEST_ID).filter(|_| keep && one).filter(good).cloned().unwrap_or_else(|| ids.fresh());
     fields.insert(REQUEST_ID, id.clone());
     id
-}
-
-fn fresh_id() -> HeaderValue {
-    let random = crate::tls::nonce().unwrap_or_default();
-    let hex = data_encoding::HEXLOWER.encode(random.get(..16).unwrap_or_default());
-    HeaderValue::try_from(hex).unwrap_or_else(|_| HeaderValue::from_static("-"))
 }
 
 /// What a request's `Host` and target say together: one authority, or why it is refused.
@@ -200,14 +259,17 @@ mod tests {
             ("x-public", "2"),
         ]);
         strip_hop(&mut some);
-        let left: Vec<_> = some.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap_or_default())).collect();
-        assert_eq!(left, [("content-length", "3"), ("x-public", "2"), ("te", "trailers")]);
+        let mut left: Vec<_> = some.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap_or_default())).collect();
+        // The order of fields with different names says nothing (RFC 9110 5.3), and removing one changes it.
+        left.sort_unstable();
+        assert_eq!(left, [("content-length", "3"), ("te", "trailers"), ("x-public", "2")]);
     }
 
     #[test]
     fn forwarding_fields_are_made_anew_unless_the_proxy_is_trusted() {
         let sent = [("x-forwarded-for", "1.2.3.4"), ("forwarded", "for=1.2.3.4"), ("x-real-ip", "1.2.3.4"), ("x-forwarded-proto", "ftp")];
-        let came = |trusted| Came { from: "2001:db8::1".parse().ok(), secure: true, host: "a.example:8443", trusted };
+        let client = Client::new("2001:db8::1".parse().ok(), true);
+        let came = |trusted| Came { client: &client, host: "a.example:8443", trusted };
         let mut some = fields(&sent);
         set_forwarding(&mut some, &came(false));
         let text = |fields: &HeaderMap, name: &str| fields.get(name).and_then(|value| value.to_str().ok().map(str::to_owned));
@@ -223,9 +285,21 @@ mod tests {
     #[test]
     fn a_circle_is_noticed() {
         let mut some = fields(&[("via", "1.1 other, 2 somebody")]);
-        assert!(!looped(&some, "portcullis-1"));
-        add_via(&mut some, hyper::Version::HTTP_2, "portcullis-1");
-        assert!(looped(&some, "portcullis-1") && !looped(&some, "portcullis-2"));
+        let (one, another) = (Pseudonym::of(&[1]), Pseudonym::of(&[2]));
+        assert!(!looped(&some, &one));
+        add_via(&mut some, hyper::Version::HTTP_2, &one);
+        assert_eq!(some[VIA], "1.1 other, 2 somebody, 2 portcullis-01");
+        assert!(looped(&some, &one) && !looped(&some, &another));
+    }
+
+    #[test]
+    fn a_request_id_is_kept_from_whom_it_is_believed_and_else_new() {
+        let ids = Ids::default();
+        let mut some = fields(&[("x-request-id", "theirs")]);
+        assert_eq!(request_id(&mut some, true, &ids), "theirs");
+        let (one, two) = (request_id(&mut some, false, &ids), request_id(&mut some, false, &ids));
+        assert_eq!((one.len(), &some[REQUEST_ID]), (32, &two));
+        assert!(one != two && Ids::default().fresh() != Ids::default().fresh(), "nobody can foretell them");
     }
 
     #[test]

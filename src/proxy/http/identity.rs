@@ -12,8 +12,7 @@ use crate::evidence::Timestamp;
 use crate::proxy::admit::{Admitted, Ground};
 use crate::refusal::{Denied, Finding, Reason};
 
-/// Fields by which an application may be told who its client is: ours, and those of other proxies. Compared after
-/// [`folded`].
+/// Fields by which an application may be told who its client is: ours, and those of other proxies. Compared [`folded`].
 const NAMES: &[&str] = &[
     "client-cert",
     "client-cert-chain",
@@ -42,14 +41,16 @@ const FLASHBOTS_MEASUREMENT: HeaderName = HeaderName::from_static("x-flashbots-m
 const FLASHBOTS_TYPE: HeaderName = HeaderName::from_static("x-flashbots-attestation-type");
 
 /// A name as an application may see it: CGI and its heirs turn every other character into one and the same.
-fn folded(name: &str) -> String {
-    name.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter.to_ascii_lowercase() } else { '-' }).collect()
+fn folded(name: &str) -> impl Iterator<Item = u8> {
+    name.bytes().map(|octet| if octet.is_ascii_alphanumeric() { octet.to_ascii_lowercase() } else { b'-' })
 }
 
 /// Whether a field could be taken for somebody's identity. `more` are names the operator added.
 fn tells_identity(name: &HeaderName, more: &[String]) -> bool {
-    let name = folded(name.as_str());
-    NAMES.contains(&name.as_str()) || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning)) || more.iter().any(|more| folded(more) == name)
+    let name = name.as_str();
+    let is = |known: &str| known.len() == name.len() && folded(known).eq(folded(name));
+    let begins = |beginning: &str| beginning.len() <= name.len() && folded(beginning).eq(folded(name).take(beginning.len()));
+    NAMES.iter().any(|known| is(known)) || BEGINNINGS.iter().any(|beginning| begins(beginning)) || more.iter().any(|more| is(more))
 }
 
 /// Removes every such field; gives the names of those that were there.

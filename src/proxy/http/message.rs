@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::body::{self, Body};
 
-/// A request to be sent to an upstream, its fields already those that go there.
+/// A request to be sent to an upstream, its fields already those that go there. Boxed: it goes through many hands.
 pub(super) struct Message {
     request: Request<Body>,
     rest: Rest,
@@ -28,33 +28,33 @@ pub(super) struct Rest {
 }
 
 impl Rest {
-    pub(super) fn with(self, request: Request<Body>) -> Message {
-        Message { request, rest: self }
+    pub(super) fn with(self, request: Request<Body>) -> Box<Message> {
+        Box::new(Message { request, rest: self })
     }
 }
 
 impl Message {
     /// A request to `authority`. `request` has its method, fields and body.
-    pub(super) fn new(request: Request<Body>, authority: &str, path: PathAndQuery) -> Self {
+    pub(super) fn new(request: Request<Body>, authority: &str, path: PathAndQuery) -> Box<Self> {
         let method = request.method().clone();
-        Self { request, rest: Rest { method, authority: authority.to_owned(), path, upgrade: None, agreed: None } }
+        Box::new(Self { request, rest: Rest { method, authority: authority.to_owned(), path, upgrade: None, agreed: None } })
     }
 
     /// The same, asking to switch to another protocol.
-    pub(super) fn upgrading(mut self, protocol: &str) -> Self {
+    pub(super) fn upgrading(mut self: Box<Self>, protocol: &str) -> Box<Self> {
         self.rest.method = Method::GET;
         self.rest.upgrade = Some(protocol.into());
         self
     }
 
     /// The same, telling when the upstream agrees to its body.
-    pub(super) fn telling(mut self, agreed: watch::Sender<bool>) -> Self {
+    pub(super) fn telling(mut self: Box<Self>, agreed: watch::Sender<bool>) -> Box<Self> {
         self.rest.agreed = Some(agreed);
         self
     }
 
     /// A request of our own.
-    pub(super) fn get(authority: &str, path: PathAndQuery) -> Self {
+    pub(super) fn get(authority: &str, path: PathAndQuery) -> Box<Self> {
         Self::new(Request::new(body::empty()), authority, path)
     }
 
@@ -62,8 +62,8 @@ impl Message {
         self.rest.upgrade.is_some()
     }
 
-    pub(super) fn for_http1(self) -> (Request<Body>, Rest) {
-        let Self { mut request, rest } = self;
+    pub(super) fn for_http1(self: Box<Self>) -> (Request<Body>, Rest) {
+        let Self { mut request, rest } = *self;
         *request.version_mut() = Version::HTTP_11;
         *request.method_mut() = rest.method.clone();
         *request.uri_mut() = Uri::from(rest.path.clone());
@@ -93,8 +93,8 @@ impl Message {
         (request, rest)
     }
 
-    pub(super) fn for_http2(self, secure: bool) -> (Request<Body>, Rest) {
-        let Self { mut request, rest } = self;
+    pub(super) fn for_http2(self: Box<Self>, secure: bool) -> (Request<Body>, Rest) {
+        let Self { mut request, rest } = *self;
         *request.version_mut() = Version::HTTP_2;
         *request.method_mut() = rest.method.clone();
         let mut parts = Parts::default();

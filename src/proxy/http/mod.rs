@@ -23,7 +23,7 @@ pub(super) mod wire;
 
 use std::future::poll_fn;
 use std::net::IpAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, ready};
@@ -46,10 +46,11 @@ use super::reach::Shared;
 use super::stream::Stream;
 use super::tcp::{End, Ended, Forwarded};
 use super::{Parts, Phase};
-use crate::admin::metrics::ListenerMetrics;
+use crate::admin::metrics::{HttpMetrics, ListenerMetrics};
 use crate::tls::ALPN_H2;
 use answer::{Audience, Problem};
 use body::Clean;
+use fields::{Client, Ids, Pseudonym};
 use identity::Introduction;
 use message::Message;
 use plan::{Backend, Site, To};
@@ -82,8 +83,10 @@ pub(super) struct Running {
     /// The sessions of upstreams that tunnels lead to.
     pub(super) shared: Shared,
     /// Our name in `Via`, different for every listener and start.
-    pseudonym: String,
+    pseudonym: Pseudonym,
+    ids: Ids,
     requests: AtomicUsize,
+    metrics: HttpMetrics,
     tokens: Mutex<(Instant, f64)>,
     /// Of the evidence endpoint.
     pace: evidence::Pace,
@@ -109,6 +112,9 @@ struct Connection {
     introduction: Arc<Introduction>,
     from: String,
     address: Option<IpAddr>,
+    client: Client,
+    /// What is removed from trailers, either way.
+    clean: Clean,
     server_name: Option<String>,
     end: tokio::time::Instant,
     gauge: Arc<Gauge>,
@@ -149,9 +155,21 @@ impl Running {
             tokio::spawn(check(Arc::downgrade(pool)));
         }
         let random = crate::tls::nonce().unwrap_or_default();
-        let pseudonym = format!("portcullis-{}", data_encoding::HEXLOWER.encode(random.get(..4).unwrap_or_default()));
+        let pseudonym = Pseudonym::of(random.get(..4).unwrap_or_default());
         let tokens = Mutex::new((Instant::now(), f64::from(plan.limits.rate.unwrap_or(0))));
-        Arc::new(Self { plan, around, ways, shared, pseudonym, requests: AtomicUsize::new(0), tokens, pace: evidence::Pace::default() })
+        let metrics = around.parts.metrics.http(&around.listener);
+        Arc::new(Self {
+            plan,
+            around,
+            ways,
+            shared,
+            pseudonym,
+            ids: Ids::default(),
+            requests: AtomicUsize::new(0),
+            metrics,
+            tokens,
+            pace: evidence::Pace::default(),
+        })
     }
 
     /// The first route that fits.
@@ -185,6 +203,15 @@ impl Running {
         Err(Problem::full(StatusCode::TOO_MANY_REQUESTS, "too many requests in this second"))
     }
 
+    /// Removes from trailers what may not stand there.
+    fn clean(self: &Arc<Self>) -> Clean {
+        let site = Arc::clone(self);
+        Arc::new(move |trailers: &mut HeaderMap| {
+            site.stripped(&identity::strip(trailers, &site.plan.strip));
+            fields::strip_trailers(trailers);
+        })
+    }
+
     /// Counts what pretended to be an identity.
     fn stripped(&self, names: &[HeaderName]) {
         for name in names {
@@ -210,7 +237,7 @@ impl Connection {
     fn begin(&self) {
         self.begun.fetch_add(1, Ordering::SeqCst);
         self.site.requests.fetch_add(1, Ordering::SeqCst);
-        self.site.around.parts.metrics.http_in_flight(&self.site.around.listener, 1);
+        self.site.metrics.begun();
     }
 
     fn over(&self, finished: bool) {
@@ -219,7 +246,7 @@ impl Connection {
             self.abandoned.fetch_add(1, Ordering::SeqCst);
         }
         self.site.requests.fetch_sub(1, Ordering::SeqCst);
-        self.site.around.parts.metrics.http_in_flight(&self.site.around.listener, -1);
+        self.site.metrics.over();
     }
 
     fn audience(&self) -> Audience {
@@ -244,15 +271,6 @@ impl Connection {
             of_entry(&rule.entry)
                 && (rule.methods.is_empty() || rule.methods.contains(method))
                 && (rule.paths.is_empty() || rule.paths.iter().any(|pattern| pattern.fits(path)))
-        })
-    }
-
-    /// What is removed from trailers, either way.
-    fn clean(&self) -> Clean {
-        let site = Arc::clone(&self.site);
-        Arc::new(move |trailers: &mut HeaderMap| {
-            site.stripped(&identity::strip(trailers, &site.plan.strip));
-            fields::strip_trailers(trailers);
         })
     }
 
@@ -317,6 +335,8 @@ pub(super) async fn serve(site: &Arc<Running>, admitted: Arc<Admitted>, mut stre
         introduction: Introduction::of(&admitted, &site.plan.identity, site.plan.tokens.as_ref()),
         from: place.from.name.clone(),
         address: place.from.source,
+        client: Client::new(place.from.source, site.around.secure),
+        clean: site.clean(),
         server_name: stream.server_name().map(str::to_owned),
         end: tokio::time::Instant::now() + site.around.limits.max_connection,
         gauge: Arc::clone(&gauge),
@@ -341,14 +361,18 @@ pub(super) async fn serve(site: &Arc<Running>, admitted: Arc<Admitted>, mut stre
 async fn http(connection: &Arc<Connection>, wire: Wire, version: Version) -> Ended {
     let limits = &connection.site.plan.limits;
     let shared = Arc::clone(connection);
-    let service = service_fn(move |request: Request<hyper::body::Incoming>| request::serve(Arc::clone(&shared), request));
+    // Boxed: hyper keeps room for it in every connection, and moves it for every request.
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let (parts, incoming) = request.into_parts();
+        Box::pin(request::serve(Arc::clone(&shared), Box::new(parts), incoming))
+    });
     let io = TokioIo::new(wire);
     let ended = match version {
         Version::Http1 => {
             let mut builder = http1::Builder::new();
             // The head's time is watched with the rest: hyper's own would close connections that idle between requests.
             builder.timer(TokioTimer::new()).header_read_timeout(None).max_header_size(limits.header).max_headers(FIELDS).half_close(false);
-            drive(connection, builder.serve_connection(io, service).with_upgrades(), http1::UpgradeableConnection::graceful_shutdown).await
+            drive(connection, Box::pin(builder.serve_connection(io, service).with_upgrades()), http1::UpgradeableConnection::graceful_shutdown).await
         }
         Version::Http2 => {
             let mut builder = http2::Builder::new(Streams(Arc::downgrade(connection)));
@@ -356,7 +380,7 @@ async fn http(connection: &Arc<Connection>, wire: Wire, version: Version) -> End
             builder.max_header_list_size(u32::try_from(limits.header).unwrap_or(u32::MAX)).max_send_buf_size(SEND_BUFFER);
             builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
             builder.max_pending_accept_reset_streams(RESETS).max_local_error_reset_streams(LOCAL_RESETS);
-            drive(connection, builder.serve_connection(io, service), http2::Connection::graceful_shutdown).await
+            drive(connection, Box::pin(builder.serve_connection(io, service)), http2::Connection::graceful_shutdown).await
         }
     };
     if matches!(ended, Ended::Finished) {
@@ -366,9 +390,9 @@ async fn http(connection: &Arc<Connection>, wire: Wire, version: Version) -> End
 }
 
 /// Lets hyper run; says goodbye in time, and ends what does not end by itself.
-async fn drive<C: Future<Output = Result<(), hyper::Error>>>(connection: &Arc<Connection>, running: C, goodbye: impl Fn(Pin<&mut C>)) -> Ended {
+async fn drive<C: Future<Output = Result<(), hyper::Error>>>(connection: &Arc<Connection>, mut running: Pin<Box<C>>, goodbye: impl Fn(Pin<&mut C>)) -> Ended {
     let around = &connection.site.around;
-    let (mut running, mut phase, mut leaving) = (pin!(running), around.phase.clone(), false);
+    let (mut phase, mut leaving) = (around.phase.clone(), false);
     let most = around.limits.max_connection;
     let left = around.remaining(&connection.admitted).map_or(most, |left| left.min(most));
     let farewell = tokio::time::Instant::now() + (left - FAREWELL.min(left / 2));

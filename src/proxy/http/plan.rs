@@ -161,7 +161,7 @@ pub struct Backend {
     pub ejection: Duration,
     /// How many h2 streams a connection carries before another is opened.
     pub streams: usize,
-    /// How many unused HTTP/1.1 connections to a target are kept, and for how long.
+    /// How many unused HTTP/1.1 connections to a target are kept, and for how long. None while sockets run short.
     pub idle_connections: usize,
     /// See [`Backend::idle_connections`].
     pub idle: Duration,
@@ -272,7 +272,7 @@ impl Backend {
             health: None,
             ejection: Duration::from_secs(5),
             streams: 100,
-            idle_connections: 32,
+            idle_connections: 128,
             idle: Duration::from_secs(60),
             first_byte: None,
         }

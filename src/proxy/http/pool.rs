@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -58,26 +58,56 @@ pub(super) enum Failure {
 #[derive(Debug)]
 pub(super) struct Lease {
     spot: Arc<Spot>,
-    shared: Option<Arc<Shared>>,
+    on: On,
+}
+
+/// The connection that it is on.
+#[derive(Debug)]
+enum On {
+    /// One of its own, which is kept for others afterwards if there are not so many already.
+    Exclusive(Option<Exclusive>, usize),
+    Shared(Arc<Shared>),
 }
 
 impl Lease {
-    fn of(spot: &Arc<Spot>, shared: Option<Arc<Shared>>) -> Self {
+    fn of(spot: &Arc<Spot>, on: On) -> Self {
         spot.in_flight.fetch_add(1, Ordering::SeqCst);
-        Self { spot: Arc::clone(spot), shared }
+        Self { spot: Arc::clone(spot), on }
     }
 
-    pub(super) fn target(&self) -> String {
-        self.spot.target.to_string()
+    pub(super) const fn spot(&self) -> &Arc<Spot> {
+        &self.spot
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         self.spot.in_flight.fetch_sub(1, Ordering::SeqCst);
-        if let Some(shared) = &self.shared {
-            shared.streams.fetch_sub(1, Ordering::SeqCst);
+        match &mut self.on {
+            On::Exclusive(free, most) => {
+                if let Some(free) = free.take() {
+                    give_back(free, &self.spot, *most);
+                }
+            }
+            On::Shared(shared) => drop(shared.streams.fetch_sub(1, Ordering::SeqCst)),
         }
+    }
+}
+
+/// Keeps a connection for other requests once it is through with its last: mostly it is already.
+fn give_back(mut free: Exclusive, spot: &Arc<Spot>, most: usize) {
+    if free.sender.is_ready() {
+        return spot.keep(free, most);
+    }
+    // Outside a runtime the program is ending.
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    if !free.sender.is_closed() {
+        let spot = Arc::clone(spot);
+        runtime.spawn(async move {
+            if free.sender.ready().await.is_ok() {
+                spot.keep(free, most);
+            }
+        });
     }
 }
 
@@ -115,7 +145,7 @@ impl Pool {
     }
 
     /// Sends a request for the client that was admitted. It is tried again only while nothing of it was sent.
-    pub(super) async fn send(&self, admitted: &Admitted, mut message: Message, key: u64) -> Result<(Response<Incoming>, Lease), Failure> {
+    pub(super) async fn send(&self, admitted: &Admitted, mut message: Box<Message>, key: u64) -> Result<(Response<Incoming>, Lease), Failure> {
         let mut unreachable = Vec::new();
         let (order, refused) = self.order(key);
         if order.is_empty()
@@ -149,7 +179,7 @@ impl Pool {
     }
 
     /// Asks one target, whatever is thought of it.
-    pub(super) async fn ask(&self, admitted: &Admitted, spot: &Arc<Spot>, message: Message) -> Result<(Response<Incoming>, Lease), Failure> {
+    pub(super) async fn ask(&self, admitted: &Admitted, spot: &Arc<Spot>, message: Box<Message>) -> Result<(Response<Incoming>, Lease), Failure> {
         let chosen = self.choose(admitted, spot).await?;
         self.send_on(chosen, spot, message).await.map_err(|(_, failure)| failure)
     }
@@ -203,7 +233,7 @@ impl Pool {
                 return Err(Failure::Refused(denied));
             }
         }
-        match self.connect(admitted, spot).await? {
+        match Box::pin(self.connect(admitted, spot)).await? {
             Made::Exclusive(free) => Ok(Chosen::Exclusive(free)),
             Made::Shared(shared) => {
                 shared.streams.fetch_add(1, Ordering::SeqCst);
@@ -308,43 +338,41 @@ impl Pool {
         });
     }
 
-    async fn send_on(&self, chosen: Chosen, spot: &Arc<Spot>, message: Message) -> Result<(Response<Incoming>, Lease), (Option<Message>, Failure)> {
+    async fn send_on(&self, chosen: Chosen, spot: &Arc<Spot>, message: Box<Message>) -> Result<(Response<Incoming>, Lease), (Option<Box<Message>>, Failure)> {
         match chosen {
             Chosen::Shared(shared) => {
-                let lease = Lease::of(spot, Some(Arc::clone(&shared)));
-                if message.is_upgrade() && !extends(&shared.extends).await {
+                let lease = Lease::of(spot, On::Shared(Arc::clone(&shared)));
+                if message.is_upgrade() && !Box::pin(extends(&shared.extends)).await {
                     return Err((None, Failure::NoUpgrade));
                 }
                 let mut sender = shared.sender.clone();
                 let (request, rest) = message.for_http2(matches!(self.backend.upstream.originate, Originate::Attested(_)));
-                let answer = self.in_time(sender.try_send_request(request)).await.map_err(|failure| (None, failure))?;
+                let answer = self.in_time(pin!(sender.try_send_request(request))).await.map_err(|failure| (None, failure))?;
                 answer.map(|response| (response, lease)).map_err(|mut error| unsent(error.take_message(), rest, error.into_error()))
             }
             Chosen::Exclusive(mut free) => {
-                let lease = Lease::of(spot, None);
+                let most = if self.around.sockets.scarce() { 0 } else { self.backend.idle_connections };
+                let mut lease = Lease::of(spot, On::Exclusive(None, most));
                 let (request, rest) = message.for_http1();
-                let answer = self.in_time(free.sender.try_send_request(request)).await.map_err(|failure| (None, failure))?;
+                let answer = self.in_time(pin!(free.sender.try_send_request(request))).await.map_err(|failure| (None, failure))?;
                 let response = answer.map_err(|mut error| unsent(error.take_message(), rest, error.into_error()))?;
-                let (spot, most) = (Arc::clone(spot), self.backend.idle_connections);
-                tokio::spawn(async move {
-                    if free.sender.ready().await.is_ok() {
-                        spot.keep(free, most);
-                    }
-                });
+                if let On::Exclusive(link, _) = &mut lease.on {
+                    *link = Some(free);
+                }
                 Ok((response, lease))
             }
         }
     }
 
-    async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, Failure> {
+    async fn in_time<T>(&self, answer: Pin<&mut impl Future<Output = T>>) -> Result<T, Failure> {
         match self.backend.first_byte {
-            Some(limit) => tokio::time::timeout(limit, answer).await.map_err(|_| Failure::Late),
+            Some(limit) => Box::pin(tokio::time::timeout(limit, answer)).await.map_err(|_| Failure::Late),
             None => Ok(answer.await),
         }
     }
 }
 
-fn unsent(request: Option<Request<Body>>, rest: super::message::Rest, error: hyper::Error) -> (Option<Message>, Failure) {
+fn unsent(request: Option<Request<Body>>, rest: super::message::Rest, error: hyper::Error) -> (Option<Box<Message>>, Failure) {
     (request.map(|request| rest.with(request)), Failure::Lost(error))
 }
 

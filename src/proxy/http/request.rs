@@ -19,6 +19,7 @@ use super::evidence::{self, Asked};
 use super::fields::{self, Came};
 use super::message::Message;
 use super::pool::Lease;
+use super::target::Spot;
 use super::{Connection, connect, identity, upgrade};
 use crate::proxy::admit::Ground;
 use crate::refusal::{Denied, Finding, Reason};
@@ -30,14 +31,30 @@ pub(super) struct Record {
     host: String,
     path: String,
     upstream: String,
-    address: String,
-    request_id: String,
+    /// The target it was sent to.
+    address: Option<At>,
+    request_id: Option<HeaderValue>,
     status: u16,
     problem: Option<String>,
     finished: bool,
     started: Instant,
     /// Held to the end of the response.
     lease: Option<Lease>,
+}
+
+/// Where a request went; written out only for a log that is kept.
+enum At {
+    Named(String),
+    Spot(Arc<Spot>),
+}
+
+impl std::fmt::Display for At {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Named(target) => f.write_str(target),
+            Self::Spot(spot) => spot.target.fmt(f),
+        }
+    }
 }
 
 impl Record {
@@ -49,8 +66,8 @@ impl Record {
             host: String::new(),
             path: parts.uri.path().to_owned(),
             upstream: String::new(),
-            address: String::new(),
-            request_id: String::new(),
+            address: None,
+            request_id: None,
             status: 0,
             problem: None,
             finished: false,
@@ -62,7 +79,7 @@ impl Record {
 
 impl Record {
     pub(super) fn sent_to(&mut self, lease: &Lease) {
-        self.address = lease.target();
+        self.address = Some(At::Spot(Arc::clone(lease.spot())));
     }
 
     pub(super) fn to(&mut self, upstream: &str) {
@@ -70,7 +87,7 @@ impl Record {
     }
 
     pub(super) fn at(&mut self, target: String) {
-        self.address = target;
+        self.address = Some(At::Named(target));
     }
 
     pub(super) fn holds(&mut self, lease: Lease) {
@@ -89,7 +106,11 @@ impl Drop for Record {
         let site = &self.connection.site;
         self.connection.over(self.finished);
         let elapsed = self.started.elapsed();
-        site.around.parts.metrics.http_request(&site.around.listener, self.method.as_str(), self.status, elapsed.as_secs_f64());
+        if !tracing::enabled!(target: "access", tracing::Level::INFO) {
+            return;
+        }
+        let address = self.address.as_ref().map(ToString::to_string).unwrap_or_default();
+        let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
         let (tier, entry) = match &self.connection.admitted.ground {
             Ground::Attested(tier, result) => (tier.name(), result.appraisal().entry()),
             Ground::AnyClient(tier) => (tier.name(), ""),
@@ -97,18 +118,17 @@ impl Drop for Record {
         };
         tracing::info!(
             target: "access", event = "request", listener = site.around.listener, peer = self.connection.from, tier, entry, method = self.method.as_str(),
-            host = self.host, path = self.path, status = self.status, upstream = self.upstream, address = self.address, request_id = self.request_id,
+            host = self.host, path = self.path, status = self.status, upstream = self.upstream, address, request_id,
             finished = self.finished, duration_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX), problem = self.problem.as_deref().unwrap_or_default(),
         );
     }
 }
 
-/// Serves one request. There is always an answer.
-pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    let (parts, incoming) = request.into_parts();
+/// Serves one request. There is always an answer. What few requests need is boxed within: this is made for each.
+pub(super) async fn serve(connection: Arc<Connection>, parts: Box<Parts>, incoming: Incoming) -> Result<Response<Body>, Infallible> {
     let (incoming, over) = Unread::new(incoming, parts.version);
     let mut record = Record::new(&connection, &parts);
-    let asked = parts.headers.clone();
+    let form = answer::Form::of(&parts.headers);
     let mut response = match answered(&connection, parts, incoming, &mut record).await {
         Ok(response) => response.map(|body| match body {
             Answer::Upstream(incoming) => Ok(incoming),
@@ -116,15 +136,15 @@ pub(super) async fn serve(connection: Arc<Connection>, request: Request<Incoming
         }),
         Err(problem) => {
             record.problem = Some(problem.detail.clone());
-            over.briefly().await;
-            problem.answer(connection.audience(), &asked).map(Err)
+            Box::pin(over.briefly()).await;
+            problem.answer(connection.audience(), form).map(Err)
         }
     };
     record.status = response.status().as_u16();
-    if let Ok(id) = record.request_id.parse() {
-        response.headers_mut().insert(fields::REQUEST_ID, id);
+    if let Some(id) = &record.request_id {
+        response.headers_mut().insert(fields::REQUEST_ID, id.clone());
     }
-    let clean = connection.clean();
+    let clean = Arc::clone(&connection.clean);
     Ok(response.map(|body| match body {
         Ok(incoming) => Downward::new(incoming, clean, record).boxed_unsync(),
         Err(body) => {
@@ -140,7 +160,7 @@ pub(super) enum Answer {
     Upstream(Incoming),
 }
 
-async fn answered(connection: &Arc<Connection>, mut parts: Parts, incoming: Unread, record: &mut Record) -> Result<Response<Answer>, Problem> {
+async fn answered(connection: &Arc<Connection>, mut parts: Box<Parts>, incoming: Unread, record: &mut Record) -> Result<Response<Answer>, Problem> {
     let site = &connection.site;
     site.room()?;
     let authority = fields::authority(&parts).map_err(|why| Problem::request(StatusCode::BAD_REQUEST, why))?;
@@ -151,7 +171,7 @@ async fn answered(connection: &Arc<Connection>, mut parts: Parts, incoming: Unre
     if let Some(plan) = site.plan.evidence.as_ref().filter(|plan| plan.path == parts.uri.path()) {
         let asked =
             Asked { method: &parts.method, query: parts.uri.query(), source: connection.address, authority: &authority, key: connection.admitted.own.as_ref() };
-        return Ok(evidence::answer(plan, &site.pace, asked).await?.map(Answer::Own));
+        return Ok(Box::pin(evidence::answer(plan, &site.pace, asked)).await?.map(Answer::Own));
     }
     if let Some(answer) = challenge(site, &parts) {
         return Ok(answer.map(Answer::Own));
@@ -161,7 +181,7 @@ async fn answered(connection: &Arc<Connection>, mut parts: Parts, incoming: Unre
         if site.plan.destinations.is_empty() {
             return Err(Problem::denied(StatusCode::METHOD_NOT_ALLOWED, "this listener is no forward proxy"));
         }
-        return connect::serve(connection, parts, &authority, record).await;
+        return Box::pin(connect::serve(connection, *parts, &authority, record)).await;
     }
     if fields::looped(&parts.headers, &site.pseudonym) {
         return Err(Problem::new(StatusCode::LOOP_DETECTED, "proxy_loop_detected", "the request has been here before"));
@@ -188,19 +208,24 @@ async fn answered(connection: &Arc<Connection>, mut parts: Parts, incoming: Unre
     prepare(connection, &mut parts, &authority, record)?;
     let key = hash(&(connection.address, &authority));
     if let Some(wanted) = wanted {
-        return upgrade::serve(connection, pool, parts, wanted, (authority, path), (record, key)).await;
+        return Box::pin(upgrade::serve(connection, pool, parts, wanted, (authority, path), (record, key))).await;
     }
     let expects = parts.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    let (agree, agreed) = watch::channel(false);
-    let gate = expects.then(|| Gate::until(agreed));
-    let (upward, fate) = Upward::new(incoming, most, site.plan.limits.request_body, gate, connection.clean());
+    let (agree, gate) = expects.then(|| watch::channel(false)).map(|(agree, agreed)| (agree, Gate::until(agreed))).unzip();
+    let (upward, fate) = if incoming.is_end_stream() {
+        (body::empty(), Arc::default())
+    } else {
+        let (upward, fate) = Upward::new(incoming, most, site.plan.limits.request_body, gate, Arc::clone(&connection.clean));
+        (upward.boxed_unsync(), fate)
+    };
     parts.uri = hyper::Uri::default();
     parts.extensions.clear();
-    let mut message = Message::new(Request::from_parts(parts, upward.boxed_unsync()), &authority, path);
-    if expects {
+    let mut message = Message::new(Request::from_parts(*parts, upward), &authority, path);
+    if let Some(agree) = agree {
         message = message.telling(agree);
     }
-    let (response, lease) = pool.send(&connection.admitted, message, key).await.map_err(|failure| Problem::of(&failure, &fate))?;
+    let sending = Box::pin(pool.send(&connection.admitted, message, key));
+    let (response, lease) = sending.await.map_err(|failure| Problem::of(&failure, &fate))?;
     record.sent_to(&lease);
     record.holds(lease);
     let response = returned(connection, response)?;
@@ -227,11 +252,10 @@ fn prepare(connection: &Connection, parts: &mut Parts, authority: &str, record: 
     let fields = &mut parts.headers;
     site.stripped(&identity::strip(fields, &site.plan.strip));
     fields::strip_hop(fields);
-    fields::set_forwarding(fields, &Came { from: connection.address, secure: site.around.secure, host: authority, trusted });
+    fields::set_forwarding(fields, &Came { client: &connection.client, host: authority, trusted });
     fields::add_via(fields, version, &site.pseudonym);
     let keep = trusted || !matches!(connection.admitted.ground, Ground::AnyClient(_));
-    let id = fields::request_id(fields, keep);
-    id.to_str().unwrap_or_default().clone_into(&mut record.request_id);
+    record.request_id = Some(fields::request_id(fields, keep, &site.ids));
     let now = site.around.parts.clock.now().map_err(|denied| internal(&denied))?;
     connection.introduction.tell(fields, &connection.admitted, now).map_err(|denied| internal(&denied))
 }

@@ -27,6 +27,7 @@ pub(super) struct Spot {
 struct Links {
     shared: Vec<Arc<Shared>>,
     free: Vec<Exclusive>,
+    swept: Option<Instant>,
     out: Option<Out>,
 }
 
@@ -93,8 +94,13 @@ impl Spot {
     /// An unused connection that is still good.
     pub(super) fn exclusive(&self, idle: Duration) -> Option<Exclusive> {
         let (mut links, now) = (self.links(), Instant::now());
-        links.free.retain(|link| !link.sender.is_closed() && now < link.fresh_until && now.saturating_duration_since(link.since) < idle);
-        links.free.pop()
+        let good = |link: &Exclusive| !link.sender.is_closed() && now < link.fresh_until && now.saturating_duration_since(link.since) < idle;
+        // Those that are used again and again hide the others.
+        if links.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP) {
+            links.swept = Some(now);
+            links.free.retain(good);
+        }
+        std::iter::from_fn(|| links.free.pop()).find(good)
     }
 
     /// Keeps a connection for another request.
@@ -122,3 +128,6 @@ impl Spot {
         if self.well.load(Ordering::SeqCst) { Ok(()) } else { Err(None) }
     }
 }
+
+/// How often unused connections are looked through for those that are no longer good.
+const SWEEP: Duration = Duration::from_secs(1);

@@ -63,7 +63,7 @@ fn is_key(key: &HeaderValue) -> bool {
 pub(super) async fn serve(
     connection: &Arc<Connection>,
     pool: &Pool,
-    mut parts: Parts,
+    mut parts: Box<Parts>,
     wanted: Wanted,
     (authority, path): (String, PathAndQuery),
     (record, key): (&mut Record, u64),
@@ -72,7 +72,7 @@ pub(super) async fn serve(
     parts.uri = hyper::Uri::default();
     parts.extensions.clear();
     parts.headers.remove(CONTENT_LENGTH);
-    let message = Message::new(Request::from_parts(parts, body::empty()), &authority, path).upgrading(&wanted.protocol);
+    let message = Message::new(Request::from_parts(*parts, body::empty()), &authority, path).upgrading(&wanted.protocol);
     let (response, lease) = pool.send(&connection.admitted, message, key).await.map_err(|failure| Problem::of(&failure, &Fate::default()))?;
     record.sent_to(&lease);
     let agreed = match response.version() {

@@ -186,6 +186,13 @@ impl Wire {
 const POISON: &[u8] = b"\0\r\n\r\n";
 
 impl Wire {
+    fn wrote(&self, octets: usize) {
+        self.gauge.note(&self.gauge.sent, octets);
+        if let Some((_, sent)) = &self.counters {
+            sent.inc_by(u64::try_from(octets).unwrap_or(u64::MAX));
+        }
+    }
+
     fn pass_ahead(&mut self, into: &mut ReadBuf<'_>) {
         let count = self.ahead.len().min(into.remaining());
         into.put_slice(self.ahead.get(..count).unwrap_or_default());
@@ -223,11 +230,19 @@ impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
-        this.gauge.note(&this.gauge.sent, written);
-        if let Some((_, sent)) = &this.counters {
-            sent.inc_by(u64::try_from(written).unwrap_or(u64::MAX));
-        }
+        this.wrote(written);
         Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, bytes))?;
+        this.wrote(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
