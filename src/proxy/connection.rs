@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -127,16 +127,18 @@ pub(super) async fn within(accepting: &Arc<Accepting>, upstream: &Upstream, sess
         let connected = session.connect(upstream, stream).await;
         let result = if matches!(connected, Err(Outcome::Unreachable(_))) { "unreachable" } else { "ok" };
         accepting.parts.metrics.upstream_connect(&upstream.name, result);
-        let (downstream, upstream, target) = match connected {
+        let (mut downstream, mut upstream, target) = match connected {
             Ok(connected) => connected,
             Err(outcome) => return outcome,
         };
         known.target = Some(target);
-        let (source, target) = session.from.addresses.unzip();
-        let (alpn, server_name) = (session.alpn.as_deref(), session.server_name.as_deref());
-        let told = announce::Told { source, target, alpn, server_name, admitted: &session.here };
-        let over = async { (End::Downstream, session.ended().await) };
-        carry(accepting, (downstream, upstream), (Some(told), Vec::new()), (session.end, over), &mut known.forwarded).await
+        let told = accepting.listener.proxy_protocol.onward.then(|| {
+            let (source, target) = session.from.addresses.unzip();
+            let (alpn, server_name) = (session.alpn.as_deref(), session.server_name.as_deref());
+            announce::write(&announce::Told { source, target, alpn, server_name, admitted: &session.here })
+        });
+        let over = pin!(async { (End::Downstream, session.ended().await) });
+        carry(accepting, (&mut downstream, &mut upstream), (told, Vec::new()), (session.end, over), &mut known.forwarded).await
     };
     let outcome = tokio::select! {
         biased;
@@ -179,7 +181,7 @@ async fn tcp(accepting: &Arc<Accepting>, to: To<'_>, (socket, from): (Socket, &F
     let blamed = if matches!(listener.terminate, Terminate::Plain) { End::Upstream } else { End::Downstream };
     let ready = unpanicked(Box::pin(admit_both(listener, to, parts, (socket, from), known)), blamed).await;
     drop(place);
-    let (here, there, downstream, far_end, ahead, plain) = match (ready, to) {
+    let (here, there, mut downstream, mut far_end, ahead, plain) = match (ready, to) {
         (Ok(Ready::Ends { here, there, downstream, upstream, ahead, plain }), _) => (here, there, downstream, upstream, ahead, plain),
         // Every connection of a session goes to one upstream: a listener whose clients choose takes none.
         (Ok(Ready::Session(..)), To::Chosen(..)) => return Outcome::Cut,
@@ -190,33 +192,28 @@ async fn tcp(accepting: &Arc<Accepting>, to: To<'_>, (socket, from): (Socket, &F
         }
         (Err(outcome), _) => return outcome,
     };
-    let told = plain.then(|| {
+    let told = (plain && listener.proxy_protocol.onward).then(|| {
         let (source, target) = from.addresses.unzip();
-        (source, target, downstream.alpn().map(<[u8]>::to_vec), downstream.server_name().map(str::to_owned))
-    });
-    let told = told.as_ref().map(|(source, target, alpn, server_name)| announce::Told {
-        source: *source,
-        target: *target,
-        alpn: alpn.as_deref(),
-        server_name: server_name.as_deref(),
-        admitted: &here,
+        announce::write(&announce::Told { source, target, alpn: downstream.alpn(), server_name: downstream.server_name(), admitted: &here })
     });
     let most = tokio::time::Instant::now() + listener.limits.max_connection;
     let end = there.end().map_or(most, |end| most.min(end.into()));
-    carry(accepting, (downstream, far_end), (told, ahead), (end, either(&here, &there, parts)), &mut known.forwarded).await
+    let over = pin!(either(&here, &there, parts));
+    carry(accepting, (&mut downstream, &mut far_end), (told, ahead), (end, over), &mut known.forwarded).await
 }
 
-/// Forwards between two ends that were let through, what was read `ahead` first, until an end or until `over` says that a verdict holds no longer.
+/// Forwards between two ends that were let through, what is `told` and what was read `ahead` first, until an end or until `over` says that a verdict
+/// holds no longer. What is handed in is borrowed: a connection would have room for it twice.
 async fn carry(
     accepting: &Accepting,
-    (mut downstream, mut upstream): (Stream, Stream),
-    (told, ahead): (Option<announce::Told<'_>>, Vec<u8>),
-    (end, over): (tokio::time::Instant, impl Future<Output = (End, standing::Ended)>),
+    (downstream, upstream): (&mut Stream, &mut Stream),
+    (told, ahead): (Option<Vec<u8>>, Vec<u8>),
+    (end, over): (tokio::time::Instant, Pin<&mut impl Future<Output = (End, standing::Ended)>>),
     forwarded: &mut Forwarded,
 ) -> Outcome {
     let Accepting { listener, counters, .. } = accepting;
-    if let Some(told) = told.filter(|_| listener.proxy_protocol.onward)
-        && let Err(error) = upstream.write_all(&announce::write(&told)).await
+    if let Some(told) = told
+        && let Err(error) = upstream.write_all(&told).await
     {
         return Outcome::Forwarded(Ended::Lost(End::Upstream, error));
     }
@@ -235,7 +232,7 @@ async fn carry(
             standing::Ended::Expired => return Outcome::Forwarded(Ended::Expired),
             standing::Ended::Withdrawn(denied) => return Outcome::Withdrawn(end, denied),
         },
-        ended = forward((&mut downstream, &mut upstream), life, (&counters.received, &counters.sent), forwarded) => ended,
+        ended = forward((downstream, upstream), life, (&counters.received, &counters.sent), forwarded) => ended,
     };
     if matches!(ended, Ended::Finished) {
         downstream.finish();
