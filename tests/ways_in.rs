@@ -162,6 +162,11 @@ async fn tunnels_carry_plain_bytes_and_lead_only_where_the_table_does() {
         let answer = say(ways.entrance(), format!("CONNECT {target} HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n").as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{target}: {answer}");
     }
+    // Nothing that came before the answer gets into a tunnel.
+    for early in ["\x16\x03\x01\x00\x05early", "half a line"] {
+        let answer = say(ways.entrance(), format!("CONNECT plain.test:80 HTTP/1.1\r\nHost: plain.test:80\r\n\r\n{early}").as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{early:?}: {answer}");
+    }
     assert_eq!(mirror.connections(), 4);
     let metrics = ways.client.metrics().text();
     assert!(metrics.contains("refused_total{listener=\"out\",side=\"downstream\",reason=\"destination_unknown\"} 8\n"), "{metrics}");

@@ -329,7 +329,7 @@ async fn admit_both(listener: &Listener, to: To<'_>, parts: &Parts, (socket, fro
     let reached = reach(handshakes(listener, parts), (asked.upstream, shared.find(asked.upstream)), &here, None).await;
     match known.reached(reached) {
         // By now a connection of our own is known, should this have been one that was captured.
-        Ok(_) if choice.loops(from) => Err(Outcome::Refused(End::Downstream, looped())),
+        Ok(_) if choice.loops(&downstream, from) => Err(Outcome::Refused(End::Downstream, looped())),
         Ok((there, far_end)) => match asked.granted(&mut downstream).await {
             Ok(ahead) => Ok(Ready::Ends { here, there, downstream, upstream: far_end, ahead, plain }),
             Err(error) => Err(Outcome::Forwarded(Ended::Lost(End::Downstream, error))),

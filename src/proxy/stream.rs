@@ -25,17 +25,21 @@ pub(super) struct Socket {
     kind: Kind,
     finished: bool,
     held: Option<Held>,
-    /// Where we connected from.
-    ours: Option<SocketAddr>,
+    /// From where to where we connected.
+    ours: Option<Pair>,
 }
 
-/// Where the connections that this process made come from. One set for the process, as its sockets are: with capture, one
-/// listener may be sent what another dialled.
-static OURS: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
+/// The two ends of a connection. Either alone does not name one: the system gives connections to different places the same
+/// port.
+type Pair = (SocketAddr, SocketAddr);
 
-/// Whether a connection from there was made by this process.
-pub(super) fn is_ours(source: SocketAddr) -> bool {
-    OURS.lock().unwrap_or_else(PoisonError::into_inner).contains(&canonical(source))
+/// The connections that this process made. One set for the process, as its sockets are: with capture, one listener may be
+/// sent what another dialled.
+static OURS: Mutex<BTreeSet<Pair>> = Mutex::new(BTreeSet::new());
+
+/// Whether the connection between these was made by this process.
+pub(super) fn is_ours(from: SocketAddr, to: SocketAddr) -> bool {
+    OURS.lock().unwrap_or_else(PoisonError::into_inner).contains(&(canonical(from), canonical(to)))
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
@@ -61,7 +65,7 @@ impl Socket {
 
     /// A connection that we made: see [`is_ours`].
     pub(super) fn made(stream: TcpStream) -> Self {
-        let ours = stream.local_addr().ok().map(canonical);
+        let ours = stream.local_addr().ok().zip(stream.peer_addr().ok()).map(|(from, to)| (canonical(from), canonical(to)));
         OURS.lock().unwrap_or_else(PoisonError::into_inner).extend(ours);
         let mut socket = Self::tcp(stream);
         socket.ours = ours;

@@ -1,6 +1,7 @@
 //! Asks a client where it wants to go, in the way of its listener, and tells it what became of it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,8 +64,10 @@ impl Choice {
     }
 
     /// Whether this is a captured connection that we made.
-    pub(in crate::proxy) fn loops(&self, from: &From) -> bool {
-        matches!(self.by, By::Captured(_)) && from.addresses.is_some_and(|(peer, _)| crate::proxy::stream::is_ours(peer))
+    pub(in crate::proxy) fn loops(&self, stream: &Stream, from: &From) -> bool {
+        let By::Captured(capture) = self.by else { return false };
+        let ends = from.addresses.map(|(peer, _)| peer).zip(meant(stream, from, capture));
+        ends.is_some_and(|(peer, meant)| crate::proxy::stream::is_ours(peer, meant))
     }
 
     fn found(&self, wanted: Wanted, ahead: Vec<u8>, reply: Reply) -> Result<Asked<'_>, Unasked> {
@@ -77,15 +80,12 @@ impl Choice {
     /// The address that a captured connection was for; where the table has none of it, the name in its handshake.
     async fn captured(&self, stream: &mut Stream, from: &From, capture: Capture) -> Result<Asked<'_>, Unasked> {
         let ours = from.addresses.map(|(_, ours)| ours);
-        let meant = match capture {
-            Capture::Redirect => stream.original_destination().ok(),
-            Capture::Tproxy => ours,
-        };
+        let meant = meant(stream, from, capture);
         let direct = capture == Capture::Redirect && meant == ours;
         let Some(meant) = meant.filter(|_| !direct) else {
             return Err(Unasked::of(Finding::new(Reason::ProxyLoop, "destination", "a captured connection", "one that was made to this listener itself")));
         };
-        if self.loops(from) {
+        if self.loops(stream, from) {
             return Err(Unasked { wanted: Some(meant.into()), denied: looped() });
         }
         let wanted = Wanted::from(meant);
@@ -120,6 +120,14 @@ impl Choice {
                 Err(Unasked { wanted: None, denied })
             }
         }
+    }
+}
+
+/// Where a captured connection was meant to go.
+fn meant(stream: &Stream, from: &From, capture: Capture) -> Option<SocketAddr> {
+    match capture {
+        Capture::Redirect => stream.original_destination().ok(),
+        Capture::Tproxy => from.addresses.map(|(_, ours)| ours),
     }
 }
 
