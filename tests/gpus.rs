@@ -385,3 +385,22 @@ fn careless() -> rustls::ClientConfig {
     config.alpn_protocols = vec![b"portcullis1/raw".to_vec()];
     config
 }
+
+/// The program's files: a TEE's evidence with GPUs beside it, made, judged and shown.
+#[test]
+fn gpus_beside_a_tee_in_files() {
+    let desk = desk();
+    done(&desk, "simulate both --gpus 2");
+    for name in ["gpu-0.cbor", "gpu-1.cbor", "gpu-rim-1.xml", "gpu-ocsp-1.der"] {
+        assert!(desk.path("both").join(name).exists(), "{name}");
+    }
+    let run = desk.run("verify both --policy two.json --json");
+    assert!(run.code == 0 && run.stdout.contains("\"driver_version\": \"570.1.1\""), "{}", run.shown());
+    let run = desk.run("verify both --policy three.json --json");
+    assert!(run.code != 0 && run.stdout.contains("auxiliary_unbound"), "{}", run.shown());
+    let run = desk.run("inspect both");
+    assert!(run.code == 0 && run.stdout.contains("vbios_version") && run.stdout.contains("Good since"), "{}", run.shown());
+    std::fs::copy(desk.path("both/gpu-0.cbor"), desk.path("both/gpu-1.cbor")).expect("a file");
+    let run = desk.run("verify both --policy two.json --json");
+    assert!(run.code != 0 && run.stdout.contains("evidence_ambiguous"), "one GPU as two: {}", run.shown());
+}

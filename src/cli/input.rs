@@ -11,7 +11,8 @@ use x509_parser::revocation_list::CertificateRevocationList;
 use super::output::Rendered;
 use crate::evidence::saved::SavedFile;
 use crate::evidence::{Auxiliary, Endorsement, Endorsements, Evidence, launch};
-use crate::platform::{PLATFORMS, Platform};
+use crate::platform::{AUXILIARY, PLATFORMS, Platform};
+use crate::verify::auxiliary;
 
 /// No file is read beyond this many octets: the most that an evidence frame may carry.
 pub(super) const MAX_FILE: u64 = 1 << 20;
@@ -40,6 +41,8 @@ pub(super) enum Form {
     Certificate(Vec<u8>),
     /// An encoded collection.
     Collection(Vec<u8>),
+    /// Devices beside which there is no TEE's evidence.
+    Devices(Vec<Auxiliary>),
     /// A platform's raw evidence.
     Raw(&'static Platform, Evidence),
 }
@@ -119,24 +122,13 @@ fn bounded(source: impl io::Read) -> anyhow::Result<Vec<u8>> {
 
 /// A folder is one subject when it holds one piece of evidence, and a heap of endorsements when it holds none.
 fn folder(path: &Path, subjects: &mut Vec<Subject>, loose: &mut Heap) -> anyhow::Result<()> {
-    let name = path.display().to_string();
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(path).with_context(|| name.clone())? {
-        let entry = entry.with_context(|| name.clone())?.path();
-        if entry.is_file() {
-            files.push(entry);
-        }
-        if files.len() > MAX_ENTRIES {
-            bail!("{name} has more than {MAX_ENTRIES} files: it is not the folder of one piece of evidence");
-        }
-    }
-    files.sort();
+    let (name, files) = (path.display().to_string(), entries(path)?);
     let mut heap = Heap::default();
-    let used = heap.together(&files, &name)?;
+    let used = heap.together(path, &files)?;
     for file in files.iter().filter(|file| !used.contains(file)) {
         heap.file(file, file.display().to_string())?;
     }
-    heap.attach();
+    heap.attach(&name);
     heap.prefer_raw();
     // One piece is called as it was typed; of several, each by its file.
     if let [(called, _)] = heap.evidence.as_mut_slice() {
@@ -151,6 +143,28 @@ fn folder(path: &Path, subjects: &mut Vec<Subject>, loose: &mut Heap) -> anyhow:
     }
     subjects.extend(heap.subjects());
     Ok(())
+}
+
+/// The files of a folder in their order, and those of a folder `ocsp` in it.
+///
+/// # Errors
+/// What the system says, or too many files.
+pub(super) fn entries(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let name = || folder.display().to_string();
+    let mut files = Vec::new();
+    for place in [folder.to_owned(), folder.join("ocsp")].iter().filter(|place| place.is_dir()) {
+        for entry in std::fs::read_dir(place).with_context(name)? {
+            let entry = entry.with_context(name)?.path();
+            if entry.is_file() {
+                files.push(entry);
+            }
+            if files.len() > MAX_ENTRIES {
+                bail!("{} has more than {MAX_ENTRIES} files: it is not the folder of one piece of evidence", name());
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// What was found in several files.
@@ -176,26 +190,35 @@ impl Heap {
     }
 
     /// What only several files together make. Returns the files that were used.
-    fn together(&mut self, files: &[PathBuf], name: &str) -> anyhow::Result<Vec<PathBuf>> {
+    fn together(&mut self, folder: &Path, files: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
         let mut read_in = Vec::new();
         for path in files {
-            let file = path.file_name().and_then(|file| file.to_str()).unwrap_or_default();
+            let file = path.strip_prefix(folder).ok().and_then(Path::to_str).unwrap_or_default();
             read_in.push(SavedFile { name: file.to_owned(), bytes: read(path)? });
         }
-        let Some((platform, assembled)) = PLATFORMS.iter().find_map(|platform| Some((platform, (platform.saved.assemble)(&read_in)?))) else {
-            return Ok(Vec::new());
-        };
-        self.evidence.extend(assembled.evidence.map(|evidence| (name.to_owned(), Form::Raw(platform, evidence))));
-        self.endorsements.extend(assembled.endorsements);
-        let used = |path: &&PathBuf| path.file_name().and_then(|file| file.to_str()).is_some_and(|file| assembled.used.iter().any(|used| used == file));
-        Ok(files.iter().filter(used).cloned().collect())
+        let mut used = Vec::new();
+        for kind in AUXILIARY {
+            let beside = (kind.assemble)(&read_in);
+            self.members.extend(beside.members);
+            self.endorsements.extend(beside.endorsements);
+            used.extend(beside.used);
+        }
+        if let Some((platform, assembled)) = PLATFORMS.iter().find_map(|platform| Some((platform, (platform.saved.assemble)(&read_in)?))) {
+            self.evidence.extend(assembled.evidence.map(|evidence| (folder.display().to_string(), Form::Raw(platform, evidence))));
+            self.endorsements.extend(assembled.endorsements);
+            used.extend(assembled.used);
+        }
+        Ok(used.into_iter().map(|name| folder.join(name)).collect())
     }
 
     /// Gives the auxiliary members of a folder to its one piece of raw evidence.
-    fn attach(&mut self) {
+    fn attach(&mut self, name: &str) {
         if let [(_, Form::Raw(_, evidence))] = self.evidence.as_mut_slice() {
             evidence.auxiliary.append(&mut self.members);
         }
+        let alone = self.evidence.iter().all(|(_, form)| matches!(form, Form::Certificate(der) if !mentions_evidence(der)));
+        let devices: Vec<_> = self.members.iter().filter(|member| alone && auxiliary::of(member).is_some()).cloned().collect();
+        self.evidence.extend((!devices.is_empty()).then(|| (name.to_owned(), Form::Devices(devices))));
     }
 
     /// In a folder, a certificate that carries nothing stands beside the evidence it has nothing to do with.
@@ -225,6 +248,12 @@ fn recognise(path: &Path, bytes: Vec<u8>) -> Vec<Piece> {
     }
     if let Some(member) = PLATFORMS.iter().flat_map(|platform| platform.verifier.members()).find(|member| member.label == stem) {
         return vec![Piece::Member(Auxiliary { label: member.label.to_owned(), media_type: member.media_type.to_owned(), bytes })];
+    }
+    for kind in AUXILIARY {
+        let beside = (kind.assemble)(&[SavedFile { name: file.to_owned(), bytes: bytes.clone() }]);
+        if !beside.used.is_empty() {
+            return beside.members.into_iter().map(Piece::Member).chain(beside.endorsements.into_iter().map(Piece::Endorsement)).collect();
+        }
     }
     let named = PLATFORMS.iter().flat_map(|platform| platform.saved.endorsements).copied().find(|name| *name == stem);
     let trimmed = bytes.trim_ascii_start();

@@ -14,15 +14,18 @@ use super::output::{self, DIM, Detail, Marks, show, show_json};
 use crate::evidence::binding::{BindingClaims, Kind};
 use crate::evidence::cmw::Collection;
 use crate::evidence::leaf::Leaf;
-use crate::evidence::{Endorsement, Endorsements, Evidence};
+use crate::evidence::ocsp::Response;
+use crate::evidence::rim::Rim;
+use crate::evidence::{Claims, Endorsement, Endorsements, Evidence};
 use crate::platform;
 use crate::refusal::Denied;
+use crate::verify::auxiliary;
 
 /// Show what is in evidence, certificates and revocation lists; judge nothing.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// What to show: a raw report, a certificate (DER or PEM), a revocation list, an encoded evidence collection; `-` is
-    /// stdin. At most 1 MiB each.
+    /// What to show: a raw report, a certificate (DER or PEM), a revocation list, an encoded evidence collection, or a folder
+    /// of them; `-` is stdin. At most 1 MiB each.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Print one JSON document.
@@ -35,9 +38,10 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let mut parts = Vec::new();
-    for file in &args.files {
-        for piece in input::pieces(file)? {
-            parts.push(of_piece(file, piece));
+    for named in &args.files {
+        let files = if named.is_dir() { input::entries(named)? } else { vec![named.clone()] };
+        for file in &files {
+            parts.extend(input::pieces(file)?.into_iter().map(|piece| of_piece(file, piece)));
         }
     }
     if args.json {
@@ -127,6 +131,8 @@ fn of_piece(file: &Path, piece: Piece) -> Part {
             };
             part
         }
+        // Only several files together make it.
+        Piece::Evidence(Form::Devices(_)) => Part::new(&name, "devices"),
         Piece::Evidence(Form::Raw(platform, evidence)) => {
             let mut part = Part::new(&name, format!("a raw {} report", platform.name));
             claims(&mut part, &evidence, &Endorsements::default());
@@ -134,8 +140,14 @@ fn of_piece(file: &Path, piece: Piece) -> Part {
         }
         Piece::Member(member) => {
             let mut part = Part::new(&name, format!("an auxiliary member ({})", member.label));
-            part.field("media_type", member.media_type);
+            part.field("media_type", member.media_type.clone());
             part.field("octets", member.bytes.len().to_string());
+            if let Some((kind, _)) = auxiliary::of(&member) {
+                match (kind.read)(&member.bytes) {
+                    Ok(read) => said(&mut part, &read),
+                    Err(denied) => part.trouble(&denied),
+                };
+            }
             part
         }
         Piece::Unknown => {
@@ -146,18 +158,20 @@ fn of_piece(file: &Path, piece: Piece) -> Part {
     }
 }
 
+fn said<'p>(part: &'p mut Part, claims: &Claims) -> &'p mut Part {
+    for (name, value) in claims.iter() {
+        part.field(*name, serde_json::to_value(value).unwrap_or_default());
+    }
+    part
+}
+
 fn claims<'p>(part: &'p mut Part, evidence: &Evidence, endorsements: &Endorsements) -> &'p mut Part {
     part.field("media_type", evidence.media_type.clone());
     let Some(platform) = platform::of_evidence(evidence) else {
         return part.field("octets", hex(&evidence.bytes));
     };
     match platform.verifier.read(evidence, endorsements) {
-        Ok(read) => {
-            for (name, value) in read.iter() {
-                part.field(*name, serde_json::to_value(value).unwrap_or_default());
-            }
-            part
-        }
+        Ok(read) => said(part, &read),
         Err(denied) => part.trouble(&denied),
     }
 }
@@ -222,6 +236,17 @@ fn of_endorsement(name: &str, endorsement: &Endorsement) -> Part {
     let mut part = Part::new(name, format!("the endorsement {}", endorsement.name));
     if X509Certificate::from_der(&endorsement.bytes).is_ok() {
         certificate_fields(&mut part, &endorsement.bytes);
+        return part;
+    }
+    if let Ok(rim) = Rim::parse(&endorsement.bytes) {
+        part.field("product", rim.product).field("version", rim.version).field("measurements", rim.golden.len());
+        return part;
+    }
+    if let Ok(response) = Response::parse(&endorsement.bytes) {
+        for single in &response.singles {
+            let end = single.next_update.map_or_else(|| "none".to_owned(), |end| end.to_string());
+            part.field(hex(single.serial), format!("{:?} since {}, next update {end}", single.status, single.this_update));
+        }
         return part;
     }
     match CertificateRevocationList::from_der(&endorsement.bytes) {

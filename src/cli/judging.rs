@@ -11,6 +11,7 @@ use crate::evidence::leaf::Leaf;
 use crate::evidence::{Claims, Endorsements, Evidence, Timestamp};
 use crate::platform::{self, Platform};
 use crate::refusal::{Denied, Finding, Reason};
+use crate::verify::auxiliary;
 use crate::verify::memo::NoMemo;
 use crate::verify::roots::Origin;
 use crate::verify::{Appraisal, Appraiser};
@@ -52,6 +53,9 @@ pub(super) fn judge(subject: Subject, policy: &Loaded, now: Timestamp) -> Judged
         Ok(at_hand) => at_hand,
         Err(denied) => return Judged { name, verdict: Err(denied), evidence: None, platform: None, claims: None, warnings, ignored },
     };
+    if matches!(at_hand.tie, Tie::Devices) {
+        return devices(name, at_hand, policy, now, ignored);
+    }
     let Some(platform) = platform::of_evidence(&at_hand.evidence) else {
         let known: Vec<_> = platform::PLATFORMS.iter().map(|platform| platform.media_type).collect();
         let denied = Finding::new(Reason::EvidenceUnsupported, "tee.type", known.join(", "), at_hand.evidence.media_type.clone()).into();
@@ -67,6 +71,23 @@ pub(super) fn judge(subject: Subject, policy: &Loaded, now: Timestamp) -> Judged
         warn_of(appraisal, policy, &at_hand, platform, &mut warnings);
     }
     Judged { name, verdict, evidence: Some(at_hand.evidence), platform: Some(platform), claims, warnings, ignored }
+}
+
+/// Judges devices beside which there is no TEE's evidence: by no policy, which is about TEEs.
+fn devices(name: String, AtHand { evidence, endorsements, .. }: AtHand, policy: &Loaded, now: Timestamp, ignored: Vec<String>) -> Judged {
+    let verdict = match policy.path {
+        Some(_) => Finding::new(Reason::EvidenceUnsupported, "tee", "evidence of a TEE", "devices alone, which never stand in for one").refuse(),
+        None => policy.appraiser.examine_devices(&evidence.auxiliary, &endorsements, &NoMemo, now),
+    };
+    let mut warnings = Vec::new();
+    if let Ok(appraisal) = &verdict {
+        warnings.push("devices alone: no policy accepts them without a TEE's evidence that lists them, and their nonce was not judged".to_owned());
+        if !appraisal.revocation_checked() {
+            warnings.push("revocation was not checked: there is no current OCSP response for each certificate among the files".to_owned());
+        }
+    }
+    let claims = Some(verdict.as_ref().map_or_else(|_| auxiliary::read(&evidence.auxiliary), |appraisal| appraisal.claims().clone()));
+    Judged { name, verdict, evidence: Some(evidence), platform: None, claims, warnings, ignored }
 }
 
 /// Where the vendor serves the revocation lists for this evidence, as the end of a sentence; empty where it serves none.
@@ -104,6 +125,8 @@ enum Tie {
     Certificate(Box<(Leaf, Collection)>),
     /// Encoded binding claims.
     Claims(Vec<u8>),
+    /// There is no TEE that could be tied to anything.
+    Devices,
     /// Nothing.
     None,
 }
@@ -126,6 +149,10 @@ pub(super) fn opened(form: Form, endorsements: Endorsements) -> Result<AtHand, D
             let collection = Collection::decode(&bytes)?;
             let endorsements = joined(endorsements, &collection.endorsements);
             Ok(AtHand { evidence: collection.tee, endorsements, tie: Tie::Claims(collection.bind) })
+        }
+        Form::Devices(auxiliary) => {
+            let media_type = auxiliary.first().map(|member| member.media_type.clone()).unwrap_or_default();
+            Ok(AtHand { evidence: Evidence { auxiliary, ..Evidence::new(media_type, Vec::new()) }, endorsements, tie: Tie::Devices })
         }
         Form::Raw(_, evidence) => Ok(AtHand { evidence, endorsements, tie: Tie::None }),
     }

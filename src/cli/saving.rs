@@ -7,7 +7,8 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 
 use crate::evidence::{Endorsements, Evidence, launch};
-use crate::platform;
+use crate::platform::{self, AUXILIARY};
+use crate::verify::auxiliary;
 
 /// Writes the evidence and each endorsement under its short name. The folder is made when it is not there; one with
 /// files in it is left alone, so that pieces of different evidence never mix. Returns the names written.
@@ -70,6 +71,21 @@ fn pieces(folder: &Path, evidence: &Evidence, endorsements: &Endorsements) -> an
         let name = format!("{}.bin", member.label);
         write(&folder.join(&name), &member.bytes)?;
         written.push(name);
+    }
+    for member in &evidence.auxiliary {
+        if let Some((_, label)) = auxiliary::of(member) {
+            let name = format!("{}.cbor", label.replace('/', "-"));
+            write(&folder.join(&name), &member.bytes)?;
+            written.push(name);
+        }
+    }
+    for (prefix, ending) in AUXILIARY.iter().flat_map(|kind| kind.endorsements) {
+        // A peer chose the rest of the name.
+        for (number, endorsement) in (1_u32..).zip(endorsements.iter().filter(|endorsement| endorsement.name.starts_with(prefix))) {
+            let name = format!("{prefix}-{number}.{ending}");
+            write(&folder.join(&name), &endorsement.bytes)?;
+            written.push(name);
+        }
     }
     Ok(written)
 }

@@ -8,6 +8,7 @@ use super::judging::moment;
 use super::output::{BAD, note};
 use super::{Outcome, saving};
 use crate::attester::Quote;
+use crate::attester::simulator::gpu::GpuForge;
 use crate::attester::simulator::{Forge, Role, SimulatedVendor, Simulation};
 use crate::evidence::snp::{Product, Report, Tcb};
 use crate::evidence::{Challenge, Endorsement, ReportData, Timestamp};
@@ -65,6 +66,9 @@ pub(super) struct Args {
     /// Leave out an endorsement: vcek, vlek, ask, asvk, ark or crl; may be repeated.
     #[arg(long, value_name = "NAME")]
     without: Vec<String>,
+    /// How many simulated NVIDIA GPUs stand beside it; their nonce is zero.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=16))]
+    gpus: u8,
     /// Flip a bit of the finished report's octet at this offset.
     #[arg(long, value_name = "OFFSET")]
     flip: Option<usize>,
@@ -82,6 +86,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let in_cloud = args.product.as_deref().is_some_and(|product| product.contains('-'));
     let mut quote = if args.platform == PLATFORMS[0].name && !in_cloud { snp(args, now)? } else { other(args, now)? };
     damage(args, &mut quote)?;
+    let gpus = GpuForge::new(args.seed, args.gpus.into(), now);
+    if args.gpus > 0 {
+        quote.evidence.auxiliary.extend(gpus.members(&[0; 32]));
+        quote.endorsements.extend(gpus.endorsements());
+    }
     let files = saving::save(&args.folder, &quote.evidence, &quote.endorsements)?;
     let folder = args.folder.display();
     note(&format!(

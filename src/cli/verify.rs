@@ -85,7 +85,7 @@ pub(super) fn single(judged: &Judged, policy: &Loaded, now: Timestamp) -> Value 
         "findings": denied.map(|denied| denied.findings().map(output::finding_json).collect::<Vec<_>>()).unwrap_or_default(),
         "policy": { "name": policy.appraiser.policy.name, "digest": policy.digest() },
         "entry": appraisal.map(crate::verify::Appraisal::entry),
-        "platform": judged.platform.map(|platform| platform.name),
+        "platform": judged.platform.map(|platform| platform.name).or_else(|| appraisal.map(crate::verify::Appraisal::platform)),
         "origin": appraisal.map(|appraisal| appraisal.origin().name()),
         "revocation_checked": appraisal.is_some_and(crate::verify::Appraisal::revocation_checked),
         "at": now.to_string(),
@@ -130,7 +130,8 @@ pub(super) fn text(judged: &Judged, policy: &Loaded, now: Timestamp, detail: Det
             }
             Detail::Short => {
                 let shown = judged.verdict.as_ref().ok().and(judged.platform).map(|platform| telling(platform, claims, marks));
-                out.push_str(&shown.unwrap_or_default());
+                let devices = || if judged.platform.is_none() && judged.verdict.is_ok() { claim_table(claims, detail, marks) } else { String::new() };
+                out.push_str(&shown.unwrap_or_else(devices));
             }
         }
     }

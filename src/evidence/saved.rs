@@ -1,6 +1,6 @@
 //! How a platform's pieces are recognised in files: by name, by content, or several files together.
 
-use super::{Endorsement, Evidence};
+use super::{Auxiliary, Endorsement, Evidence};
 
 /// A platform's pieces in files.
 pub struct Saved {
@@ -23,6 +23,17 @@ pub struct SavedFile {
     pub name: String,
     /// Its content.
     pub bytes: Vec<u8>,
+}
+
+/// What files have of devices beside a TEE.
+#[derive(Clone, Debug, Default)]
+pub struct Beside {
+    /// Each device, read no further than to find it.
+    pub members: Vec<Auxiliary>,
+    /// What their verdict needs.
+    pub endorsements: Vec<Endorsement>,
+    /// The names of the files that were used.
+    pub used: Vec<String>,
 }
 
 /// Evidence that was put together from several files.

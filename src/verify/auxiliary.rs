@@ -4,7 +4,9 @@
 use super::gpu;
 use super::roots::Anchor;
 use super::{AuthenticClaims, Grounds};
-use crate::evidence::{Auxiliary, ClaimValue, Endorsements, Evidence};
+use crate::evidence::gpu::{Gpu, Report};
+use crate::evidence::saved::{Beside, SavedFile};
+use crate::evidence::{Auxiliary, ClaimValue, Claims, Endorsements, Evidence};
 use crate::refusal::{Denied, Finding, Reason};
 
 /// One kind of auxiliary evidence.
@@ -18,6 +20,12 @@ pub struct Kind {
     pub media_type: &'static str,
     /// The vendor's roots.
     pub anchors: fn() -> Vec<Anchor>,
+    /// What files have of it.
+    pub assemble: fn(&[SavedFile]) -> Beside,
+    /// How its endorsements are called, with the ending of their files.
+    pub endorsements: &'static [(&'static str, &'static str)],
+    /// What a value says, read and not believed.
+    pub read: fn(&[u8]) -> Result<Claims, Denied>,
     /// Judges a value. The nonce is what it must answer; `None` where the evidence is not of a connection.
     #[allow(clippy::type_complexity, reason = "a row holds its function as it is; a name would say no more")]
     pub authenticate: fn(&[u8], &Endorsements, Option<&[u8; 32]>, &Grounds<'_>) -> Result<gpu::Device, Denied>,
@@ -29,6 +37,9 @@ pub const AUXILIARY: &[Kind] = &[Kind {
     labels: &crate::evidence::gpu::LABELS,
     media_type: crate::evidence::gpu::MEDIA_TYPE,
     anchors: gpu::anchors,
+    assemble: crate::evidence::gpu::saved::assemble,
+    endorsements: &[(gpu::RIM, "xml"), (gpu::OCSP, "der")],
+    read: |member| Gpu::decode(member).and_then(|gpu| Ok(Report::parse(&gpu.report)?.0.claims())),
     authenticate: gpu::authenticate,
 }];
 
@@ -36,6 +47,19 @@ pub const AUXILIARY: &[Kind] = &[Kind {
 #[must_use]
 pub fn of(member: &Auxiliary) -> Option<(&'static Kind, &'static str)> {
     AUXILIARY.iter().find_map(|kind| kind.labels.iter().find(|label| **label == member.label).map(|label| (kind, *label)))
+}
+
+/// What members of these kinds say, under their labels.
+#[must_use]
+pub fn read(members: &[Auxiliary]) -> Claims {
+    let mut claims = Claims::default();
+    for member in members {
+        let Some((kind, label)) = of(member) else { continue };
+        if let Ok(said) = (kind.read)(&member.bytes) {
+            claims.push(label, ClaimValue::Map(said));
+        }
+    }
+    claims
 }
 
 /// Judges every member of these kinds and puts its claims under its label. A device has one label: under two it would pass

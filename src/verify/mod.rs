@@ -33,7 +33,7 @@ use std::fmt::Debug;
 
 use crate::evidence::binding::Binding;
 use crate::evidence::cmw::Collection;
-use crate::evidence::{Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence, KeyDigest, Timestamp};
+use crate::evidence::{Auxiliary, Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence, KeyDigest, Timestamp};
 use crate::policy::{AppraisalPolicy, Entry, Revocation, Vocabulary};
 use crate::refusal::{Denied, Finding, Reason};
 
@@ -317,6 +317,38 @@ impl Appraiser {
         let mut authentic = verifier.authenticate(evidence, endorsements, &self.grounds(memo, now))?;
         auxiliary::join(&mut authentic, evidence, endorsements, None, &self.grounds(memo, now))?;
         appraise::appraise(authentic, evidence, &self.policy, now, now)
+    }
+
+    /// Judges devices beside which there is no TEE: files. Says whether each is genuine and as its vendor describes it; no entry
+    /// of a policy is met by that. Opens nothing.
+    ///
+    /// # Errors
+    /// `evidence_unsupported` without any device, else every code about them.
+    pub fn examine_devices(&self, members: &[Auxiliary], endorsements: &Endorsements, memo: &dyn SignatureMemo, now: Timestamp) -> Result<Appraisal, Denied> {
+        let Some((kind, _)) = members.first().and_then(auxiliary::of) else {
+            return Finding::new(Reason::EvidenceUnsupported, "cmw", "a device", "none").refuse();
+        };
+        let mut authentic = AuthenticClaims {
+            platform: kind.name,
+            claims: Claims::default(),
+            bound: Bound::Other(Vec::new()),
+            until: Timestamp(u64::MAX),
+            origin: Origin::Vendor,
+            revocation_checked: true,
+        };
+        let evidence = Evidence { auxiliary: members.to_vec(), ..Evidence::new(kind.media_type, Vec::new()) };
+        auxiliary::join(&mut authentic, &evidence, endorsements, None, &self.grounds(memo, now))?;
+        Ok(Appraisal {
+            platform: authentic.platform,
+            policy: self.policy.name.clone(),
+            policy_digest: self.policy.digest,
+            entry: String::new(),
+            until: authentic.until,
+            origin: authentic.origin,
+            revocation_checked: authentic.revocation_checked,
+            observed: Vec::new(),
+            claims: authentic.claims,
+        })
     }
 
     /// What stage 1 judges by.

@@ -1,20 +1,8 @@
 //! Devices in files: as NVIDIA's tools leave them, and as this program writes them.
 
 use super::{Gpu, LABELS, MEDIA_TYPE, OCSP, OCSP_TYPE, RIM, RIM_TYPE, of_document};
-use crate::evidence::saved::SavedFile;
+use crate::evidence::saved::{Beside, SavedFile};
 use crate::evidence::{Auxiliary, Endorsement};
-use crate::refusal::Denied;
-
-/// What a folder has of devices.
-#[derive(Clone, Debug, Default)]
-pub struct Devices {
-    /// Each device, or why it cannot be read.
-    pub members: Vec<Result<Auxiliary, Denied>>,
-    /// Reference measurements and OCSP responses.
-    pub endorsements: Vec<Endorsement>,
-    /// The names of the files that were used.
-    pub used: Vec<String>,
-}
 
 /// A report as the driver gives it, beside [`CHAIN`].
 const REPORT: &str = "attestation_report.bin";
@@ -28,35 +16,35 @@ pub fn file_name(label: &str) -> String {
     format!("{}.cbor", label.replace('/', "-"))
 }
 
-/// What these files hold of devices; files of a folder `ocsp` are named with it.
+/// What these files hold of devices; files of a folder `ocsp` are named with it. A report that cannot be read is taken as it
+/// is, for the verdict to refuse.
 #[must_use]
-pub fn assemble(files: &[SavedFile]) -> Devices {
-    let mut devices = Devices::default();
+pub fn assemble(files: &[SavedFile]) -> Beside {
+    let mut beside = Beside::default();
     let named = |name: &str| files.iter().find(|file| file.name == name);
-    let member = |gpu: Gpu, label: &str| Auxiliary { label: label.to_owned(), media_type: MEDIA_TYPE.to_owned(), bytes: gpu.encode() };
-    if let (Some(report), Some(chain)) = (named(REPORT), named(CHAIN)) {
-        devices.members.push(Gpu::of_files(report.bytes.clone(), &chain.bytes).map(|gpu| member(gpu, LABELS[0])));
-        devices.used.extend([REPORT, CHAIN].map(str::to_owned));
-        devices.used.extend(named(DOCUMENT).map(|file| file.name.clone()));
-    } else if let Some(document) = named(DOCUMENT) {
-        match of_document(&document.bytes) {
-            Ok(all) => devices.members.extend(all.into_iter().zip(LABELS).map(|(gpu, label)| Ok(member(gpu, label)))),
-            Err(denied) => devices.members.push(Err(denied)),
-        }
-        devices.used.push(DOCUMENT.to_owned());
+    let member = |(gpu, label): (Gpu, &str)| Auxiliary { label: label.to_owned(), media_type: MEDIA_TYPE.to_owned(), bytes: gpu.encode() };
+    if let Some(report) = named(REPORT) {
+        let chain = named(CHAIN).map(|chain| chain.bytes.as_slice()).unwrap_or_default();
+        let gpu = Gpu::of_files(report.bytes.clone(), chain).unwrap_or_else(|_| Gpu { report: report.bytes.clone(), chain: Vec::new() });
+        beside.members.extend([gpu].into_iter().zip(LABELS).map(member));
+        beside.used.extend([REPORT, CHAIN, DOCUMENT].into_iter().filter(|name| named(name).is_some()).map(str::to_owned));
+    } else if let Some(devices) = named(DOCUMENT).and_then(|document| of_document(&document.bytes).ok()) {
+        beside.members.extend(devices.into_iter().zip(LABELS).map(member));
+        beside.used.push(DOCUMENT.to_owned());
     }
     for label in LABELS {
-        if let Some(file) = named(&file_name(label)).filter(|_| !devices.has(label)) {
-            devices.members.push(Ok(Auxiliary { label: label.to_owned(), media_type: MEDIA_TYPE.to_owned(), bytes: file.bytes.clone() }));
-            devices.used.push(file.name.clone());
+        let known = beside.members.iter().any(|member| member.label == label);
+        if let Some(file) = named(&file_name(label)).filter(|_| !known) {
+            beside.members.push(Auxiliary { label: label.to_owned(), media_type: MEDIA_TYPE.to_owned(), bytes: file.bytes.clone() });
+            beside.used.push(file.name.clone());
         }
     }
     for file in files {
         let Some(endorsement) = endorsement(file) else { continue };
-        devices.endorsements.push(endorsement);
-        devices.used.push(file.name.clone());
+        beside.endorsements.push(endorsement);
+        beside.used.push(file.name.clone());
     }
-    devices
+    beside
 }
 
 /// The endorsement of a device that this file is by its name: XML of reference measurements, or an OCSP response that is
@@ -72,11 +60,5 @@ pub fn endorsement(file: &SavedFile) -> Option<Endorsement> {
         (Some(stem), _) => of(stem, RIM, RIM_TYPE),
         (_, Some(stem)) => of(stem.strip_prefix("ocsp/").or_else(|| Some(stem).filter(called_ocsp))?, OCSP, OCSP_TYPE),
         _ => None,
-    }
-}
-
-impl Devices {
-    fn has(&self, label: &str) -> bool {
-        self.members.iter().flatten().any(|member| member.label == label)
     }
 }
