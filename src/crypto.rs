@@ -105,7 +105,11 @@ pub fn ecdsa_fixed(der: &[u8], half: usize) -> Option<Vec<u8>> {
     }
     let mut fixed = Vec::new();
     for number in [r, s] {
-        let octets = number.as_slice().ok()?;
+        let x509_parser::der_parser::ber::BerObjectContent::Integer(octets) = &number.content else { return None };
+        // One form for each number (X.690, 8.3.2).
+        if matches!(octets, [0, second, ..] if second & 0x80 == 0) {
+            return None;
+        }
         let significant: Vec<u8> = octets.iter().copied().skip_while(|octet| *octet == 0).collect();
         // A negative number is no half of a signature.
         if octets.first().is_none_or(|octet| octet & 0x80 != 0) {
