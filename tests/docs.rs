@@ -62,7 +62,7 @@ fn every_configuration_is_read_without_an_error() {
             }
         }
     }
-    assert_eq!(read.len(), 9, "{read:?}");
+    assert_eq!(read.len(), 10, "{read:?}");
 }
 
 #[test]

@@ -219,11 +219,7 @@ pub(super) fn something_attested(section: &Section<'_>, upstream: &At<String>, u
         && far.targets.iter().all(|target| target.transport != Transport::Attested)
     {
         let message = format!("nothing is attested between this listener and upstream \"{}\"", far.name);
-        let help = if section.has("certificate").is_some() {
-            "write evidence = {}, so that clients can see what they speak to (for protocol \"http\"), or give the upstream tls:// targets with `attested`"
-        } else {
-            "give the listener certificate = \"attested\", or the upstream tls:// targets with `attested`"
-        };
+        let help = "give the listener certificate = \"attested\" (a listener for the public: evidence = {}), or the upstream tls:// targets with `attested`";
         section.wrong(&upstream.span, message, help);
     }
 }
