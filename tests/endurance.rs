@@ -1,9 +1,9 @@
 //! Long streams while evidence is made anew and policies are read again: no byte is lost and no stream is cut.
 //!
-//! A short round runs with the others. `PORTCULLIS_SOAK=full` runs seven minutes with bodies of 1 GiB (build with
-//! `--release`). Whatever the round, each stream runs across a rotation of the evidence at both ends, since a certificate is
-//! replaced at half of its life, and ends before the certificate does that it was admitted for. Requests and short
-//! connections go on beyond that: they have to move to other sessions in time.
+//! A short round runs with the others; `PORTCULLIS_SOAK=full` runs seven minutes, with 1 GiB each way first. Whatever the
+//! round, each stream runs across a rotation of the evidence at both ends, since a certificate is replaced at half of its
+//! life, and ends before the certificate does that it was admitted for. Requests and short connections go on beyond that:
+//! they have to move to other sessions in time.
 #![cfg(all(feature = "cli", feature = "simulator"))]
 
 #[path = "support/peers.rs"]
@@ -27,11 +27,13 @@ struct Plan {
     runs: Duration,
     /// Of requests and connections one after another.
     repeats: Duration,
+    /// The first body each way, and the others: those have to end in the 30 s in which a session takes no new requests.
     body: usize,
+    bodies: usize,
 }
 
-const SHORT: Plan = Plan { life: Duration::from_secs(10), runs: Duration::from_secs(5), repeats: Duration::from_secs(13), body: 4 << 20 };
-const FULL: Plan = Plan { life: Duration::from_secs(400), runs: Duration::from_secs(300), repeats: Duration::from_secs(420), body: 1 << 30 };
+const SHORT: Plan = Plan { life: Duration::from_secs(10), runs: Duration::from_secs(5), repeats: Duration::from_secs(13), body: 16 << 20, bodies: 4 << 20 };
+const FULL: Plan = Plan { life: Duration::from_secs(400), runs: Duration::from_secs(300), repeats: Duration::from_secs(420), body: 1 << 30, bodies: 64 << 20 };
 
 const MUTUAL: &str = "clients = \"attested\"\npolicy = \"mesh\"\ninsecure_allow_any_genuine_platform = true\n";
 
@@ -68,8 +70,8 @@ async fn streams_run_across_rotations_and_reloads_without_losing_a_byte() {
             peers::ask(&python, "grpc_echo.py", &stream),
             peers::ask(&python, "websocket_echo.py", &client_of),
             events(web, plan.runs),
-            downloads(web, plan.repeats, plan.body),
-            uploads(web, plan.repeats, plan.body),
+            downloads(web, &plan),
+            uploads(web, &plan),
             long_connection(bytes, plan.runs),
             short_connections(bytes, plan.repeats),
         )
@@ -87,7 +89,11 @@ async fn streams_run_across_rotations_and_reloads_without_losing_a_byte() {
         done = streams => done,
         () = reloads => unreachable!("reloads go on"),
     };
-    println!("{grpc}{socket}events {events}, {} MiB bodies: {downs} down, {ups} up; long connection {long} times, {short} short ones", plan.body >> 20);
+    println!(
+        "{grpc}{socket}events {events}, bodies of {} MiB and then {} MiB: {downs} down, {ups} up; long connection {long} times, {short} short ones",
+        plan.body >> 20,
+        plan.bodies >> 20
+    );
     assert!(grpc.contains("status OK count ") && socket.contains("closed 1000 count True"), "{grpc}{socket}");
     assert!(started.elapsed() > plan.life && events > 0 && downs > 0 && ups > 0 && long > 0 && short > 0);
     for app in [&server, &client] {
@@ -238,9 +244,10 @@ async fn answered(reading: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Strin
     head
 }
 
-async fn downloads(web: SocketAddr, runs: Duration, body: usize) -> usize {
-    let (pattern, end, mut count) = (pattern(), Instant::now() + runs, 0);
+async fn downloads(web: SocketAddr, plan: &Plan) -> usize {
+    let (pattern, end, mut count) = (pattern(), Instant::now() + plan.repeats, 0);
     while Instant::now() < end {
+        let body = if count == 0 { plan.body } else { plan.bodies };
         let (mut reading, mut writing) = asked(web, &format!("GET /down/{body}")).await;
         writing.write_all(b"\r\n").await.expect("sent");
         let head = answered(&mut reading).await;
@@ -251,9 +258,10 @@ async fn downloads(web: SocketAddr, runs: Duration, body: usize) -> usize {
     count
 }
 
-async fn uploads(web: SocketAddr, runs: Duration, body: usize) -> usize {
-    let (pattern, end, mut count) = (pattern(), Instant::now() + runs, 0);
+async fn uploads(web: SocketAddr, plan: &Plan) -> usize {
+    let (pattern, end, mut count) = (pattern(), Instant::now() + plan.repeats, 0);
     while Instant::now() < end {
+        let body = if count == 0 { plan.body } else { plan.bodies };
         let (mut reading, mut writing) = asked(web, "PUT /up").await;
         writing.write_all(format!("Content-Length: {body}\r\n\r\n").as_bytes()).await.expect("sent");
         send(&mut writing, &pattern, body).await.expect("taken");

@@ -135,6 +135,86 @@ async fn load(pair: &Pair) {
     assert!(made <= 8, "{handshakes}");
 }
 
+/// Envoy, found where the Python packages are.
+fn envoy() -> Option<std::path::PathBuf> {
+    let envoy = peers::python()?.with_file_name("envoy");
+    if !envoy.is_file() {
+        println!("SKIPPED: envoy is not installed (tests/run tools)");
+        assert!(std::env::var_os("CI").is_none(), "in CI nothing is left out: envoy");
+        return None;
+    }
+    Some(envoy)
+}
+
+/// A listener of Envoy that sends everything to `to`.
+fn envoys(name: &str, at: std::net::SocketAddr, to: std::net::SocketAddr, (options, tls): (&str, &str)) -> (String, String) {
+    let listener = format!(
+        r#"{{ "name": "{name}", "address": {{ "socket_address": {{ "address": "127.0.0.1", "port_value": {} }} }}, "filter_chains": [ {{ "filters": [ {{
+             "name": "envoy.filters.network.http_connection_manager", "typed_config": {{
+             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+             "stat_prefix": "{name}", "codec_type": "AUTO", "http2_protocol_options": {{ "allow_connect": true }}, "upgrade_configs": [ {{ "upgrade_type": "websocket" }} ],
+             "route_config": {{ "virtual_hosts": [ {{ "name": "all", "domains": ["*"], "routes": [ {{ "match": {{ "prefix": "/" }}, "route": {{ "cluster": "{name}", "timeout": "0s" }} }} ] }} ] }},
+             "http_filters": [ {{ "name": "envoy.filters.http.router", "typed_config": {{ "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" }} }} ] }} }} ] }} ] }}"#,
+        at.port()
+    );
+    let cluster = format!(
+        r#"{{ "name": "{name}", "connect_timeout": "5s", "load_assignment": {{ "cluster_name": "{name}", "endpoints": [ {{ "lb_endpoints": [ {{ "endpoint": {{
+             "address": {{ "socket_address": {{ "address": "127.0.0.1", "port_value": {} }} }} }} }} ] }} ] }},
+             "typed_extension_protocol_options": {{ "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {{
+             "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions", "explicit_http_config": {{ "{options}": {{}} }} }} }}{tls} }}"#,
+        to.port()
+    );
+    (listener, cluster)
+}
+
+/// The client -> Envoy -> the certificate tier over HTTP/2 -> us -> h2c -> Envoy -> applications.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoy_is_in_front_and_behind() {
+    let (Some(envoy), Some(python)) = (envoy(), peers::python()) else { return };
+    let (mirror, desk) = (web::Mirror::start().await, web::desk());
+    let (_sockets, sockets) = peers::serve(&python, "websocket_echo.py");
+    let (front, behind, chat, ours) = (peers::free(), peers::free(), peers::free(), peers::free());
+    let tls = r#", "transport_socket": { "name": "tls", "typed_config": { "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+                 "sni": "far.test", "common_tls_context": { "alpn_protocols": ["h2"], "tls_params": { "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3" } } } }"#;
+    let parts = [
+        envoys("front", front, ours, ("http2_protocol_options", tls)),
+        envoys("behind", behind, mirror.address, ("http_protocol_options", "")),
+        envoys("chat", chat, sockets, ("http_protocol_options", "")),
+    ];
+    let (listeners, clusters): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+    let config = format!(r#"{{ "static_resources": {{ "listeners": [ {} ], "clusters": [ {} ] }} }}"#, listeners.join(","), clusters.join(","));
+    std::fs::write(desk.path().join("envoy.json"), config).expect("written");
+    let mut command = Command::new(envoy);
+    command.arg("-c").arg(desk.path().join("envoy.json")).args(["--disable-hot-restart", "--concurrency", "1", "-l", "error"]);
+    let _envoy = peers::start_slow(command, front).await;
+    let server = sidecar(
+        &desk,
+        &format!(
+            "[[upstream]]\nname = \"app\"\ntargets = [\"h2c://{behind}\"]\n[[upstream]]\nname = \"chat\"\ntargets = [\"http://{chat}\"]\n\
+             [[listener]]\nname = \"in\"\nbind = \"{ours}\"\nprotocol = \"http\"\ncertificate = \"attested\"\nfreshness = \"certificate\"\n\
+             insecure_accept_replay_risk = true\nupstream = \"app\"\nroute = [ {{ paths = [\"/chat\"], upstream = \"chat\" }} ]\n"
+        ),
+    )
+    .await;
+    let url = format!("http://{front}/x");
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let answer = web::curl(&[version, "-H", "Attested-Peer: forged", "-H", "X-Forwarded-Client-Cert: forged", &url]).await;
+        assert!(answer.lines().next().is_some_and(|line| line.contains(" 200")), "{version}: {answer}");
+        let head = mirror.last();
+        assert!(web::field(&head, "attested-peer").is_none() && web::field(&head, "x-forwarded-client-cert").is_none(), "{head}");
+        assert!(web::field(&head, "via").is_some_and(|via| via.contains("2 portcullis-")), "{head}");
+    }
+    // A large body up, and trailers down.
+    let large = desk.path().join("large");
+    std::fs::write(&large, vec![7; 5 << 20]).expect("written");
+    let answer = web::curl(&["--http2-prior-knowledge", "-T", &large.display().to_string(), &url]).await;
+    assert!(answer.to_lowercase().contains(&format!("x-body: {}", 5 << 20)), "{answer}");
+    // A WebSocket: over HTTP/1.1 to Envoy, as extended CONNECT to us, over HTTP/1.1 to Envoy again.
+    let said = peers::ask(&python, "websocket_echo.py", &["client", &front.to_string(), "1"]).await;
+    assert!(said.contains("peer nobody protocol chat\nclosed 1000 count True"), "{said}");
+    server.drain().await;
+}
+
 /// What a listener leads to is asked over the certificate tier by clients that know nothing of us.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn curl_reaches_a_certificate_listener_over_both_versions() {

@@ -26,7 +26,7 @@ use crate::proxy::tcp::{Forwarded, Life, forward};
 pub(super) struct Wanted {
     protocol: String,
     on: OnUpgrade,
-    /// The key that an HTTP/1.1 client of WebSocket gave.
+    /// The key that a client of WebSocket gave: every one of HTTP/1.1.
     key: Option<HeaderValue>,
 }
 
@@ -37,7 +37,9 @@ pub(super) fn wanted(parts: &mut Parts, allowed: &[String]) -> Result<Option<Wan
         if parts.method != Method::CONNECT || !known(&protocol) {
             return Err(Problem::denied(StatusCode::NOT_IMPLEMENTED, format!("no connection here becomes {protocol:?}")));
         }
-        return Ok(taken(parts, protocol, None));
+        // RFC 8441 has no use for a key; Envoy passes on that of its own client, and waits for the answer to it.
+        let key = parts.headers.get(SEC_WEBSOCKET_KEY).filter(|key| is_key(key)).cloned();
+        return Ok(taken(parts, protocol, key));
     }
     let Some(protocol) = fields::wanted_upgrade(&parts.headers).filter(|protocol| parts.method == Method::GET && known(protocol)) else { return Ok(None) };
     if parts.headers.contains_key(TRANSFER_ENCODING) || parts.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
@@ -108,6 +110,7 @@ fn agreement(response: Response<Incoming>, version: Version, wanted: &Wanted) ->
     for name in [CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, HeaderName::from_static("keep-alive")] {
         fields.remove(name);
     }
+    fields.extend(wanted.key.as_ref().and_then(accept).map(|accept| (SEC_WEBSOCKET_ACCEPT, accept)));
     if version == Version::HTTP_2 {
         parts.status = StatusCode::OK;
         return Ok(Response::from_parts(parts, Answer::Own(body::empty())));
@@ -115,7 +118,6 @@ fn agreement(response: Response<Incoming>, version: Version, wanted: &Wanted) ->
     parts.status = StatusCode::SWITCHING_PROTOCOLS;
     fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     fields.extend(HeaderValue::from_str(&wanted.protocol).ok().map(|protocol| (UPGRADE, protocol)));
-    fields.extend(wanted.key.as_ref().and_then(accept).map(|accept| (SEC_WEBSOCKET_ACCEPT, accept)));
     Ok(Response::from_parts(parts, Answer::Own(body::empty())))
 }
 
