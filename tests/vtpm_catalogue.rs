@@ -324,3 +324,26 @@ fn what_google_publishes_is_asked_for_by_its_measurement_and_kept_only_if_it_is_
         assert_eq!(vouched(&LaunchForge { signer: LaunchSigner::Other, ..endorsed(tee) }), Err(Reason::SignatureInvalid));
     }
 }
+
+#[test]
+fn a_simulated_machine_of_googles_gives_what_its_policy_wants_and_another_does_not() {
+    use portcullis::attester::simulator::Simulation;
+    for (tee, product) in [("sev-snp", "genoa-google"), ("intel-tdx", "tdx1.5-google")] {
+        let platform = platform::by_name(tee).expect("the platform");
+        assert!(platform.simulated.products().contains(&product));
+        let (bind, binding) = binding(BTreeMap::new());
+        let judged = |product: Option<&str>| {
+            let machine = platform.simulated.attester(&Simulation { product: product.map(str::to_owned), ..Simulation::new(7, NOW) }).expect("a machine");
+            let Quote { evidence: tee, endorsements } = machine.attest(binding.expected()).expect("evidence");
+            let presented = Collection { tee, bind: bind.clone(), endorsements };
+            appraiser(platform.name, &format!("{}{REQUIRED}", wanted())).judge(platform.verifier, &presented, &binding, &NoMemo, NOW)
+        };
+        let result = judged(Some(product)).expect("all of it");
+        assert_eq!(result.appraisal().claims().text("gce_instance_name"), Some("simulated-7"), "{tee}");
+        let other = judged(None).expect_err("no cloud");
+        let mut reasons: Vec<_> = other.findings().map(|finding| finding.reason).collect();
+        reasons.sort_by_key(|reason| format!("{reason:?}"));
+        reasons.dedup();
+        assert!(reasons.contains(&Reason::AuxiliaryUnbound) && reasons.contains(&Reason::CollateralUnavailable), "{tee}: {reasons:?}");
+    }
+}
