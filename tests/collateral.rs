@@ -7,6 +7,8 @@
 mod cache;
 #[path = "collateral/intel.rs"]
 mod intel;
+#[path = "collateral/internet.rs"]
+mod internet;
 #[path = "collateral/live.rs"]
 mod live;
 #[path = "collateral/matrix.rs"]

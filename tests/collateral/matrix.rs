@@ -3,12 +3,15 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use portcullis::attester::simulator::{Flaw, ServiceFault, Shelf as _};
+use portcullis::attester::simulator::intel::IntelForge;
+use portcullis::attester::simulator::{Flaw, Service, ServiceFault, Shelf as _};
 use portcullis::collateral::{Collateral, Item, Packed, Place, Source, endorsed, write_bundle};
 use portcullis::evidence::{Endorsement, Timestamp};
+use portcullis::proxy::Parts;
 use portcullis::tls::Judge;
 
-use crate::scene::{Client, PATIENCE, Server, appraisals, bare, collateral, mirror, needs, now, scene, vendor};
+use crate::internet::Internet;
+use crate::scene::{Client, PATIENCE, Server, appraisals, bare, bare_intel, collateral, collateral_by, mirror, needs, now, pcs, scene, vendor};
 
 const FAULTS: &[ServiceFault] = &[
     ServiceFault::Absent,
@@ -37,47 +40,112 @@ async fn recovers(client: &Client) -> usize {
     tokio::time::timeout(PATIENCE, calling).await.expect("the next tries succeed")
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cold_a_fault_refuses_for_want_of_collateral_and_the_next_try_succeeds() {
-    let forge = bare(1);
-    let server = Server::start(&scene(), forge.clone()).await;
-    for fault in FAULTS {
+/// Whose service is asked, and for whose machines.
+#[derive(Clone, Copy, Debug)]
+enum Maker {
+    Amd,
+    Intel,
+}
+
+/// What stands between.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// A server with the vendor's paths.
+    Mirror,
+    /// The vendor's own service, by its name and over TLS, behind a proxy.
+    Vendor,
+}
+
+/// A machine, and how its vendor is reached.
+struct Pair {
+    maker: Maker,
+    way: Way,
+    server: Server,
+    forge: portcullis::attester::simulator::Forge,
+    intel: IntelForge,
+}
+
+impl Pair {
+    async fn new(maker: Maker, way: Way, seed: u64) -> Self {
+        let (forge, intel) = (bare(seed), bare_intel(IntelForge::tdx15(seed, now())));
+        let server = match maker {
+            Maker::Amd => Server::start(&scene(), forge.clone()).await,
+            Maker::Intel => Server::intel(&scene(), intel.clone()).await,
+        };
+        Self { maker, way, server, forge, intel }
+    }
+
+    /// The vendor's double, and a client's collateral from it.
+    async fn vendor(&self, parts: &Parts) -> (Service, Collateral, Option<Internet>) {
+        let service = match self.maker {
+            Maker::Amd => vendor(std::slice::from_ref(&self.forge)).await.1,
+            Maker::Intel => pcs(&self.intel).await.1,
+        };
+        match self.way {
+            Way::Mirror => {
+                let fresh = collateral(parts, vec![mirror(&service)]);
+                (service, fresh, None)
+            }
+            Way::Vendor => {
+                let internet = Internet::with(&service).await;
+                let fresh = collateral_by(parts, vec![Source { services: Vec::new(), place: Place::Vendor }], internet.reach());
+                (service, fresh, Some(internet))
+            }
+        }
+    }
+
+    /// Its own faults beside those that every server has.
+    fn faults(&self) -> impl Iterator<Item = ServiceFault> {
+        let own = match self.maker {
+            Maker::Amd => None,
+            Maker::Intel => Some(ServiceFault::Flawed(Flaw::Reordered)),
+        };
+        FAULTS.iter().copied().chain(own)
+    }
+}
+
+/// Each fault before anything was ever had: the refusal says what is missing, and the next tries succeed.
+async fn cold(maker: Maker, way: Way, seed: u64) {
+    let pair = Pair::new(maker, way, seed).await;
+    let told = match way {
+        Way::Mirror => "from http://127.0.0.1",
+        Way::Vendor => "from vendor",
+    };
+    for fault in pair.faults() {
         let parts = scene();
-        let (_, vendor) = vendor(std::slice::from_ref(&forge)).await;
-        let client = Client::start(&parts, appraisals(&parts, Some(collateral(&parts, vec![mirror(&vendor)]))), server.address);
-        vendor.misbehave(*fault);
+        let (vendor, fresh, _internet) = pair.vendor(&parts).await;
+        let client = Client::start(&parts, appraisals(&parts, Some(fresh)), pair.server.address);
+        vendor.misbehave(fault);
         let begun = Instant::now();
         assert!(!client.call().await, "{fault:?}");
         let took = begun.elapsed();
         let outcome = client.outcomes(1).await.swap_remove(0);
         assert_eq!((outcome.field("event"), outcome.field("reason")), ("refused", "collateral_unavailable"), "{fault:?}: {outcome:?}");
-        assert!(outcome.field("fix").contains("from http://127.0.0.1"), "{fault:?}: the fix says what the source said: {outcome:?}");
+        assert!(outcome.field("fix").contains(told), "{fault:?}: the fix says what the source said: {outcome:?}");
         vendor.misbehave(ServiceFault::None);
-        println!("cold {fault:?}: refused after {} ms, accepted at try {}", took.as_millis(), 1 + recovers(&client).await);
+        println!("cold {maker:?} {way:?} {fault:?}: refused after {} ms, accepted at try {}", took.as_millis(), 1 + recovers(&client).await);
     }
-    // The service saw no connection that was refused: each fault ends with one that was accepted.
-    assert!(server.service.address().port() != 0);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn warm_no_fault_refuses_or_delays_a_connection() {
-    const CALLS: usize = 15;
-    let forge = bare(2);
-    let server = Server::start(&scene(), forge.clone()).await;
+/// Each fault when all was had: no connection is refused, and none asks.
+async fn warm(maker: Maker, way: Way, seed: u64) {
+    const CALLS: usize = 10;
+    let pair = Pair::new(maker, way, seed).await;
     let parts = scene();
-    let (_, vendor) = vendor(std::slice::from_ref(&forge)).await;
-    let fresh = collateral(&parts, vec![mirror(&vendor)]);
-    let judge = appraisals(&parts, Some(fresh.clone()));
-    let client = Client::start(&parts, judge, server.address);
-    assert!(client.call().await, "the first connection fetches");
+    let (vendor, fresh, _internet) = pair.vendor(&parts).await;
+    let client = Client::start(&parts, appraisals(&parts, Some(fresh.clone())), pair.server.address);
+    recovers(&client).await;
+    let timed = async |what: &str, delays: &mut Vec<Duration>| {
+        for _ in 0..CALLS {
+            let begun = Instant::now();
+            assert!(client.call().await, "{what}");
+            delays.push(begun.elapsed());
+        }
+    };
     let mut quiet = Vec::new();
-    for _ in 0..CALLS {
-        let begun = Instant::now();
-        assert!(client.call().await);
-        quiet.push(begun.elapsed());
-    }
-    println!("warm, no fault: {}", histogram(&quiet));
-    for fault in FAULTS {
+    timed("no fault", &mut quiet).await;
+    println!("warm {maker:?} {way:?}, no fault: {}", histogram(&quiet));
+    for fault in pair.faults() {
         // Quiet again: everything was asked for anew and had.
         vendor.misbehave(ServiceFault::None);
         let before = vendor.asked();
@@ -89,25 +157,38 @@ async fn warm_no_fault_refuses_or_delays_a_connection() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         };
         tokio::time::timeout(PATIENCE, quiet).await.expect("it is asked for");
-        vendor.misbehave(*fault);
+        vendor.misbehave(fault);
         let asked = vendor.questions();
         let mut delays = Vec::new();
-        for _ in 0..CALLS {
-            let begun = Instant::now();
-            assert!(client.call().await, "{fault:?}");
-            delays.push(begun.elapsed());
-        }
+        timed(&format!("{fault:?}"), &mut delays).await;
         assert_eq!(vendor.questions(), asked, "{fault:?}: a connection caused a question");
         // And while the background asks and fails.
         fresh.hurry();
-        for _ in 0..CALLS {
-            let begun = Instant::now();
-            assert!(client.call().await, "{fault:?}, while it is asked again");
-            delays.push(begun.elapsed());
-        }
-        println!("warm {fault:?}: {}", histogram(&delays));
+        timed(&format!("{fault:?}, while it is asked again"), &mut delays).await;
+        println!("warm {maker:?} {way:?} {fault:?}: {}", histogram(&delays));
     }
     vendor.misbehave(ServiceFault::None);
+}
+
+/// A test for each vendor and way, cold and warm.
+macro_rules! matrix {
+    ($($name:ident: $what:ident($maker:ident, $way:ident, $seed:literal);)*) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            $what(Maker::$maker, Way::$way, $seed).await;
+        }
+    )*};
+}
+
+matrix! {
+    cold_a_fault_of_amds_mirror_refuses_and_the_next_try_succeeds: cold(Amd, Mirror, 1);
+    cold_a_fault_of_amds_service_refuses_and_the_next_try_succeeds: cold(Amd, Vendor, 9);
+    cold_a_fault_of_intels_mirror_refuses_and_the_next_try_succeeds: cold(Intel, Mirror, 10);
+    cold_a_fault_of_intels_service_refuses_and_the_next_try_succeeds: cold(Intel, Vendor, 11);
+    warm_no_fault_of_amds_mirror_refuses_or_delays_a_connection: warm(Amd, Mirror, 2);
+    warm_no_fault_of_amds_service_refuses_or_delays_a_connection: warm(Amd, Vendor, 12);
+    warm_no_fault_of_intels_mirror_refuses_or_delays_a_connection: warm(Intel, Mirror, 13);
+    warm_no_fault_of_intels_service_refuses_or_delays_a_connection: warm(Intel, Vendor, 14);
 }
 
 /// How many delays are below each bound.

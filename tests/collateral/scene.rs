@@ -96,7 +96,12 @@ pub(crate) fn vouching() -> Arc<Vouching> {
 }
 
 pub(crate) fn collateral(parts: &Parts, sources: Vec<Source>) -> Collateral {
-    let reach = Reach { timeout: Duration::from_millis(200), ..Reach::default() };
+    collateral_by(parts, sources, Reach::default())
+}
+
+/// The same with servers reached in another way.
+pub(crate) fn collateral_by(parts: &Parts, sources: Vec<Source>, reach: Reach) -> Collateral {
+    let reach = Reach { timeout: Duration::from_millis(200), ..reach };
     let settings = Settings { sources, reach, pace: pace(), cache: None };
     Collateral::start(settings, Some(vouching()), parts.clock.clone(), Arc::clone(&parts.metrics)).expect("a start")
 }
@@ -154,7 +159,7 @@ fn patient() -> Limits {
 pub(crate) struct Server {
     pub address: SocketAddr,
     _proxy: Proxy,
-    pub service: Service,
+    _service: Service,
 }
 
 impl Server {
@@ -178,7 +183,7 @@ impl Server {
         let mut plan = listener(&unique("server"), loopback(), Terminate::Attested(Arc::new(side)), upstream("service", service.address(), Originate::Plain));
         plan.limits = patient();
         let proxy = Proxy::start(vec![plan], parts.clone()).unwrap_or_else(|error| panic!("{error}"));
-        Self { address: address(&proxy), _proxy: proxy, service }
+        Self { address: address(&proxy), _proxy: proxy, _service: service }
     }
 }
 
