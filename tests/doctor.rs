@@ -2,6 +2,7 @@
 #![cfg(all(feature = "cli", feature = "simulator", target_os = "linux"))]
 #![allow(clippy::disallowed_methods, reason = "tests read and write their own files")]
 
+#[allow(dead_code, reason = "shared with another test program")]
 #[path = "support/tsm.rs"]
 mod fake;
 #[path = "support/program.rs"]

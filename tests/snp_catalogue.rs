@@ -546,3 +546,37 @@ fn an_attester_that_signs_other_report_data_is_refused() {
     let judged = policy("", SIMULATED).judge(verifier, &presented, &binding, &NoMemo, NOW).map(drop);
     assert_eq!(reason(&judged), Some(Reason::BindingMismatch));
 }
+
+/// AMD's numbers for EntrySign (AMD-SB-3019), one for each stepping: of two products of a line neither says anything of the other.
+#[test]
+fn microcode_is_held_to_the_number_of_its_own_stepping() {
+    const NUMBERS: [(Product, [u8; 3], u8); 5] = [
+        (Product::Milan, [0x19, 0x01, 1], 0xdb),
+        (Product::Milan, [0x19, 0x01, 2], 0x44),
+        (Product::Genoa, [0x19, 0x11, 1], 0x54),
+        (Product::Genoa, [0x19, 0x11, 2], 0x4f),
+        (Product::Genoa, [0x19, 0xa0, 2], 0x19),
+    ];
+    let short = |product: Product, cpuid: Option<[u8; 3]>, microcode: u8| {
+        let mut forge = Forge::new(product, 1, NOW).tcb(Tcb { fmc: None, bootloader: 10, tee: 0, snp: 0x20, microcode });
+        match cpuid {
+            Some(_) => forge.report.cpuid = cpuid,
+            None => forge = forge.version(2),
+        }
+        let quote = forge.quote(&ReportData([0; 64]));
+        let platform = platform::of_evidence(&quote.evidence).expect("a platform");
+        let (policy, _) = AppraisalPolicy::load(br#"{ "version": 1, "name": "p", "insecure_roots": ["simulator"], "accept": [] }"#, &platform::vocabularies())
+            .unwrap_or_else(|problems| panic!("{problems:?}"));
+        let anchors = platform::anchors(&policy);
+        let grounds = portcullis::verify::Grounds { anchors: &anchors, revocation: portcullis::policy::Revocation::Required, memo: &NoMemo, now: NOW };
+        platform.verifier.standing(&quote.evidence, &quote.endorsements, &grounds).expect("a standing").short
+    };
+    for (product, cpuid, least) in NUMBERS {
+        assert_eq!(short(product, Some(cpuid), least), [], "{cpuid:?}");
+        let found = short(product, Some(cpuid), least - 1);
+        assert_eq!(found.iter().map(|short| (short.found, short.needed)).collect::<Vec<_>>(), [(u64::from(least - 1), u64::from(least)); 4]);
+        assert!(found.iter().all(|short| short.source.starts_with("AMD-SB-3019")), "{found:?}");
+    }
+    assert_eq!(short(Product::Genoa, Some([0x19, 0x11, 7]), 0), [], "of a stepping without a number nothing is said");
+    assert_eq!(short(Product::Genoa, None, 0), [], "nor of a report that does not tell");
+}
