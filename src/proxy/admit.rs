@@ -67,6 +67,12 @@ impl Admitted {
         }
     }
 
+    /// When this end may be forwarded no longer, unless later judgements give it more: before [`Admitted::until`], by what
+    /// clocks may differ.
+    pub(super) fn ends(&self, now: Timestamp) -> Option<Timestamp> {
+        self.standing.as_ref().zip(self.until()).map(|(standing, until)| standing.alarm(until, now))
+    }
+
     /// Returns when this end may be forwarded no longer: never, for a peer that nothing is known about.
     pub(super) async fn ended(&self, clock: &Clock) -> Ended {
         match (&self.standing, &self.ground) {

@@ -101,6 +101,12 @@ impl Standing {
         }
     }
 
+    /// When a verdict that ends then is looked at again, and holds no longer unless there is more of it: with less than the
+    /// skew left, our own clock alone counts.
+    pub(super) fn alarm(&self, end: Timestamp, now: Timestamp) -> Timestamp {
+        if end.minus(self.skew) > now { end.minus(self.skew) } else { end }
+    }
+
     /// The end of a verdict: its own, or that of the certificate.
     pub(super) fn end(&self, result: &AttestationResult) -> Timestamp {
         result.appraisal().until().min(self.not_after)
@@ -116,8 +122,7 @@ impl Standing {
                 Ok(now) => now,
                 Err(denied) => return Ended::Withdrawn(denied),
             };
-            // With less than the skew left, our own clock alone counts.
-            let alarm = if end.minus(self.skew) > now { end.minus(self.skew) } else { end };
+            let alarm = self.alarm(end, now);
             let left = Duration::from_secs(alarm.0.saturating_sub(now.0));
             let changed = tokio::select! {
                 biased;

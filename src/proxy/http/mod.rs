@@ -129,7 +129,7 @@ impl Around {
     /// For how long a verdict holds; later judgements may give it more. `None` where there is none.
     pub(super) fn remaining(&self, admitted: &Admitted) -> Option<Duration> {
         let now = self.parts.clock.now().ok()?;
-        admitted.until().map(|until| Duration::from_secs(until.0.saturating_sub(now.0)))
+        admitted.ends(now).map(|end| Duration::from_secs(end.0.saturating_sub(now.0)))
     }
 }
 
