@@ -149,8 +149,8 @@ pub(super) fn tunnels(section: &Section<'_>, upstreams: &Upstreams, kind: Kind, 
             "requests of peers are routed by `route`; CONNECT is for applications of this machine",
         );
     }
-    // Names, addresses and ports, as SOCKS5 has them.
-    destinations(section, &By::Socks5(None), upstreams, false, collected)
+    // Names, addresses and ports, as SOCKS5 has them. What is attested matters where there is no error yet.
+    destinations(section, &By::Socks5(None), upstreams, kind != Kind::Plain, collected)
 }
 
 fn destinations(section: &Section<'_>, by: &By, upstreams: &Upstreams, vouched: bool, collected: &mut Collected) -> Option<Vec<Destination>> {
