@@ -259,7 +259,6 @@ fn unreadable_input_is_an_error_and_never_a_verdict() {
         "verify",
         "verify guest --json --quiet",
         "inspect absent",
-        "inspect guest",
         "simulate guest",
         "simulate new --set vmpl",
         "simulate new --set nonsense=1",
