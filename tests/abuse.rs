@@ -247,7 +247,7 @@ const ATTACKS: &[Attack] = &[
         is_ended: true,
     },
     Attack { name: "windows of zero", connections: 8, protocol: b"h2", begin: standing_windows, again: Vec::new, reads: true, rejected: None, is_ended: false },
-    Attack { name: "unread answers", connections: 8, protocol: b"h2", begin: unread_answers, again: Vec::new, reads: false, rejected: None, is_ended: false },
+    Attack { name: "unread answers", connections: 4, protocol: b"h2", begin: unread_answers, again: Vec::new, reads: false, rejected: None, is_ended: false },
     Attack { name: "pieces of one octet", connections: 8, protocol: b"h2", begin: small_pieces, again: Vec::new, reads: true, rejected: None, is_ended: false },
     Attack {
         name: "bodies nobody reads",
