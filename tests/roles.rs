@@ -70,6 +70,17 @@ struct Sidecar {
 }
 
 impl Sidecar {
+    /// Waits until the log says this: lines are written by a thread of their own.
+    fn says(&self, wanted: &str) {
+        for _ in 0..1000 {
+            if self.log().contains(wanted) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{wanted} is not in {}", self.log());
+    }
+
     fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -104,7 +115,7 @@ fn a_client_sidecar_reaches_a_server_sidecar_and_refuses_another_measurement() {
     let served = examples.served();
     let client = examples.run("client.toml", 19_465);
     assert_eq!(get(examples.port(14_140), "/"), None, "another measurement is let through");
-    assert!(client.log().contains("measurement_unknown"), "{}", client.log());
+    client.says("measurement_unknown");
     assert_eq!(examples.served(), served, "the service saw a connection that was refused");
     client.stop();
     server.stop();
@@ -118,7 +129,8 @@ fn two_mutual_sidecars_reach_each_other() {
     for port in [14_143, 14_144] {
         assert!(get(examples.port(port), "/").is_some_and(|answer| answer.ends_with("behind")), "{}\n{}", a.log(), b.log());
     }
-    assert!(a.log().contains("session-mutual") && b.log().contains("session-mutual"));
+    a.says("session-mutual");
+    b.says("session-mutual");
     a.stop();
     b.stop();
 }
