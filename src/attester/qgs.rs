@@ -13,7 +13,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -26,7 +26,7 @@ pub(super) struct QuoteService {
     pub(super) place: PathBuf,
 }
 
-/// How long an answer may take: the first quote after a host's start has its keys made.
+/// How long an answer may take as a whole: the first quote after a host's start has its keys made.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest answer that is read: a quote has some 5 KiB.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -61,21 +61,20 @@ impl QuoteService {
         let mut line = self.connect()?;
         let length = u32::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         line.write_all(&[&length.to_be_bytes(), message].concat())?;
-        let mut length = [0; 4];
-        line.read_exact(&mut length)?;
+        let (mut length, end) = ([0; 4], Instant::now() + PATIENCE);
+        fill(&mut *line, &mut length, end)?;
         let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
         if length > MAX_ANSWER {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("an answer of {length} octets")));
         }
         let mut answer = vec![0; length];
-        line.read_exact(&mut answer)?;
+        fill(&mut *line, &mut answer, end)?;
         Ok(answer)
     }
 
     fn connect(&self) -> io::Result<Box<dyn Line>> {
         if std::fs::metadata(&self.place).is_ok_and(|metadata| metadata.file_type().is_socket()) {
             let socket = UnixStream::connect(&self.place)?;
-            socket.set_read_timeout(Some(PATIENCE))?;
             socket.set_write_timeout(Some(PATIENCE))?;
             return Ok(Box::new(socket));
         }
@@ -104,8 +103,40 @@ impl QuoteService {
     }
 }
 
-trait Line: Read + Write {}
-impl<T: Read + Write> Line for T {}
+trait Line: Read + Write {
+    /// Reads wait no longer than this.
+    fn wait(&self, most: Duration) -> io::Result<()>;
+}
+
+impl Line for UnixStream {
+    fn wait(&self, most: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(most))
+    }
+}
+
+impl Line for Socket {
+    fn wait(&self, most: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(most))
+    }
+}
+
+/// Reads all of `octets` before `end`, however few come at a time.
+fn fill(line: &mut dyn Line, mut octets: &mut [u8], end: Instant) -> io::Result<()> {
+    while !octets.is_empty() {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        line.wait(left)?;
+        match line.read(octets) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => octets = octets.get_mut(count..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
 
 /// The port that Intel's configuration file names (`port=4050`), or the usual one where there is no such file or line.
 fn port(path: &Path) -> io::Result<u32> {
@@ -170,6 +201,21 @@ mod tests {
             std::fs::write(&file, text).unwrap();
             assert_eq!(port(&file).ok(), expected, "{text}");
         }
+    }
+
+    /// A host that gives an octet now and then would otherwise hold the one thread that asks for quotes.
+    #[test]
+    fn an_answer_has_one_deadline_and_not_one_for_each_octet() {
+        let (mut line, mut host) = UnixStream::pair().unwrap();
+        let host = std::thread::spawn(move || {
+            while host.write_all(&[7]).is_ok() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let ended = fill(&mut line, &mut [0; MAX_ANSWER], Instant::now() + Duration::from_millis(100)).unwrap_err();
+        assert!(matches!(ended.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock), "{ended}");
+        drop(line);
+        host.join().unwrap();
     }
 
     #[test]
