@@ -11,7 +11,6 @@ use std::time::Instant;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use hyper::body::Bytes;
-use tokio::io::AsyncWriteExt as _;
 use tokio::sync::watch;
 
 use super::admit::{self, Admitted, Ground};
@@ -25,7 +24,7 @@ use super::plan::{Listener, Originate, Terminate, Upstream};
 use super::reach::{Reached, Shared, There, Unreached, reach};
 use super::standing;
 use super::stream::{Socket, Stream};
-use super::tcp::{End, Ended, Forwarded, Life, forward};
+use super::tcp::{End, Ended, Forwarded, Life, forward, lead};
 use super::tunnel;
 use super::tunnel::far::{self, Admission};
 use super::{Accepting, Carries, Parts, Phase};
@@ -212,27 +211,26 @@ async fn carry(
     forwarded: &mut Forwarded,
 ) -> Outcome {
     let Accepting { listener, counters, .. } = accepting;
-    if let Some(told) = told
-        && let Err(error) = upstream.write_all(&told).await
-    {
-        return Outcome::Forwarded(Ended::Lost(End::Upstream, error));
-    }
-    if !ahead.is_empty() {
-        if let Err(error) = upstream.write_all(&ahead).await {
-            return Outcome::Forwarded(Ended::Lost(End::Upstream, error));
-        }
-        forwarded.up = u64::try_from(ahead.len()).unwrap_or(u64::MAX);
-        counters.received.inc_by(forwarded.up);
-    }
-    drop(ahead);
     let life = Life { idle: listener.limits.idle, end };
+    let moving = async {
+        if let Some(told) = told {
+            lead(upstream, &told, life).await?;
+        }
+        if !ahead.is_empty() {
+            lead(upstream, &ahead, life).await?;
+            forwarded.up = u64::try_from(ahead.len()).unwrap_or(u64::MAX);
+            counters.received.inc_by(forwarded.up);
+        }
+        drop(ahead);
+        Ok(forward((&mut *downstream, &mut *upstream), life, (&counters.received, &counters.sent), forwarded).await)
+    };
     let ended = tokio::select! {
         biased;
         (end, ended) = over => match ended {
             standing::Ended::Expired => return Outcome::Forwarded(Ended::Expired),
             standing::Ended::Withdrawn(denied) => return Outcome::Withdrawn(end, denied),
         },
-        ended = forward((downstream, upstream), life, (&counters.received, &counters.sent), forwarded) => ended,
+        ended = moving => ended.unwrap_or_else(|ended| ended),
     };
     if matches!(ended, Ended::Finished) {
         downstream.finish();

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, Sleep};
 
 use crate::tls::buffer::{Buffer, Size};
@@ -50,6 +50,19 @@ pub(super) struct Forwarded {
     pub(super) up: u64,
     /// Octets from upstream to downstream.
     pub(super) down: u64,
+}
+
+/// Writes what goes ahead of everything else, within the same limits.
+///
+/// # Errors
+/// How it ended in place of that.
+pub(super) async fn lead<U: AsyncWrite + Unpin>(upstream: &mut U, octets: &[u8], life: Life) -> Result<(), Ended> {
+    let idle_end = Instant::now() + life.idle;
+    match tokio::time::timeout_at(life.end.min(idle_end), upstream.write_all(octets)).await {
+        Ok(written) => written.map_err(|error| Ended::Lost(End::Upstream, error)),
+        Err(_) if life.end <= idle_end => Err(Ended::Expired),
+        Err(_) => Err(Ended::Idle),
+    }
 }
 
 /// One direction.
@@ -203,7 +216,7 @@ enum Filled {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::io::{AsyncReadExt as _, DuplexStream, duplex};
 
     use super::*;
 
@@ -258,6 +271,20 @@ mod tests {
         assert!(stuck.is_err(), "a mebibyte was taken although nobody reads");
         drop(server);
         assert!(matches!(task.await?.0, Ended::Lost(End::Upstream, _)));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_goes_ahead_has_the_same_limits() -> io::Result<()> {
+        let (mut upstream, mut server) = duplex(1000);
+        let stuck = lead(&mut upstream, &[7; 1001], life(Duration::from_millis(20))).await;
+        assert!(matches!(stuck, Err(Ended::Idle)), "{stuck:?}");
+        let old = lead(&mut upstream, &[7], Life { idle: LIFE, end: Instant::now() + Duration::from_millis(20) }).await;
+        assert!(matches!(old, Err(Ended::Expired)), "{old:?}");
+        server.read_exact(&mut [0; 1000]).await?;
+        assert!(matches!(lead(&mut upstream, b"hello", life(LIFE)).await, Ok(())));
+        drop(server);
+        assert!(matches!(lead(&mut upstream, &[7; 1001], life(LIFE)).await, Err(Ended::Lost(End::Upstream, _))));
         Ok(())
     }
 
