@@ -296,6 +296,17 @@ async fn policies_and_keys_are_looked_at() {
     let (code, document) = doctor(&desk, "--config c.toml");
     let (state, found, fix) = one(&document, "policy p");
     assert!(code == 1 && state == "bad" && found.contains("mode 0666") && fix.contains("chmod go-w"), "{found}");
+    fs::set_permissions(desk.path("p.json"), fs::Permissions::from_mode(0o644)).expect("a mode");
+    desk.write("key.pem", "");
+    desk.write("chain.pem", "");
+    let public = "[[listener]]\nname = \"site\"\nbind = \"127.0.0.1:2\"\nprotocol = \"http\"\ncertificate = \"files\"\nupstream = \"far\"\n";
+    desk.write("c.toml", desk.text("c.toml") + public + "files = { chain = \"chain.pem\", key = \"key.pem\" }\n");
+    for (mode, state) in [(0o644, "bad"), (0o600, "good")] {
+        fs::set_permissions(desk.path("key.pem"), fs::Permissions::from_mode(mode)).expect("a mode");
+        let (_, document) = doctor(&desk, "--config c.toml");
+        let (found_state, found, _) = one(&document, "private key");
+        assert!(found_state == state && found.contains(&format!("mode {mode:04o}")), "{found}");
+    }
 }
 
 fn open_files(shown: &str) -> String {

@@ -10,7 +10,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{Line, State};
 use crate::clock::Clock;
-use crate::config::{CertificateFiles, Config, Deny, Policy};
+use crate::config::{CertificateFiles, Config, Deny, Policy, Public};
 use crate::evidence::Timestamp;
 use crate::policy::{Accept, Entry};
 
@@ -28,6 +28,12 @@ pub(super) fn lines(config: &Config) -> Vec<Line> {
     if let Some(CertificateFiles { chain, key }) = config.identity.as_ref().and_then(|identity| identity.certificate.as_ref()) {
         lines.push(of_chain(chain, now));
         lines.push(of_key(key));
+    }
+    for listener in &config.listeners {
+        if let Some(Public::Files(CertificateFiles { chain, key })) = &listener.public {
+            lines.push(of_chain(chain, now));
+            lines.push(of_key(key));
+        }
     }
     for option in &config.insecure {
         lines.push(Line::new(PART, option, State::Note, "weakens what is checked, and is in force"));
