@@ -138,8 +138,8 @@ reasons! {
         "the peer did not prove that it holds the certificate's private key",
         "The TLS CertificateVerify signature does not match the leaf. Somebody presents a certificate that is not theirs.";
     ProxyLoop, "proxy_loop", Operator, false,
-        "a captured connection came from this proxy itself, or was meant for it",
-        "With capture the system sends connections of this machine to the proxy. If the rules also send the proxy's own connections, each would make another. Exempt the proxy in the rules by the user it runs as (meta skuid). A connection that was made to the capturing port itself, without the system's rules, is refused for the same reason: it has no other destination.";
+        "a connection came from this proxy itself, or was meant for it",
+        "With capture the system sends connections of this machine to the proxy. If the rules also send the proxy's own connections, each would make another. Exempt the proxy in the rules by the user it runs as (meta skuid). A connection that was made to the capturing port itself, without the system's rules, is refused for the same reason: it has no other destination. So is a handshake that protocol \"tls-passthrough\" would pass back to a listener of this proxy that passes too: name the service as the upstream's target.";
     QuotingEnclaveInvalid, "quoting_enclave_invalid", Peer, false,
         "the quoting enclave is not the vendor's, or not bound to the attestation key",
         "Quotes are only as good as the enclave that signs them; its identity must match the vendor's signed description.";

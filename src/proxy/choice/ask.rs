@@ -54,6 +54,10 @@ impl Choice {
                 By::ServerName => self.served(stream),
                 By::ServerNamePassing => {
                     let (name, ahead) = passing(stream).await?;
+                    // After its first bytes: a connection of ours is known before it has any.
+                    if self.loops(stream, from) {
+                        return Err(Unasked { wanted: None, denied: looped() });
+                    }
                     self.found(Wanted { host: Host::Name(name), port: None }, ahead, Reply::Unaware)
                 }
                 By::Socks5(accounts) => self.socks5(stream, accounts.as_deref()).await,
@@ -63,10 +67,14 @@ impl Choice {
         tokio::time::timeout(limit, asking).await.unwrap_or_else(|_| Err(late()))
     }
 
-    /// Whether this is a captured connection that we made.
+    /// Whether this is a connection that we made: one that was captured, or one that passes back to where it came from.
     pub(in crate::proxy) fn loops(&self, stream: &Stream, from: &From) -> bool {
-        let By::Captured(capture) = self.by else { return false };
-        let ends = from.addresses.map(|(peer, _)| peer).zip(meant(stream, from, capture));
+        let ends = match self.by {
+            By::Captured(capture) => from.addresses.map(|(peer, _)| peer).zip(meant(stream, from, capture)),
+            By::ServerNamePassing => from.addresses,
+            // Their upstreams are attested, and nobody attests to itself.
+            By::ServerName | By::Socks5(_) => None,
+        };
         ends.is_some_and(|(peer, meant)| crate::proxy::stream::is_ours(peer, meant))
     }
 
