@@ -208,6 +208,35 @@ async fn no_tunnel_is_granted_before_the_verdict() {
     client.drain().await;
 }
 
+/// What was meant for a tunnel is no request, and what is no tunnel is not told as one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_smuggled_through_a_connect() {
+    let mirror = Mirror::start().await;
+    let ways = Ways::start(mirror.address, PROXY).await;
+    let hidden = "GET http://site.test/hidden HTTP/1.1\r\nHost: site.test\r\n\r\n";
+    // Behind a refused CONNECT, behind one that would be granted, and as its body; a whole request each time.
+    for (target, more, status) in [
+        ("evil.test:443", "", 403),
+        ("foe.test:443", "", 400),
+        ("shop.test", "", 400),
+        ("plain.test:80", "", 400),
+        ("plain.test:80", "Content-Length: 5\r\n", 400),
+        ("plain.test:80", "Transfer-Encoding: chunked\r\n", 400),
+    ] {
+        let body = if more.starts_with('T') { "0\r\n\r\n" } else { "" };
+        let answer = say(ways.entrance(), format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{more}\r\n{body}{hidden}").as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{target} {more:?}: {answer}");
+        assert!(answer.matches("HTTP/1.1 ").count() == 1 && field(&answer, "connection").as_deref() == Some("close"), "{target} {more:?}: {answer}");
+    }
+    // gRPC has 200 for refusals.
+    for target in ["evil.test:443", "foe.test:443"] {
+        let answer = say(ways.entrance(), format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nContent-Type: application/grpc\r\n\r\n").as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 403 ") || answer.starts_with("HTTP/1.1 502 "), "{target}: {answer}");
+    }
+    assert_eq!((mirror.connections(), mirror.heads().len()), (0, 0), "{:?}", mirror.heads());
+    ways.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_in_absolute_form_go_on_over_attested_tls() {
     let mirror = Mirror::start().await;

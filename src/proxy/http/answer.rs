@@ -1,7 +1,7 @@
 //! Answers of our own. The local application behind a plain listener is told everything; a peer is told a status.
 
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 
 use super::body::{self, Body, Fate};
 use super::pool::Failure;
@@ -43,9 +43,10 @@ pub(super) enum Form {
 }
 
 impl Form {
-    /// That of the answers to a request with these fields.
-    pub(super) fn of(request: &HeaderMap) -> Self {
-        let grpc = request.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    /// That of the answers to a request with this method and these fields. A refused CONNECT is never answered with the 200 of
+    /// gRPC: it would say that there is a tunnel.
+    pub(super) fn of(method: &Method, request: &HeaderMap) -> Self {
+        let grpc = *method != Method::CONNECT && request.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
         if grpc { Self::Grpc } else { Self::Plain }
     }
 }
@@ -223,7 +224,8 @@ mod tests {
     #[test]
     fn grpc_clients_get_their_own_form() {
         let request: HeaderMap = [(CONTENT_TYPE, HeaderValue::from_static("application/grpc+proto"))].into_iter().collect();
-        assert_eq!((Form::of(&request), Form::of(&HeaderMap::new())), (Form::Grpc, Form::Plain));
+        assert_eq!((Form::of(&Method::POST, &request), Form::of(&Method::POST, &HeaderMap::new())), (Form::Grpc, Form::Plain));
+        assert_eq!(Form::of(&Method::CONNECT, &request), Form::Plain, "a refused tunnel that is told as one");
         let told = refusal().answer(Audience::Application, Form::Grpc);
         assert_eq!((told.status().as_u16(), &told.headers()["grpc-status"]), (200, &HeaderValue::from_static("14")));
         assert!(told.headers()["grpc-message"].to_str().is_ok_and(|message| message.starts_with("measurement_unknown")));

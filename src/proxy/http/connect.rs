@@ -15,6 +15,7 @@ use prometheus_client::metrics::counter::Counter;
 use super::Connection;
 use super::answer::Problem;
 use super::body::{self, Fate};
+use super::fields;
 use super::pool::Failure;
 use super::request::{Answer, Record};
 use crate::proxy::admit::Ground;
@@ -37,10 +38,10 @@ pub(super) async fn serve(connection: &Arc<Connection>, mut parts: Parts, author
     let Some(on) = parts.extensions.remove::<OnUpgrade>() else {
         return Err(Problem::request(StatusCode::BAD_REQUEST, "a connection that cannot become a tunnel"));
     };
-    let early = || Err(Problem::request(StatusCode::BAD_REQUEST, "bytes for the tunnel came before the answer"));
-    if speaks_early(connection) {
-        return early();
+    if fields::announce_body(&parts.headers) {
+        return Err(Problem::request(StatusCode::BAD_REQUEST, "CONNECT with a body"));
     }
+    connection.patient()?;
     let Some(held) = around.sockets.upstream() else {
         around.parts.metrics.limit_rejected(&around.listener, "descriptors");
         return Err(Problem::of(&Failure::Full, &Fate::default()));
@@ -57,19 +58,12 @@ pub(super) async fn serve(connection: &Arc<Connection>, mut parts: Parts, author
         Err(Unreached::Unreachable(tried)) => return Err(Problem::of(&Failure::Unreachable(tried), &Fate::default())),
     };
     record.at(reached.target.clone());
-    if speaks_early(connection) {
-        return early();
-    }
+    connection.patient()?;
     if parts.version != Version::HTTP_2 {
         connection.gauge.release();
     }
     tunnel(connection, on, reached, wanted);
     Ok(Response::new(Answer::Own(body::empty())))
-}
-
-/// Whether what follows an HTTP/1.1 head was read already, as if it were HTTP: it is the tunnel's and may be anything.
-fn speaks_early(connection: &Connection) -> bool {
-    connection.gauge.vetoed().is_some() || connection.gauge.head_since().is_some()
 }
 
 /// Notes a refusal where operators look for it.

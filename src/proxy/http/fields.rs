@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::HeaderMap;
-use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VIA};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VIA};
 
 /// Fields that belong to one hop (RFC 9110 7.6.1), beside those that `Connection` names.
 static HOP: [HeaderName; 9] = [
@@ -82,6 +82,11 @@ pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
 pub(super) fn words<'a>(fields: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let lines = fields.get_all(name).iter().filter_map(|value| value.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(str::trim).filter(|word| !word.is_empty())
+}
+
+/// Whether an HTTP/1.1 request says that a body follows.
+pub(super) fn announce_body(fields: &HeaderMap) -> bool {
+    fields.contains_key(TRANSFER_ENCODING) || fields.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
 }
 
 /// The protocol that an HTTP/1.1 client asks to switch to, in lower case.

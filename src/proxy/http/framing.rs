@@ -56,6 +56,8 @@ pub(super) struct Framing {
     name: Token<NAME>,
     value: Token<VALUE>,
     line: usize,
+    /// Requests that have begun.
+    begun: usize,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -124,7 +126,12 @@ impl<const N: usize> Token<N> {
 
 impl Framing {
     pub(super) const fn new() -> Self {
-        Self { at: At::Start, section: Section::Header, length: None, chunked: false, name: Token::new(), value: Token::new(), line: 0 }
+        Self { at: At::Start, section: Section::Header, length: None, chunked: false, name: Token::new(), value: Token::new(), line: 0, begun: 0 }
+    }
+
+    /// How many requests have begun.
+    pub(super) const fn begun(&self) -> usize {
+        self.begun
     }
 
     /// Whether the next octet begins a request.
@@ -179,7 +186,10 @@ impl Framing {
                 self.section = Section::Header;
                 match octet {
                     b'\r' | b'\n' => return Err(Ambiguous::EmptyLine),
-                    octet if is_token(octet) => At::RequestLine,
+                    octet if is_token(octet) => {
+                        self.begun = self.begun.saturating_add(1);
+                        At::RequestLine
+                    }
                     _ => return Err(Ambiguous::RequestLine),
                 }
             }

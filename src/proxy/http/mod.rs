@@ -249,6 +249,13 @@ impl Connection {
         self.site.metrics.over();
     }
 
+    /// Refuses a client of HTTP/1.1 that has not waited for its connection to become something else: what follows was read as
+    /// HTTP already, and may be anything.
+    fn patient(&self) -> Result<(), Problem> {
+        let early = self.gauge.vetoed().is_some() || self.gauge.heads() > self.begun.load(Ordering::SeqCst);
+        if early { Err(Problem::request(StatusCode::BAD_REQUEST, "bytes for the tunnel came before the answer")) } else { Ok(()) }
+    }
+
     fn audience(&self) -> Audience {
         if self.site.around.strangers { Audience::Peer } else { Audience::Application }
     }

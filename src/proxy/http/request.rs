@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -128,7 +128,8 @@ impl Drop for Record {
 pub(super) async fn serve(connection: Arc<Connection>, parts: Box<Parts>, incoming: Incoming) -> Result<Response<Body>, Infallible> {
     let (incoming, over) = Unread::new(incoming, parts.version);
     let mut record = Record::new(&connection, &parts);
-    let form = answer::Form::of(&parts.headers);
+    let form = answer::Form::of(&parts.method, &parts.headers);
+    let tunnel = parts.method == Method::CONNECT && parts.version != Version::HTTP_2;
     let mut response = match answered(&connection, parts, incoming, &mut record).await {
         Ok(response) => response.map(|body| match body {
             Answer::Upstream(incoming) => Ok(incoming),
@@ -137,7 +138,12 @@ pub(super) async fn serve(connection: Arc<Connection>, parts: Box<Parts>, incomi
         Err(problem) => {
             record.problem = Some(problem.detail.clone());
             Box::pin(over.briefly()).await;
-            problem.answer(connection.audience(), form).map(Err)
+            let mut refused = problem.answer(connection.audience(), form);
+            if tunnel {
+                // What may follow was meant for the tunnel, perhaps by somebody else than who asked for it: no request of theirs.
+                refused.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            refused.map(Err)
         }
     };
     record.status = response.status().as_u16();

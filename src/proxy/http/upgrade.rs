@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
-use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, TRANSFER_ENCODING, UPGRADE};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use hyper::http::request::Parts;
 use hyper::http::uri::PathAndQuery;
 use hyper::upgrade::OnUpgrade;
@@ -42,7 +42,7 @@ pub(super) fn wanted(parts: &mut Parts, allowed: &[String]) -> Result<Option<Wan
         return Ok(taken(parts, protocol, key));
     }
     let Some(protocol) = fields::wanted_upgrade(&parts.headers).filter(|protocol| parts.method == Method::GET && known(protocol)) else { return Ok(None) };
-    if parts.headers.contains_key(TRANSFER_ENCODING) || parts.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
+    if fields::announce_body(&parts.headers) {
         return Err(Problem::request(StatusCode::BAD_REQUEST, "an upgrade with a body"));
     }
     let key = parts.headers.get(SEC_WEBSOCKET_KEY).cloned();
@@ -71,6 +71,7 @@ pub(super) async fn serve(
     (record, key): (&mut Record, u64),
 ) -> Result<Response<Answer>, Problem> {
     let version = parts.version;
+    connection.patient()?;
     parts.uri = hyper::Uri::default();
     parts.extensions.clear();
     parts.headers.remove(CONTENT_LENGTH);
@@ -91,6 +92,7 @@ pub(super) async fn serve(
     let mut response = returned(connection, response)?;
     let upstream = hyper::upgrade::on(&mut response);
     let answer = agreement(response, version, &wanted)?;
+    connection.patient()?;
     if version != Version::HTTP_2 {
         connection.gauge.release();
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ pub(in crate::proxy) struct Gauge {
     sent: AtomicU64,
     /// Milliseconds from `begun` to the first octet of a head that is not complete, and one more.
     head: AtomicU64,
+    /// Requests of HTTP/1.1 whose head has begun.
+    heads: AtomicUsize,
     /// From here on bytes pass unread: the connection was upgraded.
     released: AtomicBool,
     vetoed: OnceLock<Veto>,
@@ -58,7 +60,8 @@ impl Veto {
 impl Gauge {
     pub(in crate::proxy) fn new() -> Arc<Self> {
         let (moved, received, sent, head) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { begun: Instant::now(), moved, received, sent, head, released: AtomicBool::new(false), vetoed: OnceLock::new() })
+        let (heads, released) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Self { begun: Instant::now(), moved, received, sent, head, heads, released, vetoed: OnceLock::new() })
     }
 
     pub(in crate::proxy) fn received(&self) -> u64 {
@@ -84,7 +87,13 @@ impl Gauge {
         Some(self.begun.elapsed().saturating_sub(Duration::from_millis(began)))
     }
 
-    fn note_head(&self, within: bool) {
+    /// How many requests of HTTP/1.1 have begun, served or not.
+    pub(super) fn heads(&self) -> usize {
+        self.heads.load(Ordering::Relaxed)
+    }
+
+    fn note_head(&self, within: bool, heads: usize) {
+        self.heads.store(heads, Ordering::Relaxed);
         let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
         if !within {
             self.head.store(0, Ordering::Relaxed);
@@ -159,7 +168,7 @@ impl Wire {
                     return Ok(());
                 }
                 let followed = framing.follow(fresh);
-                self.gauge.note_head(framing.in_head());
+                self.gauge.note_head(framing.in_head(), framing.begun());
                 let Err((good, why)) = followed else { return Ok(()) };
                 let _ = self.gauge.vetoed.set(Veto::Ambiguous(why));
                 self.rule = Rule::Ended;
