@@ -291,7 +291,10 @@ fn every_case_gives_the_manifests_verdict_and_claims() {
     }
     println!("{run} cases run");
     let elsewhere = |case: &&Value| NO_TEE.iter().any(|(beginning, _)| case["id"].as_str().is_some_and(|id| id.starts_with(beginning)));
-    assert_eq!(run + cases.iter().filter(elsewhere).count(), cases.len(), "a case that nobody judges");
+    let unknown = cases.len() - run - cases.iter().filter(elsewhere).count();
+    skipped::cases(unknown, "captured evidence of platforms that this build does not know");
+    // Another folder may be ahead of this build; ours has nothing that nobody judges.
+    assert!(unknown == 0 || std::env::var_os("PORTCULLIS_VECTORS").is_some(), "{unknown} cases that nobody judges");
     assert!(run > 0, "the manifest has no case of a platform of this build");
     assert!(failed.is_empty(), "differing: {failed:?}");
 }
