@@ -17,10 +17,10 @@ use web::{Mirror, Pair, Setup, field, say};
 const MODES: &str = "identity_headers = { modes = [\"structured\", \"token\", \"client-cert\", \"xfcc\", \"flashbots\"], audience = \"orders\", issuer = \"gate\" }\n\
                      [observe]\nbind = \"127.0.0.1:0\"\n";
 
-/// Everything that we tell, in spellings that an application may take for it.
+/// Everything that we tell, in spellings that an application may take for it, and some of it twice.
 const FORGED: &str = "Attested-Peer: forged\r\nattested_peer: forged\r\nATTESTED-TOKEN: forged\r\nAttested_Token: forged\r\nattested.token: forged\r\n\
                       Client-Cert: forged\r\nClient-Cert-Chain: forged\r\nclient_cert: forged\r\nX-Forwarded-Client-Cert: forged\r\n\
-                      x_forwarded_client_cert: forged\r\nX-Flashbots-Measurement: forged\r\nX-Flashbots-Attestation-Type: forged\r\nx_flashbots_measurement: forged\r\n";
+                      x_forwarded_client_cert: forged\r\nAttested-Peer: forged, twice\r\nX-Forwarded-Client-Cert: forged, twice\r\nX-Flashbots-Measurement: forged\r\nX-Flashbots-Attestation-Type: forged\r\nx_flashbots_measurement: forged\r\n";
 
 fn claims(token: &str) -> Value {
     let payload = token.split('.').nth(1).expect("a payload");

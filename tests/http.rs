@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use told::told;
-use web::{Mirror, Pair, Setup, curl, field, heard, say};
+use web::{Mirror, Pair, Setup, curl, desk, field, heard, say, sidecar};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_versions_pass_and_the_attested_connection_is_made_once() {
@@ -202,4 +202,93 @@ async fn a_body_waits_until_the_application_agrees() {
     let answer = heard(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("x-body: 5"), "{answer}");
     pair.end().await;
+}
+
+/// What somebody says of the way a request came is believed of a trusted proxy alone; an id of those too who are known.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_way_a_request_came_and_its_id_are_believed_of_whom_they_may_be() {
+    const SAID: &[&str] = &[
+        "-H",
+        "Host: here.test",
+        "-H",
+        "Forwarded: for=192.0.2.9;proto=ftp",
+        "-H",
+        "X-Forwarded-For: 192.0.2.9",
+        "-H",
+        "X-Forwarded-Proto: ftp",
+        "-H",
+        "X-Forwarded-Host: there.test",
+        "-H",
+        "X-Real-IP: 192.0.2.9",
+    ];
+    let (mirror, desk) = (Mirror::start().await, desk());
+    let server = format!(
+        "[[upstream]]\nname = \"app\"\ntargets = [\"http://{}\"]\n[[listener]]\nname = \"in\"\nbind = \"127.0.0.1:0\"\nprotocol = \"http\"\n\
+         certificate = \"attested\"\nfreshness = \"certificate\"\ninsecure_accept_replay_risk = true\nupstream = \"app\"\ntrusted_proxies = [\"127.0.0.2/32\"]\n",
+        mirror.address
+    );
+    let server = sidecar(&desk, &server).await;
+    let url = format!("https://{}/", server.tcp_address("in").expect("an address"));
+    // The id that was echoed, which the application saw as well.
+    let id = |answer: &str| {
+        let (told, _) = answer.split_once("\r\n\r\n").expect("a head");
+        let echoed = field(told, "x-request-id").expect("an id");
+        assert_eq!(field(&mirror.last(), "x-request-id").as_ref(), Some(&echoed), "{answer}");
+        echoed
+    };
+    let made = |id: &str| id.len() == 32 && id.bytes().all(|octet| octet.is_ascii_hexdigit());
+    let long = format!("X-Request-Id: {}", "a".repeat(129));
+    let ids: [(&[&str], bool); 5] = [
+        (&["-H", "X-Request-Id: theirs"], true),
+        (&["-H", "X-Request-Id: theirs", "-H", "X-Request-Id: theirs"], false),
+        (&["-H", "X-Request-Id: two words"], false),
+        (&["-H", &long], false),
+        (&[], false),
+    ];
+    for version in ["--http1.1", "--http2"] {
+        for (source, trusted) in [("127.0.0.2", true), ("127.0.0.3", false)] {
+            let mut seen = Vec::new();
+            for (sent, good) in ids {
+                let answer = curl(&[&["-k", version, "--interface", source][..], SAID, sent, &[&url]].concat()).await;
+                let id = id(&answer);
+                assert!(if trusted && good { id == "theirs" } else { made(&id) }, "{source} {sent:?}: {id}");
+                seen.push(id);
+                let head = mirror.last();
+                let of = |name: &str| field(&head, name).unwrap_or_default();
+                let ours = format!("for={source};proto=https;host=\"here.test\"");
+                let found = [of("forwarded"), of("x-forwarded-for"), of("x-forwarded-proto"), of("x-forwarded-host"), of("x-real-ip")];
+                let expected = if trusted {
+                    [
+                        format!("for=192.0.2.9;proto=ftp, {ours}"),
+                        format!("192.0.2.9, {source}"),
+                        "ftp".to_owned(),
+                        "there.test".to_owned(),
+                        "192.0.2.9".to_owned(),
+                    ]
+                } else {
+                    [ours, source.to_owned(), "https".to_owned(), "here.test".to_owned(), String::new()]
+                };
+                assert_eq!(found, expected, "{version} {source}");
+            }
+            seen.sort_unstable();
+            seen.dedup();
+            assert_eq!(seen.len(), ids.len(), "an id was given twice");
+        }
+    }
+    server.drain().await;
+
+    // A local application's id is kept; behind, an attested client's is, and one's who proved nothing is not. Neither is
+    // believed of the way.
+    for mutual in [true, false] {
+        let pair = Pair::start(mirror.address, Setup { mutual, ..Setup::default() }).await;
+        let answer = curl(&[&["-H", "X-Request-Id: theirs", &format!("http://{}/", pair.entrance)][..], SAID].concat()).await;
+        let (told, _) = answer.split_once("\r\n\r\n").expect("a head");
+        assert_eq!(field(told, "x-request-id").as_deref(), Some("theirs"), "{answer}");
+        let head = mirror.last();
+        let behind = field(&head, "x-request-id").expect("an id");
+        assert!(if mutual { behind == "theirs" } else { made(&behind) }, "{head}");
+        assert_eq!(field(&head, "x-forwarded-for").as_deref(), Some("127.0.0.1"), "{head}");
+        assert!(!head.contains("192.0.2.9") && !head.contains("there.test"), "{head}");
+        pair.end().await;
+    }
 }
