@@ -221,6 +221,10 @@ fn confess(config: &Config, metrics: &Metrics, health: &Health) {
     health.set("insecure options", Condition::MetBut(options));
 }
 
+fn onward(version: Option<&str>) -> Option<plan::Onward> {
+    version.map(|version| if version == "v2-certificate" { plan::Onward::WithCertificate } else { plan::Onward::Plain })
+}
+
 fn judges(config: &Config, collateral: Option<&Collateral>, metrics: &Arc<Metrics>) -> BTreeMap<String, Arc<Appraisals>> {
     let memo = Arc::new(Memo::new());
     let judge = |(name, policy): (&String, &config::Policy)| {
@@ -316,7 +320,8 @@ impl Builder<'_> {
             }
         };
         let network = |(address, bits): &(std::net::IpAddr, u8)| Network { address: *address, bits: *bits };
-        let proxy_protocol = plan::ProxyProtocol { from: listener.proxy_protocol_from.iter().map(network).collect(), onward: listener.proxy_protocol_to };
+        let proxy_protocol =
+            plan::ProxyProtocol { from: listener.proxy_protocol_from.iter().map(network).collect(), onward: onward(listener.proxy_protocol_to) };
         let raw = |name: &str| {
             let written = self.written(name)?;
             self.upstream(written, if written.multiplex { Inner::Tunnel } else { Inner::Raw })

@@ -248,8 +248,8 @@ pub struct Listener {
     pub forward: Forward,
     /// Networks that announce connections by the PROXY protocol, with the number of bits that count.
     pub proxy_protocol_from: Vec<(std::net::IpAddr, u8)>,
-    /// Whether the upstream is told by the PROXY protocol who connected.
-    pub proxy_protocol_to: bool,
+    /// In which form of the PROXY protocol the upstream is told who connected.
+    pub proxy_protocol_to: Option<&'static str>,
     /// Whether clients may put many connections into one session.
     pub multiplex: bool,
     /// Deadlines and caps.

@@ -1,4 +1,5 @@
-//! The PROXY protocol with HAProxy at the other end, in front of a listener and behind one.
+//! The PROXY protocol with HAProxy at the other end, in front of a listener and behind one; and what a plain upstream is
+//! told of an attested client, to the octet.
 #![cfg(feature = "simulator")]
 
 #[path = "support/peers.rs"]
@@ -10,7 +11,12 @@ mod web;
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
+use portcullis::crypto::sha256;
+use portcullis::evidence::leaf::Leaf;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use told::told;
 use web::{Mirror, curl, desk, field, say, sidecar};
 
@@ -74,4 +80,139 @@ async fn a_plain_upstream_is_told_who_connected() {
     assert_eq!(field(&head, "x-name").as_deref(), Some("far.test"));
     assert_eq!(field(&head, "x-id").map(|id| id.len()), Some(32));
     server.drain().await;
+}
+
+/// A service that keeps what each connection brought, and answers when that has ended.
+async fn service() -> (SocketAddr, Arc<Mutex<Vec<Vec<u8>>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let (address, brought) = (listener.local_addr().expect("an address"), Arc::<Mutex<Vec<Vec<u8>>>>::default());
+    let kept = Arc::clone(&brought);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut octets = Vec::new();
+            if stream.read_to_end(&mut octets).await.is_ok() {
+                kept.lock().expect("no panic").push(octets);
+                let _ = stream.write_all(b"taken").await;
+            }
+        }
+    });
+    (address, brought)
+}
+
+/// Passes connections on, with `ahead` in front of each.
+async fn relay(to: SocketAddr, ahead: Vec<u8>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let ahead = ahead.clone();
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(to).await.expect("a listener");
+                far.write_all(&ahead).await.expect("written");
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    address
+}
+
+fn field_of(kind: u8, value: &[u8]) -> Vec<u8> {
+    [&[kind][..], &u16::try_from(value.len()).expect("short").to_be_bytes(), value].concat()
+}
+
+/// A header of version 2 with addresses of IPv4.
+fn header_of(addresses: [u8; 12], fields: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(addresses.len() + fields.len()).expect("short").to_be_bytes();
+    [b"\r\n\r\n\0\r\nQUIT\n\x21\x11", &length[..], &addresses, fields].concat()
+}
+
+fn fields_in(mut octets: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut found = Vec::new();
+    while let [kind, high, low, rest @ ..] = octets {
+        let (value, rest) = rest.split_at(u16::from_be_bytes([*high, *low]).into());
+        found.push((*kind, value.to_vec()));
+        octets = rest;
+    }
+    assert!(octets.is_empty(), "{octets:?}");
+    found
+}
+
+/// Takes a header with addresses of IPv4 apart: the addresses, the fields, and what came behind.
+fn taken_apart(octets: &[u8]) -> ([u8; 12], Vec<(u8, Vec<u8>)>, &[u8]) {
+    let rest = octets.strip_prefix(b"\r\n\r\n\0\r\nQUIT\n\x21\x11").unwrap_or_else(|| panic!("{octets:?}"));
+    let (length, rest) = rest.split_at(2);
+    let (all, behind) = rest.split_at(u16::from_be_bytes([length[0], length[1]]).into());
+    let (addresses, fields) = all.split_at(12);
+    (addresses.try_into().expect("12 octets"), fields_in(fields), behind)
+}
+
+/// What of it is verified comes from us alone: neither the client's bytes nor the proxy in front can say it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plain_upstream_is_told_what_is_verified_of_the_client_and_nothing_else() {
+    const SOURCE: [u8; 12] = [192, 0, 2, 9, 192, 0, 2, 10, 0, 7, 0, 8];
+    let digest = |desk: &tempfile::TempDir| sha256(&[&std::fs::read(desk.path().join("mesh.json")).expect("a policy")]);
+    let claims =
+        |tee: &[u8; 7], digest: &[u8; 32]| [b"\xa5\x01\x67", &tee[..], b"\x02\x65web-1\x03\x64mesh\x04\x58\x20", digest, b"\x05\x6esession-mutual"].concat();
+    let tls = [&[7, 0, 0, 0, 0][..], &field_of(0x21, b"forged"), &field_of(0x28, b"forged")].concat();
+    let forged = [field_of(0xe0, &claims(b"forged!", &[7; 32])), field_of(0x20, &tls), field_of(0x02, b"forged.test"), field_of(0x05, b"forged")].concat();
+    let forged = header_of(SOURCE, &forged);
+    let payload = [&forged[..], b"PROXY TCP4 192.0.2.9 192.0.2.10 7 8\r\nhello"].concat();
+    for (mutual, shared, listed, version) in [
+        (true, false, false, "v2"),
+        (true, true, false, "v2-certificate"),
+        (true, false, true, "v2-certificate"),
+        (true, true, true, "v2"),
+        (false, false, true, "v2-certificate"),
+    ] {
+        let case = format!("mutual {mutual}, shared {shared}, listed {listed}, {version}");
+        let (desk, (behind, brought)) = (desk(), service().await);
+        let clients = if mutual { "clients = \"attested\"\npolicy = \"mesh\"\ninsecure_allow_any_genuine_platform = true\n" } else { "clients = \"any\"\n" };
+        let from = if listed { "proxy_protocol_from = [\"127.0.0.1/32\"]\n" } else { "" };
+        let server = format!(
+            "[[upstream]]\nname = \"app\"\ntargets = [\"tcp://{behind}\"]\n[[listener]]\nname = \"in\"\nbind = \"127.0.0.1:0\"\n\
+             certificate = \"attested\"\nupstream = \"app\"\nproxy_protocol_to = \"{version}\"\nmultiplex = {shared}\n{clients}{from}"
+        );
+        let server = sidecar(&desk, &server).await;
+        let inner = server.tcp_address("in").expect("an address");
+        let port = inner.port();
+        let front = relay(inner, if listed { forged.clone() } else { Vec::new() }).await;
+        let (freshness, any) = if mutual { ("session-mutual", "insecure_allow_any_genuine_platform = true\n") } else { ("session", "") };
+        let client = format!(
+            "[[upstream]]\nname = \"far\"\ntargets = [\"tls://{front}\"]\nserver_name = \"far.test\"\nmultiplex = {shared}\n{any}\
+             attested = {{ policy = \"mesh\", freshness = \"{freshness}\" }}\n[[listener]]\nname = \"out\"\nbind = \"127.0.0.1:0\"\nupstream = \"far\"\n"
+        );
+        let client = sidecar(&desk, &client).await;
+        for _ in 0..2 {
+            let mut stream = TcpStream::connect(client.tcp_address("out").expect("an address")).await.expect("a listener");
+            stream.write_all(&payload).await.expect("written");
+            stream.shutdown().await.expect("closed");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.expect("an answer");
+            assert_eq!(answer, "taken", "{case}");
+        }
+        let brought = brought.lock().expect("no panic").clone();
+        let mut ids = Vec::new();
+        for octets in &brought {
+            let (addresses, fields, behind) = taken_apart(octets);
+            assert_eq!(behind, payload, "{case}: what the client sent came as it was sent");
+            let source = if listed { addresses[..4] == SOURCE[..4] && addresses[8..10] == SOURCE[8..10] } else { addresses[..4] == [127, 0, 0, 1] };
+            assert!(source && addresses[4..8] == [127, 0, 0, 1] && addresses[10..] == port.to_be_bytes(), "{case}: {addresses:?}");
+            let told = |kind: u8| fields.iter().find(|field| field.0 == kind).map(|field| field.1.as_slice());
+            let kinds: Vec<u8> = fields.iter().map(|field| field.0).collect();
+            assert_eq!(kinds, if mutual { &[0x01, 0x02, 0x05, 0x20, 0xe0][..] } else { &[0x01, 0x02, 0x05, 0x20] }, "{case}");
+            assert_eq!(told(0x01), Some(if shared { &b"portcullis1/tunnel"[..] } else { b"portcullis1/raw" }), "{case}");
+            assert_eq!(told(0x02), Some(&b"far.test"[..]), "{case}");
+            assert_eq!(told(0xe0), mutual.then(|| claims(b"sev-snp", &digest(&desk))).as_deref(), "{case}");
+            let (verdict, within) = told(0x20).expect("a field").split_at(5);
+            let within = fields_in(within);
+            assert_eq!(within[0], (0x21, b"TLSv1.3".to_vec()), "{case}");
+            assert_eq!(verdict, if mutual { [7, 0, 0, 0, 0] } else { [1, 0, 0, 0, 1] }, "{case}");
+            let certificate = within.get(1).map(|field| (field.0, Leaf::read(&field.1).is_ok()));
+            assert_eq!(certificate, (mutual && version == "v2-certificate").then_some((0x28, true)), "{case}");
+            ids.push(told(0x05).expect("an id").to_vec());
+        }
+        assert!(ids.len() == 2 && ids[0] != ids[1] && ids.iter().all(|id| id.len() == 16), "{case}: {ids:?}");
+        let (client, server) = tokio::join!(client.drain(), server.drain());
+        assert_eq!((client.cut, server.cut), (0, 0), "{case}");
+    }
 }

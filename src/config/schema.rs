@@ -208,9 +208,9 @@ pub static LISTENER: Section = Section {
         ),
         key(
             "proxy_protocol_to",
-            "`\"v2\"`",
+            "`\"v2\"` or `\"v2-certificate\"`",
             "off",
-            "Tells a plain upstream who connected by the PROXY protocol, with what is verified: SSL (0x20), ALPN, the name asked for, and in type 0xE0 CBOR claims `{1: tee, 2: entry, 3: policy, 4: policy digest, 5: freshness}`. For protocol `tcp`.",
+            "Tells a plain upstream who connected by the PROXY protocol, with what is verified: SSL (0x20), ALPN, the name asked for, and in type 0xE0 CBOR claims `{1: tee, 2: entry, 3: policy, 4: policy digest, 5: freshness}`. `v2-certificate` adds the certificate that the evidence speaks for (DER, 0x28 within 0x20); with evidence in it, it is several KiB, and some readers take no header that long. For protocol `tcp`.",
         ),
         key(
             "multiplex",

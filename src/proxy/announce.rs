@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::admit::{Admitted, Ground};
+use super::plan::Onward;
 use crate::evidence::cbor::Writer;
 
 /// The first octets of version 2.
@@ -27,10 +28,14 @@ const TYPE_AUTHORITY: u8 = 0x02;
 const TYPE_UNIQUE_ID: u8 = 0x05;
 const TYPE_SSL: u8 = 0x20;
 const TYPE_SSL_VERSION: u8 = 0x21;
+const TYPE_SSL_CLIENT_CERT: u8 = 0x28;
 
-/// `PP2_CLIENT_SSL` and `PP2_CLIENT_CERT_CONN`.
+/// `PP2_CLIENT_SSL`; `PP2_CLIENT_CERT_CONN` and `PP2_CLIENT_CERT_SESS`, which are one where no session is resumed.
 const CLIENT_SSL: u8 = 0x01;
-const CLIENT_CERT: u8 = 0x02;
+const CLIENT_CERT: u8 = 0x02 | 0x04;
+
+/// So much of a certificate leaves room in the header for all else.
+const CERTIFICATE: usize = 60 * 1024;
 
 /// Why there is no announcement.
 #[derive(Debug)]
@@ -120,6 +125,7 @@ fn version2(command: u8, family: u8, rest: &[u8]) -> Result<Option<SocketAddr>, 
 
 /// What an application is told of a connection.
 pub(super) struct Told<'a> {
+    pub(super) form: Onward,
     pub(super) source: Option<SocketAddr>,
     pub(super) target: Option<SocketAddr>,
     pub(super) alpn: Option<&'a [u8]>,
@@ -129,7 +135,9 @@ pub(super) struct Told<'a> {
 
 /// The header of version 2, with what is verified about the client.
 pub(super) fn write(told: &Told<'_>) -> Vec<u8> {
-    let (family, addresses) = match (told.source, told.target) {
+    // A listener for both families sees IPv4 as a part of IPv6.
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let (family, addresses) = match (told.source.map(canonical), told.target.map(canonical)) {
         (Some(SocketAddr::V4(source)), Some(SocketAddr::V4(target))) => {
             (0x11, [&source.ip().octets()[..], &target.ip().octets(), &source.port().to_be_bytes(), &target.port().to_be_bytes()].concat())
         }
@@ -158,6 +166,9 @@ pub(super) fn write(told: &Told<'_>) -> Vec<u8> {
         let verified = u32::from(told.admitted.certificate.is_none());
         let mut tls = [&[client][..], &verified.to_be_bytes()].concat();
         field(&mut tls, TYPE_SSL_VERSION, b"TLSv1.3");
+        if let (Onward::WithCertificate, Some(certificate)) = (told.form, told.admitted.certificate.as_deref().filter(|leaf| leaf.len() <= CERTIFICATE)) {
+            field(&mut tls, TYPE_SSL_CLIENT_CERT, certificate);
+        }
         field(&mut rest, TYPE_SSL, &tls);
     }
     if let Ground::Attested(tier, result) = &told.admitted.ground {
@@ -202,9 +213,13 @@ mod tests {
         for source in ["192.0.2.1:1234", "[2001:db8::1]:9"] {
             let admitted = admit::local();
             let source = address(source);
-            let header = write(&Told { source, target: source, alpn: Some(b"h2"), server_name: Some("a.example"), admitted: &admitted });
+            let header = write(&Told { form: Onward::Plain, source, target: source, alpn: Some(b"h2"), server_name: Some("a.example"), admitted: &admitted });
             assert_eq!(told(&[&header[..], b"rest"].concat()).await, (Ok(source), 4));
         }
+        // IPv4 at a listener for both families is told as IPv4.
+        let (admitted, mapped) = (admit::local(), address("[::ffff:192.0.2.1]:1234"));
+        let header = write(&Told { form: Onward::Plain, source: mapped, target: mapped, alpn: None, server_name: None, admitted: &admitted });
+        assert_eq!((header[13], told(&header).await), (0x11, (Ok(address("192.0.2.1:1234")), 0)));
         // A check of the proxy's own.
         assert_eq!(told(&[&SIGNATURE[..], &[0x20, 0, 0, 0], b"x"].concat()).await, (Ok(None), 1));
     }

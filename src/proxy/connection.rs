@@ -131,10 +131,10 @@ pub(super) async fn within(accepting: &Arc<Accepting>, upstream: &Upstream, sess
             Err(outcome) => return outcome,
         };
         known.target = Some(target);
-        let told = accepting.listener.proxy_protocol.onward.then(|| {
+        let told = accepting.listener.proxy_protocol.onward.map(|form| {
             let (source, target) = session.from.addresses.unzip();
             let (alpn, server_name) = (session.alpn.as_deref(), session.server_name.as_deref());
-            announce::write(&announce::Told { source, target, alpn, server_name, admitted: &session.here })
+            announce::write(&announce::Told { form, source, target, alpn, server_name, admitted: &session.here })
         });
         let over = pin!(async { (End::Downstream, session.ended().await) });
         carry(accepting, (&mut downstream, &mut upstream), (told, Vec::new()), (session.end, over), &mut known.forwarded).await
@@ -191,9 +191,9 @@ async fn tcp(accepting: &Arc<Accepting>, to: To<'_>, (socket, from): (Socket, &F
         }
         (Err(outcome), _) => return outcome,
     };
-    let told = (plain && listener.proxy_protocol.onward).then(|| {
+    let told = listener.proxy_protocol.onward.filter(|_| plain).map(|form| {
         let (source, target) = from.addresses.unzip();
-        announce::write(&announce::Told { source, target, alpn: downstream.alpn(), server_name: downstream.server_name(), admitted: &here })
+        announce::write(&announce::Told { form, source, target, alpn: downstream.alpn(), server_name: downstream.server_name(), admitted: &here })
     });
     let most = tokio::time::Instant::now() + listener.limits.max_connection;
     let end = there.end().map_or(most, |end| most.min(end.into()));

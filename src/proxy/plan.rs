@@ -30,7 +30,16 @@ pub struct ProxyProtocol {
     /// Sources that have to announce every connection; nobody else may.
     pub from: Vec<super::http::plan::Network>,
     /// Whether a plain upstream is told, in version 2. For bytes alone.
-    pub onward: bool,
+    pub onward: Option<Onward>,
+}
+
+/// What a plain upstream is told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Onward {
+    /// Addresses and what is verified.
+    Plain,
+    /// The certificate that the evidence speaks for besides, which is long where evidence is in it.
+    WithCertificate,
 }
 
 impl Listener {
