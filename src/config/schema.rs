@@ -138,7 +138,7 @@ pub static LISTENER: Section = Section {
     doc: "A place where connections come in. With `certificate = \"attested\"` it speaks attested TLS, with another certificate TLS for the public; without, it takes the plain bytes of a local application.",
     keys: &[
         key("name", "word", "required", "Its name in logs and metrics; unique."),
-        key("bind", "`\"ADDRESS:PORT\"` or `\"unix:PATH\"`", "required", "Where it listens. Port 0 lets the system choose."),
+        key("bind", "`\"ADDRESS:PORT\"` or `\"unix:PATH\"`", "required", "Where it listens. `[::]` takes IPv4 as well. Port 0 lets the system choose."),
         key(
             "protocol",
             "`\"tcp\"`, `\"http\"`, `\"socks5\"` or `\"tls-passthrough\"`",
@@ -365,7 +365,7 @@ pub static UPSTREAM: Section = Section {
             "targets",
             "list of `\"tls://HOST:PORT\"`, `\"tcp://HOST:PORT\"`, `\"http://HOST:PORT\"`, `\"h2c://HOST:PORT\"`, `\"unix:PATH\"` or `\"h2c+unix:PATH\"`",
             "required",
-            "Where to connect. For protocol `tcp` they are tried in order until one takes the connection; for `http` see `balance`. `tls://` speaks attested TLS and needs `attested`; the others are plain, and without `insecure_remote_upstream` only loopback addresses of theirs are connected to, also where `localhost` is resolved to others. `http://` and `unix:` speak HTTP/1.1 to the application, `h2c://` HTTP/2, which gRPC needs.",
+            "Where to connect. For protocol `tcp` they are tried in order until one takes the connection; for `http` see `balance`. `tls://` speaks attested TLS and needs `attested`; the others are plain, and without `insecure_remote_upstream` only loopback addresses of theirs are connected to, also where `localhost` is resolved to others. `http://` and `unix:` speak HTTP/1.1 to the application, `h2c://` HTTP/2, which gRPC needs. A name is resolved for each connection that is made, by the system (`/etc/hosts`, DNS), and each of its addresses tried; see `docs/http.md`.",
         ),
         key(
             "balance",

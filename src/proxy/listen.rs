@@ -69,6 +69,10 @@ impl Listening {
             Bind::Tcp(address) => {
                 let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
                 socket.set_reuseaddr(true)?;
+                if address.is_ipv6() && address.ip().is_unspecified() {
+                    // IPv4 too, whatever the system's default is.
+                    SockRef::from(&socket).set_only_v6(false)?;
+                }
                 if foreign {
                     transparent(&socket, address.is_ipv4())?;
                 }
