@@ -128,7 +128,7 @@ async fn each_connection_of_a_session_is_told_of_and_a_policy_that_narrows_ends_
     assert_eq!(told.fields[&0x02], b"far.test");
     assert_ne!(told.fields[&0x05], again.fields[&0x05], "connections have names of their own");
     // Over TLS, with a certificate that is verified.
-    assert_eq!(told.fields[&0x20][..5], [3, 0, 0, 0, 0]);
+    assert_eq!(told.fields[&0x20][..5], [7, 0, 0, 0, 0]);
     let claims = &told.fields[&0xe0];
     assert!(claims.windows(5).any(|word| word == b"web-1") && claims.windows(14).any(|word| word == b"session-mutual"), "{claims:?}");
     assert_eq!(claims, &again.fields[&0xe0]);
