@@ -189,6 +189,34 @@ async fn a_drain_of_an_attested_listener_loses_no_request_of_the_other_sidecar()
     assert_eq!(pair.client.drain().await.cut, 0);
 }
 
+/// A target that is busy gets no more while another is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_least_busy_target_is_asked() {
+    let (one, other, desk) = (Holding::start().await, Holding::start().await, desk());
+    let text = format!(
+        "[[upstream]]\nname = \"app\"\ntargets = [\"http://{}\", \"http://{}\"]\nbalance = \"least-request\"\n[[listener]]\nname = \"in\"\nbind = \"127.0.0.1:0\"\n\
+         protocol = \"http\"\ncertificate = \"attested\"\nfreshness = \"certificate\"\ninsecure_accept_replay_risk = true\nupstream = \"app\"\n",
+        one.address, other.address
+    );
+    let app = sidecar(&desk, &text).await;
+    let url = format!("https://{}/", app.tcp_address("in").expect("an address"));
+    let asked = || [*one.asked.borrow(), *other.asked.borrow()];
+    let held = url.clone();
+    let held = tokio::spawn(async move { curl(&["-k", &held]).await });
+    let mut counts = [one.asked.subscribe(), other.asked.subscribe()];
+    let [first, second] = &mut counts;
+    tokio::select! { _ = first.wait_for(|asked| *asked == 1) => {}, _ = second.wait_for(|asked| *asked == 1) => {} }
+    let busy = asked();
+    for _ in 0..5 {
+        assert!(curl(&["-k", &format!("{url}at-once")]).await.contains(" 200"));
+    }
+    assert_eq!(asked(), if busy == [1, 0] { [1, 5] } else { [5, 1] });
+    one.free.send_replace(true);
+    other.free.send_replace(true);
+    assert!(held.await.expect("no panic").contains(" 200"));
+    assert_eq!(app.drain().await.cut, 0);
+}
+
 #[test]
 fn one_listener_takes_both_families() {
     namespace::inside("one_listener_takes_both_families", FAR, &["curl"], both);

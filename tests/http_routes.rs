@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use told::told;
-use web::{Mirror, Pair, Setup, curl, desk, heard, say, sidecar};
+use web::{Mirror, Pair, Setup, curl, desk, field, heard, say, sidecar};
 
 /// An attested listener of the certificate tier: clients that know nothing of us get at what is behind.
 async fn front(desk: &tempfile::TempDir, upstreams: &str, listener: &str) -> (portcullis::app::App, SocketAddr) {
@@ -116,6 +116,40 @@ async fn a_dead_target_is_passed_over_and_one_that_is_unwell_left_out() {
     let (app, address) = front(&desk, &upstream("app", &[unwell], health), "upstream = \"app\"").await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(curl(&["-k", &format!("https://{address}/")]).await.contains(" 500"));
+    app.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_answer_a_circle_and_a_host_that_stays_with_its_target() {
+    let (one, other) = (Mirror::start().await, Mirror::start().await);
+    let desk = desk();
+    // An answer that is too long in coming is given up; without that key it is waited for.
+    for (more, shown) in [("first_byte = \"50ms\"", " 504"), ("", " 200")] {
+        let (app, address) = front(&desk, &upstream("app", &[one.address], more), "upstream = \"app\"").await;
+        let answer = curl(&["-k", &format!("https://{address}/slow")]).await;
+        assert!(answer.lines().next().is_some_and(|line| line.contains(shown)), "{more}: {answer}");
+        app.drain().await;
+    }
+    // What has been here before goes no further; what was at others does.
+    let (app, address) = front(&desk, &upstream("app", &[one.address, other.address], "balance = \"hash\""), "upstream = \"app\"").await;
+    let ask = async |field: &str| curl(&["-k", "-H", field, &format!("https://{address}/")]).await;
+    assert!(ask("Via: 2 portcullis-00000000, 1.1 elsewhere").await.contains(" 200"));
+    let seen = |mirror: &Mirror| mirror.heads().iter().filter(|head| head.starts_with("GET / ")).count();
+    let head = if seen(&one) == 1 { one.last() } else { other.last() };
+    let via = field(&head, "via").expect("a field");
+    let ours = via.rsplit(", ").next().expect("a word");
+    assert!(ask(&format!("Via: {ours}, 1.1 elsewhere")).await.contains(" 508"));
+    assert_eq!(seen(&one) + seen(&other), 1);
+    // A client's requests to one host stay with one target, and hosts are spread over them.
+    for number in 0..16 {
+        let before = (seen(&one), seen(&other));
+        for _ in 0..3 {
+            assert!(ask(&format!("Host: host-{number}.test")).await.contains(" 200"));
+        }
+        let came = (seen(&one) - before.0, seen(&other) - before.1);
+        assert!(came == (3, 0) || came == (0, 3), "{number}: {came:?}");
+    }
+    assert!(seen(&one) > 3 && seen(&other) > 3, "{} {}", seen(&one), seen(&other));
     app.drain().await;
 }
 
