@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use crate::config::choice as written;
 use crate::proxy::choice::{Accounts, By, Capture, Choice, Destination, Destinations, Place};
-use crate::proxy::http::plan::Network;
-use crate::proxy::plan::Upstream;
+use crate::proxy::plan::{Network, Upstream};
 
 /// How clients of a listener say where they want to go, and where they may.
 ///

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use crate::config::{self, Transport};
-use crate::proxy::http::plan::{Allow, Backend, Balance, HealthCheck, HttpLimits, IdentityHeader, Network, Pattern, Route, Site, Speaks, To, WebEvidence};
+use crate::proxy::http::plan::{Allow, Backend, Balance, HealthCheck, HttpLimits, IdentityHeader, Pattern, Route, Site, Speaks, To, WebEvidence};
 use crate::proxy::http::token::{Signer, Tokens};
 use crate::proxy::plan;
 use crate::tls::Identity;
@@ -50,7 +50,7 @@ pub(super) fn site(
         identity: site.identity.iter().map(identity_header).collect(),
         tokens: site.tokens.as_ref().map(tokens).transpose()?,
         strip: site.strip.clone(),
-        trusted_proxies: site.trusted_proxies.iter().map(|(address, bits)| Network { address: *address, bits: *bits }).collect(),
+        trusted_proxies: site.trusted_proxies.iter().map(|(address, bits)| plan::Network { address: *address, bits: *bits }).collect(),
         upgrades: site.upgrades.clone(),
         challenges: None,
         destinations: super::choice::destinations(&site.destinations, raw)?,

@@ -1,6 +1,6 @@
 //! What the proxy is told to do, as typed values. The caller has checked them; nothing here is read from a file.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub struct Listener {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ProxyProtocol {
     /// Sources that have to announce every connection; nobody else may.
-    pub from: Vec<super::http::plan::Network>,
+    pub from: Vec<Network>,
     /// Whether a plain upstream is told, in version 2. For bytes alone.
     pub onward: Option<Onward>,
 }
@@ -40,6 +40,31 @@ pub enum Onward {
     Plain,
     /// The certificate that the evidence speaks for besides, which is long where evidence is in it.
     WithCertificate,
+}
+
+/// Addresses with a common beginning.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Network {
+    /// One of them.
+    pub address: IpAddr,
+    /// How many bits they have in common.
+    pub bits: u8,
+}
+
+impl Network {
+    /// Whether `address` is one of them.
+    #[must_use]
+    pub fn holds(&self, address: IpAddr) -> bool {
+        let same = |a: u128, b: u128, width: u32| {
+            let free = width.saturating_sub(u32::from(self.bits));
+            a.checked_shr(free).unwrap_or(0) == b.checked_shr(free).unwrap_or(0)
+        };
+        match (self.address.to_canonical(), address.to_canonical()) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => same(a.to_bits().into(), b.to_bits().into(), 32),
+            (IpAddr::V6(a), IpAddr::V6(b)) => same(a.to_bits(), b.to_bits(), 128),
+            _ => false,
+        }
+    }
 }
 
 impl Listener {

@@ -3,8 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::proxy::http::plan::Network;
-use crate::proxy::plan::Upstream;
+use crate::proxy::plan::{Network, Upstream};
 
 /// Where a client wants to go.
 #[derive(Clone, Debug, Eq, PartialEq)]

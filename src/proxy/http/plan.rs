@@ -1,13 +1,12 @@
 //! What an HTTP listener is told to do, as typed values. The caller has checked them.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Method;
 
 use crate::acme::Tokens;
-use crate::proxy::plan::Upstream;
+use crate::proxy::plan::{Network, Upstream};
 use crate::tls::Identity;
 
 /// What is done with the requests of one listener.
@@ -119,31 +118,6 @@ pub enum IdentityHeader {
     Token,
     /// `X-Forwarded-Client-Cert`, as Envoy writes it.
     Xfcc,
-}
-
-/// Addresses with a common beginning.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Network {
-    /// One of them.
-    pub address: IpAddr,
-    /// How many bits they have in common.
-    pub bits: u8,
-}
-
-impl Network {
-    /// Whether `address` is one of them.
-    #[must_use]
-    pub fn holds(&self, address: IpAddr) -> bool {
-        let same = |a: u128, b: u128, width: u32| {
-            let free = width.saturating_sub(u32::from(self.bits));
-            a.checked_shr(free).unwrap_or(0) == b.checked_shr(free).unwrap_or(0)
-        };
-        match (self.address.to_canonical(), address.to_canonical()) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => same(a.to_bits().into(), b.to_bits().into(), 32),
-            (IpAddr::V6(a), IpAddr::V6(b)) => same(a.to_bits(), b.to_bits(), 128),
-            _ => false,
-        }
-    }
 }
 
 /// An upstream that speaks HTTP.
