@@ -6,6 +6,7 @@
 mod admit;
 mod announce;
 pub mod appraisal;
+mod around;
 pub mod choice;
 mod connection;
 mod deadline;
@@ -36,6 +37,7 @@ use crate::clock::Clock;
 use crate::refusal::{Denied, Finding, Reason};
 use crate::tls;
 use crate::verify::AttestationResult;
+use around::Around;
 use choice::{By, Capture, Choice};
 use limits::{Places, Sockets, Upstreams};
 use listen::Listening;
@@ -164,7 +166,7 @@ impl Proxy {
             }
             let direction = if listener.terminate.is_tls() { Direction::Inbound } else { Direction::Outbound };
             let counters = parts.metrics.listener(&listener.name, direction);
-            let around = http::Around {
+            let around = Around {
                 listener: listener.name.clone(),
                 limits: listener.limits,
                 parts: parts.clone(),

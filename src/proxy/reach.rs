@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::admit::{Admitted, Ground};
+use super::around::Around;
 use super::handshake::Handshakes;
-use super::http::Around;
 use super::limits::Held;
 use super::plan::{Originate, Upstream};
 use super::standing;

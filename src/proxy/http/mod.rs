@@ -35,17 +35,15 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::Phase;
 use super::admit::{self, Admitted, Ground};
-use super::limits::Sockets;
+use super::around::Around;
 use super::listen::From;
-use super::plan::Limits;
 use super::reach::Shared;
 use super::stream::Stream;
 use super::tcp::{End, Ended, Forwarded};
-use super::{Parts, Phase};
 use crate::admin::metrics::{HttpMetrics, ListenerMetrics};
 use crate::tls::ALPN_H2;
 use answer::{Audience, Problem};
@@ -56,23 +54,6 @@ use message::Message;
 use plan::{Backend, Site, To};
 use pool::Pool;
 use wire::{Gauge, Version, Wire};
-
-/// What a listener has from the proxy that keeps connections to its upstreams.
-#[derive(Clone, Debug)]
-pub(super) struct Around {
-    pub(super) listener: String,
-    pub(super) limits: Limits,
-    pub(super) parts: Parts,
-    pub(super) phase: watch::Receiver<Phase>,
-    /// Held by what runs, never used.
-    pub(super) alive: mpsc::Sender<()>,
-    /// Whether clients come over TLS.
-    pub(super) secure: bool,
-    /// Whether clients may be anybody, and are told nothing of our reasons.
-    pub(super) strangers: bool,
-    /// What pools open counts here.
-    pub(super) sockets: Sockets,
-}
 
 /// An HTTP listener at work.
 #[derive(Debug)]
@@ -123,14 +104,6 @@ struct Connection {
     abandoned: AtomicUsize,
     /// Streams of HTTP/2 and tunnels; they end with the connection.
     tasks: Mutex<JoinSet<()>>,
-}
-
-impl Around {
-    /// For how long a verdict holds; later judgements may give it more. `None` where there is none.
-    pub(super) fn remaining(&self, admitted: &Admitted) -> Option<Duration> {
-        let now = self.parts.clock.now().ok()?;
-        admitted.ends(now).map(|end| Duration::from_secs(end.0.saturating_sub(now.0)))
-    }
 }
 
 impl Running {

@@ -12,7 +12,6 @@ use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
-use super::Around;
 use super::body::Body;
 use super::message::Message;
 use super::plan::{Backend, Balance, Speaks};
@@ -20,6 +19,7 @@ use super::target::{Exclusive, Shared, Spot};
 use super::wire::{Gauge, Wire};
 use crate::proxy::Phase;
 use crate::proxy::admit::Admitted;
+use crate::proxy::around::Around;
 use crate::proxy::handshake::Handshakes;
 use crate::proxy::plan::Originate;
 use crate::proxy::standing::Ended;

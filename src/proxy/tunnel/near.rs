@@ -15,8 +15,8 @@ use super::{ALIVE, AUTHORITY, FRAME, Fate, HEAD, SEND_BUFFER, STREAM_WINDOW, Tun
 use crate::admin::metrics::Direction;
 use crate::proxy::Phase;
 use crate::proxy::admit::Admitted;
+use crate::proxy::around::Around;
 use crate::proxy::handshake::Handshakes;
-use crate::proxy::http::Around;
 use crate::proxy::http::wire::{Gauge, Wire};
 use crate::proxy::plan::{Multiplex, Upstream};
 use crate::proxy::standing;

@@ -1,0 +1,35 @@
+//! What a listener that keeps connections to its upstreams has from the proxy: HTTP's pools and tunnels' sessions.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use super::admit::Admitted;
+use super::limits::Sockets;
+use super::plan::Limits;
+use super::{Parts, Phase};
+
+/// What a listener has from the proxy that keeps connections to its upstreams.
+#[derive(Clone, Debug)]
+pub(super) struct Around {
+    pub(super) listener: String,
+    pub(super) limits: Limits,
+    pub(super) parts: Parts,
+    pub(super) phase: watch::Receiver<Phase>,
+    /// Held by what runs, never used.
+    pub(super) alive: mpsc::Sender<()>,
+    /// Whether clients come over TLS.
+    pub(super) secure: bool,
+    /// Whether clients may be anybody, and are told nothing of our reasons.
+    pub(super) strangers: bool,
+    /// What pools open counts here.
+    pub(super) sockets: Sockets,
+}
+
+impl Around {
+    /// For how long a verdict holds; later judgements may give it more. `None` where there is none.
+    pub(super) fn remaining(&self, admitted: &Admitted) -> Option<Duration> {
+        let now = self.parts.clock.now().ok()?;
+        admitted.ends(now).map(|end| Duration::from_secs(end.0.saturating_sub(now.0)))
+    }
+}
