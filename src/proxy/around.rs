@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::admit::Admitted;
+use super::handshake::Handshakes;
 use super::limits::Sockets;
 use super::plan::Limits;
 use super::{Parts, Phase};
@@ -27,6 +28,11 @@ pub(super) struct Around {
 }
 
 impl Around {
+    /// The handshakes made for the listener.
+    pub(super) fn handshakes(&self) -> Handshakes<'_> {
+        Handshakes { listener: &self.listener, limits: &self.limits, parts: &self.parts }
+    }
+
     /// For how long a verdict holds; later judgements may give it more. `None` where there is none.
     pub(super) fn remaining(&self, admitted: &Admitted) -> Option<Duration> {
         let now = self.parts.clock.now().ok()?;

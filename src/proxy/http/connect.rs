@@ -20,7 +20,6 @@ use super::pool::Failure;
 use super::request::{Answer, Record};
 use crate::proxy::admit::Ground;
 use crate::proxy::choice::Wanted;
-use crate::proxy::handshake::Handshakes;
 use crate::proxy::reach::{Reached, Unreached, reach};
 use crate::proxy::standing;
 use crate::proxy::tcp::{Forwarded, Life, forward};
@@ -46,9 +45,8 @@ pub(super) async fn serve(connection: &Arc<Connection>, mut parts: Parts, author
         around.parts.metrics.limit_rejected(&around.listener, "descriptors");
         return Err(Problem::of(&Failure::Full, &Fate::default()));
     };
-    let handshakes = Handshakes { listener: &around.listener, limits: &around.limits, parts: &around.parts };
     // Boxed: the handshakes' state is large and the tunnel outlives it.
-    let reached = match Box::pin(reach(handshakes, (upstream, site.shared.find(upstream)), &connection.admitted, Some(held))).await {
+    let reached = match Box::pin(reach(around.handshakes(), (upstream, site.shared.find(upstream)), &connection.admitted, Some(held))).await {
         Ok(reached) => reached,
         Err(Unreached::Refused(target, denied)) => {
             record.at(target.unwrap_or_default());

@@ -20,7 +20,6 @@ use super::wire::{Gauge, Wire};
 use crate::proxy::Phase;
 use crate::proxy::admit::Admitted;
 use crate::proxy::around::Around;
-use crate::proxy::handshake::Handshakes;
 use crate::proxy::plan::Originate;
 use crate::proxy::standing::Ended;
 use crate::proxy::stream::Stream;
@@ -261,7 +260,6 @@ impl Pool {
         let (stream, there, two) = match &self.backend.upstream.originate {
             Originate::Plain => (Stream::Plain(socket), None, self.backend.speaks == Speaks::Http2),
             Originate::Attested(side) => {
-                let handshakes = Handshakes { listener: &around.listener, limits: &around.limits, parts: &around.parts };
                 let refused = |denied: Denied| {
                     metrics.refused(&around.listener, "upstream", denied.reason().code());
                     tracing::warn!(target: "upstream", event = "refused", upstream = self.name(), address = %spot.target, reason = denied.reason().code(), detail = %denied);
@@ -269,7 +267,7 @@ impl Pool {
                     spot.eject(self.backend.ejection.min(Duration::from_secs(5)), Some(denied.clone()));
                     Failure::Refused(denied)
                 };
-                let (there, stream) = Box::pin(handshakes.outbound(side, socket)).await.map_err(refused)?;
+                let (there, stream) = Box::pin(around.handshakes().outbound(side, socket)).await.map_err(refused)?;
                 let two = stream.alpn().is_some_and(|alpn| alpn == ALPN_H2 || alpn == b"h2");
                 (stream, Some(there), two)
             }

@@ -16,7 +16,6 @@ use crate::admin::metrics::Direction;
 use crate::proxy::Phase;
 use crate::proxy::admit::Admitted;
 use crate::proxy::around::Around;
-use crate::proxy::handshake::Handshakes;
 use crate::proxy::http::wire::{Gauge, Wire};
 use crate::proxy::plan::{Multiplex, Upstream};
 use crate::proxy::standing;
@@ -151,8 +150,7 @@ impl Sessions {
         })?;
         metrics.upstream_connect(name, "ok");
         let Dialled { socket, target } = dialled;
-        let handshakes = Handshakes { listener: &around.listener, limits: &around.limits, parts: &around.parts };
-        let (there, stream) = handshakes.outbound(&self.side, socket.holding(held)).await.map_err(Failure::Refused)?;
+        let (there, stream) = around.handshakes().outbound(&self.side, socket.holding(held)).await.map_err(Failure::Refused)?;
         let lost = |error: h2::Error| Failure::Unreachable(vec![(target.clone(), io::ErrorKind::ConnectionReset, error.to_string())]);
         let setting_up = async {
             let (sender, mut connection) = settings(self.plan.streams).handshake(Wire::upstream(stream, Gauge::new())).await?;
