@@ -431,30 +431,3 @@ fn record(accepting: &Accepting, from: &From, known: &Known, outcome: &Outcome, 
         }
     }
 }
-
-impl End {
-    /// Its spelling in logs and metrics.
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Downstream => "downstream",
-            Self::Upstream => "upstream",
-        }
-    }
-}
-
-impl std::fmt::Display for End {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl std::fmt::Display for Ended {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Expired => f.write_str("at the end of its permitted life"),
-            Self::Finished => f.write_str("finished"),
-            Self::Idle => f.write_str("idle for too long"),
-            Self::Lost(end, error) => write!(f, "{end} lost: {error}"),
-        }
-    }
-}

@@ -1,5 +1,6 @@
 //! Forwards bytes both ways: half-close, back-pressure, an idle limit and an end.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -41,6 +42,33 @@ pub(super) enum End {
     Downstream,
     /// The side we connected to.
     Upstream,
+}
+
+impl End {
+    /// Its spelling in logs and metrics.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Downstream => "downstream",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Expired => f.write_str("at the end of its permitted life"),
+            Self::Finished => f.write_str("finished"),
+            Self::Idle => f.write_str("idle for too long"),
+            Self::Lost(end, error) => write!(f, "{end} lost: {error}"),
+        }
+    }
 }
 
 /// What was forwarded.
