@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::hello::{Hello, MOST};
 use super::socks::{self, Code, Malformed, Step};
-use super::{Accounts, By, Capture, Choice, Destinations, Host, Wanted};
+use super::{Accounts, By, Capture, Choice, Host, Wanted};
 use crate::proxy::listen::From;
 use crate::proxy::plan::Upstream;
 use crate::proxy::stream::Stream;
@@ -261,11 +261,4 @@ fn malformed(field: &'static str, why: Malformed) -> Denied {
 
 fn lost(error: &io::Error) -> Denied {
     Finding::new(Reason::RequestMalformed, "destination", "one", format!("the connection ended: {error}")).into()
-}
-
-impl Destinations {
-    /// Whether a name may be what leads from this port.
-    fn names(&self, port: u16) -> bool {
-        self.lines().any(|line| matches!(line.place, super::Place::Name(_)) && line.port.is_none_or(|known| known == port))
-    }
 }

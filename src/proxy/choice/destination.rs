@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::proxy::plan::{Network, Upstream};
+use crate::refusal::{Denied, Finding, Reason};
 
 /// Where a client wants to go.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -112,11 +113,6 @@ impl Destinations {
         self.0.is_empty()
     }
 
-    /// The lines, in their order.
-    pub(super) fn lines(&self) -> impl Iterator<Item = &Destination> {
-        self.0.iter()
-    }
-
     /// The upstreams that it leads to.
     pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         self.0.iter().map(|line| &line.upstream)
@@ -127,6 +123,23 @@ impl Destinations {
     pub fn find(&self, wanted: &Wanted) -> Option<&Arc<Upstream>> {
         let fits = |line: &&Destination| line.place.holds(&wanted.host) && (line.port.is_none() || line.port == wanted.port);
         self.0.iter().find(fits).map(|line| &line.upstream)
+    }
+
+    /// As [`Destinations::find`], with the refusal of what it does not have.
+    ///
+    /// # Errors
+    /// `destination_unknown`.
+    pub(in crate::proxy) fn lead(&self, wanted: &Wanted) -> Result<&Arc<Upstream>, Denied> {
+        self.find(wanted).ok_or_else(|| {
+            Finding::new(Reason::DestinationUnknown, "destination", "one that the listener's table has", wanted.to_string())
+                .fix(format!("to let applications go there, give the listener destination = [{{ to = \"{wanted}\", upstream = \"NAME\" }}]"))
+                .into()
+        })
+    }
+
+    /// Whether a name may be what leads from this port.
+    pub(super) fn names(&self, port: u16) -> bool {
+        self.0.iter().any(|line| matches!(line.place, Place::Name(_)) && line.port.is_none_or(|known| known == port))
     }
 }
 

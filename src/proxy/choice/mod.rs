@@ -13,8 +13,6 @@ pub use destination::{Destination, Destinations, Host, Place, Wanted};
 
 use std::sync::Arc;
 
-use crate::refusal::{Denied, Finding, Reason};
-
 /// Where the clients of a listener may go, and how they say where they want to.
 #[derive(Clone, Debug)]
 pub struct Choice {
@@ -68,19 +66,5 @@ impl Accounts {
     #[must_use]
     pub fn know(&self, user: &[u8], password: &[u8]) -> bool {
         self.0.contains(&crate::crypto::account(user, password))
-    }
-}
-
-impl Destinations {
-    /// As [`Destinations::find`], with the refusal of what it does not have.
-    ///
-    /// # Errors
-    /// `destination_unknown`.
-    pub(super) fn lead(&self, wanted: &Wanted) -> Result<&Arc<super::plan::Upstream>, Denied> {
-        self.find(wanted).ok_or_else(|| {
-            Finding::new(Reason::DestinationUnknown, "destination", "one that the listener's table has", wanted.to_string())
-                .fix(format!("to let applications go there, give the listener destination = [{{ to = \"{wanted}\", upstream = \"NAME\" }}]"))
-                .into()
-        })
     }
 }
