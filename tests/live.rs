@@ -86,6 +86,19 @@ async fn a_policy_that_narrows_drains_what_it_no_longer_admits_and_leaves_the_re
     told(world.client.metrics(), r#"portcullis_connections_withdrawn_total{listener="one",side="upstream",reason="measurement_unknown"} 1"#).await;
 }
 
+/// What a peer may call, and what applications are told of it, hangs on its entry.
+#[tokio::test]
+async fn a_connection_does_not_outlive_the_entry_that_it_was_admitted_for() {
+    let world = World::new().await;
+    let (mut one, mut two) = (world.open("one").await, world.open("two").await);
+    world.desk.write("one.json", policy_text("one", "").replace("\"guest\"", "\"lesser\""));
+    world.reload();
+    assert!(ends(&mut one).await, "a connection outlives its entry");
+    assert!(says_back(&mut two, b"still here").await, "a connection under another policy is harmed");
+    world.open("one").await;
+    told(world.client.metrics(), r#"portcullis_connections_withdrawn_total{listener="one",side="upstream",reason="identity_mismatch"} 1"#).await;
+}
+
 #[tokio::test]
 async fn a_policy_that_widens_or_has_errors_disturbs_nobody() {
     let world = World::new().await;

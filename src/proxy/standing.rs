@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::evidence::Timestamp;
 use crate::evidence::binding::Binding;
 use crate::evidence::cmw::Collection;
-use crate::refusal::Denied;
+use crate::refusal::{Denied, Finding, Reason};
 use crate::tls::{Judge, Subject};
 use crate::verify::AttestationResult;
 
@@ -132,7 +132,7 @@ impl Standing {
             // Every live connection is judged again at once: none for longer than its turn.
             tokio::task::yield_now().await;
             let verdict = clock.now().and_then(|now| self.again(now));
-            match verdict.map(|result| self.end(&result)) {
+            match verdict.and_then(|later| same(result, &later).map(|()| self.end(&later))) {
                 Err(denied) => return Ended::Withdrawn(denied),
                 // Its time came, and there is no more of it.
                 Ok(later) if !changed && later <= end => return Ended::Expired,
@@ -140,6 +140,23 @@ impl Standing {
             }
         }
     }
+}
+
+/// Refuses a verdict that is another than the first: what the peer may call, and what the application is told of it, stands
+/// on the entry that it was admitted for.
+fn same(first: &AttestationResult, later: &AttestationResult) -> Result<(), Denied> {
+    let told = |result: &AttestationResult| {
+        let appraisal = result.appraisal();
+        let observed = if appraisal.observed().is_empty() { "" } else { ", with findings that are only observed" };
+        format!("entry {}{observed}", appraisal.entry())
+    };
+    let (expected, found) = (told(first), told(later));
+    if expected == found {
+        return Ok(());
+    }
+    Finding::new(Reason::IdentityMismatch, "verdict.entry", format!("{expected}, as when it was admitted"), found)
+        .fix("nothing, if the policy was to change: the peer's next connection is admitted for what it is now")
+        .refuse()
 }
 
 /// Waits until `left` has passed or the wall clock says `alarm`: a timer alone does not see when the clock is set or the
