@@ -153,6 +153,45 @@ async fn a_late_answer_a_circle_and_a_host_that_stays_with_its_target() {
     app.drain().await;
 }
 
+/// A protocol of somebody's own passes where it is listed; elsewhere the wish stays behind, and the request is an ordinary one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_become_what_is_listed_and_nothing_else() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut head, mut octet) = (Vec::new(), [0]);
+                while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut octet).await.is_ok() {
+                    head.extend_from_slice(&octet);
+                }
+                if !String::from_utf8_lossy(&head).to_lowercase().contains("upgrade") {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\nConnection: close\r\n\r\nordinary").await;
+                    return;
+                }
+                let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: shout\r\n\r\n").await;
+                while stream.read_exact(&mut octet).await.is_ok() && stream.write_all(&octet.to_ascii_uppercase()).await.is_ok() {}
+            });
+        }
+    });
+    let listed = "upgrades = [\"shout\"]";
+    for (upgrades, becomes) in [(listed, true), ("", false)] {
+        let pair = Pair::start(address, Setup { server: upgrades, client: upgrades, ..Setup::default() }).await;
+        let mut stream = TcpStream::connect(pair.entrance).await.expect("a listener");
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: shout\r\n\r\n").await.expect("written");
+        let answer = heard(&mut stream).await;
+        assert!(answer.starts_with(if becomes { "HTTP/1.1 101" } else { "HTTP/1.1 200" }) && answer.ends_with("ordinary") != becomes, "{answer}");
+        if becomes {
+            stream.write_all(b"hello").await.expect("written");
+            let mut echo = [0; 5];
+            stream.read_exact(&mut echo).await.expect("an echo");
+            assert_eq!(&echo, b"HELLO");
+        }
+        drop(stream);
+        pair.end().await;
+    }
+}
+
 /// A server that is always unwell, and keeps the first line of what it is asked.
 async fn always_500() -> (SocketAddr, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
