@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use instant_acme::{Account, AccountCredentials, Error, NewAccount};
@@ -86,13 +86,23 @@ fn read(path: &Path) -> Result<Option<AccountCredentials>, Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unusable(path, &error)),
     };
-    let mode = file.metadata().map_err(|error| unusable(path, &error))?.permissions().mode();
-    if mode & 0o077 != 0 {
-        return Err(Failure::State(format!("{} can be read by others (mode {:o}): chmod 600 it", path.display(), mode & 0o777)));
-    }
+    let metadata = file.metadata().map_err(|error| unusable(path, &error))?;
+    let own = rustix::process::geteuid().as_raw();
+    private(metadata.mode(), metadata.uid(), own).map_err(|why| Failure::State(format!("{} {why}", path.display())))?;
     let mut octets = Zeroizing::new(Vec::new());
     file.take(MOST).read_to_end(&mut octets).map_err(|error| unusable(path, &error))?;
     serde_json::from_slice(&octets).map(Some).map_err(|error| Failure::State(format!("{} is no account: {error}; remove it to get another", path.display())))
+}
+
+/// Refuses what others know or may have put there: whoever has the account gets certificates for its names.
+fn private(mode: u32, owner: u32, own: u32) -> Result<(), String> {
+    if mode & 0o077 != 0 {
+        return Err(format!("can be read by others (mode {:o}): chmod 600 it", mode & 0o777));
+    }
+    if owner != own && owner != 0 {
+        return Err(format!("belongs to user {owner}, and this process is user {own}: remove it, and let nobody else write the folder"));
+    }
+    Ok(())
 }
 
 /// Writes whole or not at all, with mode 0600 from the first octet on.
@@ -132,7 +142,19 @@ pub(super) fn failed(error: Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    /// Root may read a file that somebody else left in a folder that everybody may write.
+    #[test]
+    fn an_account_that_somebody_else_put_there_is_not_taken() {
+        assert!(private(0o100_600, 1000, 1000).is_ok() && private(0o100_400, 0, 1000).is_ok());
+        for own in [0, 1001] {
+            assert!(private(0o100_600, 1000, own).is_err_and(|why| why.contains("belongs to user 1000")));
+        }
+        assert!(private(0o100_604, 1000, 1000).is_err());
+    }
 
     #[test]
     fn the_key_is_for_nobody_else() -> io::Result<()> {
