@@ -1,6 +1,11 @@
 //! NVIDIA devices against captured evidence: reports and chains of GPUs and a switch, reference measurements, OCSP responses.
 //! What another implementation said of each is in the manifest.
 
+#[path = "support/second_opinion.rs"]
+mod second_opinion;
+#[path = "support/skipped.rs"]
+mod skipped;
+
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
@@ -213,4 +218,38 @@ fn revocation_is_asked_of_responders_that_the_issuers_named() {
         assert_eq!(case.whole(Revocation::Required, at).map(drop).map_err(|denied| denied.reason()), Err(Reason::CollateralUnavailable));
         assert!(!case.whole(Revocation::WhenPresent, at).expect("genuine").revocation_checked);
     }
+}
+
+/// Report and chain by another implementation, as captured and with an octet changed in the report or a certificate's content.
+#[test]
+fn another_implementation_says_the_same_of_reports_and_chains() {
+    let mut asked = Vec::new();
+    for mut case in cases() {
+        let root = std::fs::read(folder().join("roots/nvidia_device_identity_root.der")).expect("a root");
+        let hex = |octets: &[u8]| Value::from(HEXLOWER.encode(octets));
+        let mut ask = |what: String, case: &Case| {
+            let chain: Vec<_> = case.gpu.chain.iter().map(|der| hex(der)).collect();
+            let line = serde_json::json!({ "kind": "gpu", "at": case.at.0, "report": hex(&case.gpu.report), "chain": chain, "root": hex(&root) });
+            asked.push((format!("{}, {what}", case.id), case.device(&case.gpu.report).is_ok(), line));
+        };
+        ask("as captured".to_owned(), &case);
+        for at in (0..case.gpu.report.len()).step_by(97) {
+            case.gpu.report[at] ^= 1;
+            ask(format!("octet {at}"), &case);
+            case.gpu.report[at] ^= 1;
+        }
+        for certificate in 0..case.gpu.chain.len() - 1 {
+            for at in (8..case.gpu.chain[certificate].len() - 130).step_by(53) {
+                case.gpu.chain[certificate][at] ^= 1;
+                ask(format!("certificate {certificate}, octet {at}"), &case);
+                case.gpu.chain[certificate][at] ^= 1;
+            }
+        }
+    }
+    let lines: Vec<_> = asked.iter().map(|(.., line)| line.clone()).collect();
+    let Some(words) = second_opinion::words(&lines) else { return };
+    let differing: Vec<_> = asked.iter().zip(&words).filter(|((_, ours, _), word)| *ours != (*word == "good")).collect();
+    let differing: Vec<_> = differing.iter().map(|((name, ours, _), word)| format!("{name}: ours {ours}, they say {word}")).collect();
+    println!("{} pieces of evidence, {} of them good", asked.len(), words.iter().filter(|word| *word == "good").count());
+    assert!(differing.is_empty(), "{differing:#?}");
 }
