@@ -117,6 +117,9 @@ fn shown(common: &Common) -> anyhow::Result<Outcome> {
         let (collateral, _) = named.start(&Clock::system())?;
         let lines: Vec<_> =
             collateral.show().into_iter().map(|shown| Line { key: shown.key, held: shown.held.map(|(read, _)| read), why: shown.failed }).collect();
+        if lines.is_empty() && !common.json {
+            show("nothing is kept here: name the cache with --cache DIR, or a configuration with collateral.cache\n")?;
+        }
         told(&lines, Clock::system().now()?, common.json)
     })
 }

@@ -105,8 +105,8 @@ pub enum Failure {
     File(String),
     /// It answered with this status, which trying again will not change.
     Refused(u16),
-    /// It was asked too much lately, and is left alone for now.
-    Resting,
+    /// It failed lately, for this reason, and is left alone for now.
+    Resting(String),
     /// It is in trouble: a status of 500 or more.
     Server(u16, Option<Duration>),
     /// It asks to be asked less.
@@ -126,7 +126,7 @@ impl Failure {
             Self::Connection(_) => "connection",
             Self::File(_) => "file",
             Self::Refused(_) => "refused",
-            Self::Resting => "resting",
+            Self::Resting(_) => "resting",
             Self::Server(..) => "server",
             Self::Throttled(_) => "throttled",
             Self::Timeout(_) => "timeout",
@@ -152,7 +152,7 @@ impl fmt::Display for Failure {
             Self::Connection(why) => write!(f, "no connection: {why}"),
             Self::File(why) => f.write_str(why),
             Self::Refused(status) => write!(f, "it answered {status}"),
-            Self::Resting => f.write_str("left alone after earlier trouble"),
+            Self::Resting(why) => write!(f, "left alone for now, after: {why}"),
             Self::Server(status, after) => write!(f, "it is in trouble: {status}{}", wait(after)),
             Self::Throttled(after) => write!(f, "it asks for patience: 429{}", wait(after)),
             Self::Timeout(limit) => write!(f, "no answer within {} ms", limit.as_millis()),

@@ -102,7 +102,7 @@ fn advice(source: &Source, failure: &Failure, behind: bool) -> (State, &'static 
         ),
         Failure::File(_) => (State::Bad, "let the user of the proxy read it, and make it again if it is torn"),
         Failure::Refused(_) => (State::Bad, "it wants something else than the vendor's paths: check the address, and what it says to curl"),
-        Failure::Resting | Failure::Throttled(_) => {
+        Failure::Resting(_) | Failure::Throttled(_) => {
             (State::Undecided, "AMD's service gives about one certificate in ten seconds to an address: put a mirror or a bundle before it")
         }
         Failure::Server(..) => (State::Undecided, "it is in trouble: try later, and name a second source"),
