@@ -235,7 +235,7 @@ impl Metrics {
             limits_rejected: counters(&mut registry, "limits_rejected", "Connections turned away by a limit"),
             log_lines_dropped: {
                 let counter = Counter::default();
-                registry.register("log_lines_dropped", "Lines of the log that its reader was too slow for", counter.clone());
+                registry.register("log_lines_dropped", "Lines of the log that were lost: what takes it is too slow, or full", counter.clone());
                 counter
             },
             reloads: counters(&mut registry, "reloads", "Reloads of the policies, by result"),

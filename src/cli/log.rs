@@ -96,6 +96,8 @@ struct State {
     /// Lines that were taken from the queue and are not yet written.
     writing: bool,
     dropped: u64,
+    /// Lines that could not be written. They are counted and not confessed: that would be one more line to fail.
+    unwritten: u64,
     counter: Counter,
     ended: bool,
 }
@@ -111,7 +113,7 @@ impl Queue {
 
     fn count_into(&self, counter: Counter) {
         let mut state = self.lock();
-        counter.inc_by(state.dropped);
+        counter.inc_by(state.dropped.saturating_add(state.unwritten));
         state.counter = counter;
     }
 
@@ -144,8 +146,13 @@ impl Queue {
             drop(state);
             for line in lines {
                 // A reader that went away, or a full disk behind it, costs the line and nothing else.
-                let _ = out.write_all(&line);
-                self.lock().octets -= line.len();
+                let written = out.write_all(&line).is_ok();
+                let mut state = self.lock();
+                state.octets -= line.len();
+                if !written {
+                    state.unwritten = state.unwritten.saturating_add(1);
+                    state.counter.inc();
+                }
             }
             let dropped = self.lock().dropped;
             if dropped > confessed {
@@ -255,6 +262,33 @@ mod tests {
         writer.join().unwrap();
         assert_eq!(String::from_utf8(seen.lock().unwrap().clone()).unwrap(), "line0\nline1\n");
         assert_eq!(told.load(Ordering::SeqCst), 4, "it is told once lines are read again");
+    }
+
+    /// A disk without room.
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted_and_no_line_is_made_of_it() {
+        let (queue, told) = (Queue::new(LogFormat::Text, 1000), AtomicU64::new(0));
+        let counter = Counter::default();
+        queue.count_into(counter.clone());
+        (0..3).for_each(|_| queue.push(b"line\n"));
+        queue.end(Duration::ZERO);
+        queue.write_to(Full, &|dropped| told.store(dropped, Ordering::SeqCst));
+        assert_eq!((counter.get(), told.load(Ordering::SeqCst)), (3, 0));
+        let later = Counter::default();
+        queue.count_into(later.clone());
+        assert_eq!(later.get(), 3, "and before there was a counter");
     }
 
     #[test]

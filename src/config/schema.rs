@@ -532,7 +532,7 @@ pub static OBSERVE: Section = Section {
 /// `[log]`.
 pub static LOG: Section = Section {
     name: "[log]",
-    doc: "The log on standard error. Whoever reads it too slowly loses lines and holds nothing up: 4 MiB wait, lines beyond that are counted (`portcullis_log_lines_dropped`) and their number is logged. No line is longer than 16 KiB.",
+    doc: "The log on standard error. Whoever reads it too slowly loses lines and holds nothing up: 4 MiB wait, lines beyond that are counted (`portcullis_log_lines_dropped_total`) and their number is logged. Lines that a full disk takes away are counted there too. No line is longer than 16 KiB.",
     keys: &[
         key("format", "`\"text\"` or `\"json\"`", "`\"text\"`", "Lines for people or for machines."),
         key(
