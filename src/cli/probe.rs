@@ -28,7 +28,7 @@ use crate::verify::AttestationResult;
 /// What can be typed.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The attested server.
+    /// The attested server, a listener of protocol tcp.
     #[arg(value_name = "HOST:PORT")]
     address: String,
     /// Judge by this policy; without one, only whether the evidence is genuine.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rustls::{AlertDescription, CertificateError, Error, PeerMisbehaved};
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerMisbehaved};
 
 use crate::refusal::{Denied, Finding, Reason};
 
@@ -51,8 +51,13 @@ pub(super) fn of_tls(error: &Error) -> Denied {
         Error::NoApplicationProtocol
         | Error::AlertReceived(AlertDescription::NoApplicationProtocol)
         | Error::PeerMisbehaved(PeerMisbehaved::SelectedUnofferedApplicationProtocol) => {
-            let fix = "point this side at an attested listener of a session tier, or see which protocol the other side is made for";
+            let fix =
+                "point this side at an attested listener of a session tier and of the same `protocol` (tcp or http); `probe` speaks to those of protocol tcp";
             Finding::new(Reason::AlpnMismatch, "handshake.alpn", "a protocol of both sides", "none in common").fix(fix).into()
+        }
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            let fix = "the other side does not speak TLS here: an application belongs at a plain listener, and a tls:// target is an attested listener";
+            Finding::new(Reason::TlsUnacceptable, "handshake", "a full TLS 1.3 handshake", "bytes that are no TLS").fix(fix).into()
         }
         _ => handshake(Reason::TlsUnacceptable, "a full TLS 1.3 handshake", error.to_string()),
     }
