@@ -256,6 +256,9 @@ fn of_endorsement(name: &str, endorsement: &Endorsement) -> Part {
             part.field("next_update", list.next_update().map_or_else(|| "none".to_owned(), moment));
             part.field("revoked_serials", revoked);
         }
+        Err(_) if endorsement.bytes.first() == Some(&b'{') => {
+            part.field("json", format!("{} octets, signed by the vendor: `verify` and `tcb` read it beside the evidence", endorsement.bytes.len()));
+        }
         Err(_) => {
             part.unread = true;
             part.field("unreadable", format!("{} octets that are neither a DER certificate nor a revocation list", endorsement.bytes.len()));
