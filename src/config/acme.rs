@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::http::one_of;
 use super::tree::{Section, Wrong};
+use super::values::one_of;
 use super::{Acme, AcmeChallenge, files, schema};
 
 /// Reads `[acme]`; `None` without one.

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::path::Path;
 
-use super::http::one_of;
 use super::sides::{Collected, Kind, needs, reference, something_attested};
 use super::tree::{At, Section, Wrong};
+use super::values::one_of;
 use super::{files, schema, values};
 
 /// Where the clients of a listener may go, and how they say it.
@@ -193,7 +193,7 @@ fn place(text: &str) -> Result<(Place, Option<u16>), Wrong> {
         let help = "write \"db.example:5432\", \"*.example\", \"10.0.0.0/8\", \"10.0.0.7:443\" or \"[2001:db8::/32]:443\"";
         Wrong::new(format!("\"{text}\" is no destination"), help)
     };
-    let network = |text: &str| super::http::network(text).map(|(address, bits)| Place::Network(address, bits));
+    let network = |text: &str| values::network(text).map(|(address, bits)| Place::Network(address, bits));
     let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0 && text.bytes().all(|octet| octet.is_ascii_digit())).ok_or_else(wrong);
     if let Some(rest) = text.strip_prefix('[') {
         let (inner, behind) = rest.split_once(']').ok_or_else(wrong)?;

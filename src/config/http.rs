@@ -8,7 +8,8 @@ use super::choice::{self, Destination};
 use super::identity::within;
 use super::sides::{Collected, Kind, needs, reference, something_attested};
 use super::tree::{Section, Wrong};
-use super::{Transport, schema, values};
+use super::values::{self, one_of};
+use super::{Transport, schema};
 
 /// What is done with the requests of a listener.
 #[derive(Clone, Debug)]
@@ -165,7 +166,7 @@ pub(super) fn site(section: &Section<'_>, upstreams: &Upstreams, (kind, attested
     let limits = section.table("limits", &schema::LIMITS).map_or_else(Limits::default, |limits| self::limits(&limits));
     let plain = |values: Vec<super::tree::At<String>>| values.into_iter().map(|value| value.value).collect::<Vec<_>>();
     let upgrades = if section.has("upgrades").is_some() { plain(section.parsed_list("upgrades", token)) } else { vec!["websocket".to_owned()] };
-    let trusted_proxies = section.parsed_list("trusted_proxies", network).into_iter().map(|network| network.value).collect();
+    let trusted_proxies = section.parsed_list("trusted_proxies", values::network).into_iter().map(|network| network.value).collect();
     let strip = plain(section.parsed_list("strip_headers", token));
     whole.then_some(Site {
         routes,
@@ -306,19 +307,4 @@ fn host(text: &str) -> Result<String, Wrong> {
 fn token(text: &str) -> Result<String, Wrong> {
     let good = !text.is_empty() && text.len() <= 64 && text.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"-_.+/".contains(&octet));
     if good { Ok(text.to_ascii_lowercase()) } else { Err(Wrong::new(format!("\"{text}\" is not a word"), "write letters, digits, and - _ . + /")) }
-}
-
-/// `ADDRESS` or `ADDRESS/BITS`.
-pub(super) fn network(text: &str) -> Result<(IpAddr, u8), Wrong> {
-    let wrong = || Wrong::new(format!("\"{text}\" is not an address or network"), "write \"10.0.0.7\", \"10.0.0.0/8\" or \"2001:db8::/32\"");
-    let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
-    let address: IpAddr = address.parse().map_err(|_| wrong())?;
-    let most = if address.is_ipv4() { 32 } else { 128 };
-    let bits = bits.map_or(Ok(most), |bits| bits.parse::<u8>().map_err(|_| wrong()))?;
-    if bits <= most { Ok((address, bits)) } else { Err(wrong()) }
-}
-
-pub(super) fn one_of(text: &str, what: &str, known: &[&'static str]) -> Result<&'static str, Wrong> {
-    let choices = known.iter().map(|known| format!("\"{known}\"")).collect::<Vec<_>>().join(", ");
-    known.iter().find(|known| **known == text).copied().ok_or_else(|| Wrong::new(format!("unknown {what} \"{text}\""), format!("one of {choices}")))
 }

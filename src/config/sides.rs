@@ -164,8 +164,8 @@ pub(super) fn listener(section: &Section<'_>, known: &Known<'_>, upstreams: &BTr
             }
         }
     };
-    let proxy_protocol_from = section.parsed_list("proxy_protocol_from", super::http::network).into_iter().map(|network| network.value).collect();
-    let version = section.parsed("proxy_protocol_to", |text| super::http::one_of(text, "version", &["v2", "v2-certificate"]));
+    let proxy_protocol_from = section.parsed_list("proxy_protocol_from", values::network).into_iter().map(|network| network.value).collect();
+    let version = section.parsed("proxy_protocol_to", |text| values::one_of(text, "version", &["v2", "v2-certificate"]));
     if let (Some(version), true) = (&version, http) {
         section.wrong(&version.span, "`proxy_protocol_to` with protocol \"http\"", "leave it out: requests carry their client in fields");
     }

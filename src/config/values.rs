@@ -189,6 +189,22 @@ pub(super) fn is_host(host: &str) -> bool {
     host.len() <= 253 && host.strip_suffix('.').unwrap_or(host).split('.').all(label)
 }
 
+/// `ADDRESS` or `ADDRESS/BITS`.
+pub(super) fn network(text: &str) -> Result<(IpAddr, u8), Wrong> {
+    let wrong = || Wrong::new(format!("\"{text}\" is not an address or network"), "write \"10.0.0.7\", \"10.0.0.0/8\" or \"2001:db8::/32\"");
+    let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+    let address: IpAddr = address.parse().map_err(|_| wrong())?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let bits = bits.map_or(Ok(most), |bits| bits.parse::<u8>().map_err(|_| wrong()))?;
+    if bits <= most { Ok((address, bits)) } else { Err(wrong()) }
+}
+
+/// One of the words that are `known`; `what` it is, for people.
+pub(super) fn one_of(text: &str, what: &str, known: &[&'static str]) -> Result<&'static str, Wrong> {
+    let choices = known.iter().map(|known| format!("\"{known}\"")).collect::<Vec<_>>().join(", ");
+    known.iter().find(|known| **known == text).copied().ok_or_else(|| Wrong::new(format!("unknown {what} \"{text}\""), format!("one of {choices}")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
