@@ -105,7 +105,7 @@ fn defaults() -> Vec<(&'static str, &'static str, String)> {
         // What no route fits is always refused: there is no other word.
         ("[[listener]]", "default", quoted("deny")),
         ("[[listener]]", "upgrades", format!("{:?}", backed.upgrades)),
-        ("[listener.identity_headers]", "modes", format!("{:?}", asked.identity)),
+        ("[listener.identity_headers]", "modes", format!("{:?}", asked.identity.iter().map(|form| form.name()).collect::<Vec<_>>())),
         ("[listener.evidence]", "path", quoted(&endpoint.path)),
         ("[listener.evidence]", "per_source", endpoint.per_source.to_string()),
         ("[listener.evidence]", "total", endpoint.total.to_string()),

@@ -37,12 +37,12 @@ pub(super) fn site(
         let signer = signer.cloned().context("tokens are told, and nothing signs them")?;
         anyhow::Ok(Tokens { signer, audience: written.audience.clone(), issuer: written.issuer.clone() })
     };
-    let identity_header = |mode: &&'static str| match *mode {
-        "client-cert" => IdentityHeader::ClientCert,
-        "flashbots" => IdentityHeader::Flashbots,
-        "token" => IdentityHeader::Token,
-        "xfcc" => IdentityHeader::Xfcc,
-        _ => IdentityHeader::Structured,
+    let identity_header = |form: &config::http::IdentityHeader| match form {
+        config::http::IdentityHeader::ClientCert => IdentityHeader::ClientCert,
+        config::http::IdentityHeader::Flashbots => IdentityHeader::Flashbots,
+        config::http::IdentityHeader::Structured => IdentityHeader::Structured,
+        config::http::IdentityHeader::Token => IdentityHeader::Token,
+        config::http::IdentityHeader::Xfcc => IdentityHeader::Xfcc,
     };
     Ok(Site {
         routes,

@@ -18,8 +18,8 @@ pub struct Site {
     pub routes: Vec<Route>,
     /// What attested clients may call; empty for everything.
     pub allow: Vec<Allow>,
-    /// How the application is told who its client is, each spelled as in the file.
-    pub identity: Vec<&'static str>,
+    /// How the application is told who its client is.
+    pub identity: Vec<IdentityHeader>,
     /// How tokens are made out; with `token` among the forms.
     pub tokens: Option<Tokens>,
     /// Further fields to remove, in lower case.
@@ -35,6 +35,35 @@ pub struct Site {
     /// Bounds; what is `None` has the proxy's default.
     pub limits: Limits,
 }
+
+/// A form in which an application is told who its client is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(missing_docs, reason = "named as in the file")]
+pub enum IdentityHeader {
+    ClientCert,
+    Flashbots,
+    Structured,
+    Token,
+    Xfcc,
+}
+
+impl IdentityHeader {
+    /// Its spelling in the file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        MODES.iter().find(|(_, form)| *form == Some(self)).map_or("", |(name, _)| name)
+    }
+}
+
+/// How the file spells them, in the order in which they are offered; `none` tells nothing.
+const MODES: [(&str, Option<IdentityHeader>); 6] = [
+    ("structured", Some(IdentityHeader::Structured)),
+    ("token", Some(IdentityHeader::Token)),
+    ("client-cert", Some(IdentityHeader::ClientCert)),
+    ("xfcc", Some(IdentityHeader::Xfcc)),
+    ("flashbots", Some(IdentityHeader::Flashbots)),
+    ("none", None),
+];
 
 /// What tokens say of themselves.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -213,19 +242,20 @@ fn allow(section: &Section<'_>, attested: bool) -> Vec<Allow> {
     section.tables("allow", &schema::ALLOW).iter().filter_map(read).collect()
 }
 
-fn identity(section: &Section<'_>, attested: bool) -> (Vec<&'static str>, Option<Tokens>) {
+fn identity(section: &Section<'_>, attested: bool) -> (Vec<IdentityHeader>, Option<Tokens>) {
     if !attested {
         needs(section, "identity_headers", "clients = \"attested\"");
         return (Vec::new(), None);
     }
-    let Some(table) = section.table("identity_headers", &schema::IDENTITY_HEADERS) else { return (vec!["structured"], None) };
-    let known = ["structured", "token", "client-cert", "xfcc", "flashbots", "none"];
-    let modes = table.parsed_list("modes", |text| one_of(text, "mode", &known));
-    if let Some(none) = modes.iter().find(|mode| mode.value == "none" && modes.len() > 1) {
+    let Some(table) = section.table("identity_headers", &schema::IDENTITY_HEADERS) else { return (vec![IdentityHeader::Structured], None) };
+    let known = MODES.map(|(name, _)| name);
+    let mode = |text: &str| one_of(text, "mode", &known).map(|name| MODES.iter().find(|(mode, _)| *mode == name).and_then(|(_, form)| *form));
+    let modes = table.parsed_list("modes", mode);
+    if let Some(none) = modes.iter().find(|mode| mode.value.is_none() && modes.len() > 1) {
         table.wrong(&none.span, "\"none\" beside others", "leave one of them out");
     }
     let mut tokens = None;
-    if modes.iter().any(|mode| mode.value == "token") {
+    if modes.iter().any(|mode| mode.value == Some(IdentityHeader::Token)) {
         let audience = table.required("audience").map(|audience| audience.value.to_owned());
         let issuer = table.string("issuer").map(|issuer| issuer.value.to_owned());
         tokens = audience.map(|audience| Tokens { audience, issuer });
@@ -235,9 +265,9 @@ fn identity(section: &Section<'_>, attested: bool) -> (Vec<&'static str>, Option
         }
     }
     if table.has("modes").is_none() {
-        return (vec!["structured"], None);
+        return (vec![IdentityHeader::Structured], None);
     }
-    (modes.into_iter().map(|mode| mode.value).filter(|mode| *mode != "none").collect(), tokens)
+    (modes.into_iter().filter_map(|mode| mode.value).collect(), tokens)
 }
 
 fn evidence(section: &Section<'_>, tls: bool) -> Option<Evidence> {
