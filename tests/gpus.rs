@@ -4,6 +4,8 @@
 
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/sidecar.rs"]
+mod sidecar;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,8 +20,10 @@ use portcullis::clock::Clock;
 use portcullis::config::Config;
 use portcullis::evidence::gpu::Gpu;
 use portcullis::evidence::leaf::Leaf;
+use portcullis::tls::ALPN_RAW;
 use program::Desk;
 use rustls::pki_types::ServerName;
+use sidecar::careless_client;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Semaphore;
@@ -159,7 +163,7 @@ async fn a_certificate_carries_no_gpu() {
     let (desk, (service, _)) = (desk(), echo().await);
     let far = start(&desk, &server(service, SIMULATED, "")).await;
     let stream = TcpStream::connect(far.tcp_address("in").expect("TCP")).await.expect("a listener");
-    let config = Arc::new(careless());
+    let config = Arc::new(careless_client(&[ALPN_RAW]));
     let stream = tokio_rustls::TlsConnector::from(config).connect(ServerName::try_from("localhost").expect("a name"), stream).await.expect("TLS");
     let leaf = stream.get_ref().1.peer_certificates().expect("a certificate")[0].clone();
     let evidence = Leaf::read(&leaf).and_then(|leaf| leaf.evidence()).unwrap_or_else(|denied| panic!("{denied}"));
@@ -337,53 +341,6 @@ async fn slow_gpus_hold_up_only_those_who_need_them() {
     drop(turns);
     bare.drain().await;
     far.drain().await;
-}
-
-/// A client that takes any certificate.
-fn careless() -> rustls::ClientConfig {
-    #[derive(Debug)]
-    struct Careless(rustls::crypto::WebPkiSupportedAlgorithms);
-    impl rustls::client::danger::ServerCertVerifier for Careless {
-        fn verify_server_cert(
-            &self,
-            _: &rustls::pki_types::CertificateDer<'_>,
-            _: &[rustls::pki_types::CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: rustls::pki_types::UnixTime,
-        ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-            Ok(rustls::client::danger::ServerCertVerified::assertion())
-        }
-        fn verify_tls12_signature(
-            &self,
-            _: &[u8],
-            _: &rustls::pki_types::CertificateDer<'_>,
-            _: &rustls::DigitallySignedStruct,
-        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-            Err(rustls::Error::General("TLS 1.3 alone".to_owned()))
-        }
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            certificate: &rustls::pki_types::CertificateDer<'_>,
-            signature: &rustls::DigitallySignedStruct,
-        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-            rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0)
-        }
-        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-            self.0.supported_schemes()
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = Arc::new(Careless(provider.signature_verification_algorithms));
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("TLS 1.3")
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"portcullis1/raw".to_vec()];
-    config
 }
 
 /// The program's files: a TEE's evidence with GPUs beside it, made, judged and shown.
