@@ -394,6 +394,68 @@ fn no_octet_of_accepted_evidence_can_be_changed() {
     assert!(wrong.is_empty(), "{} octets: {wrong:#?}", wrong.len());
 }
 
+/// The regions of a SEV-SNP report and of the certificates beside it, and the one code for a change in each. The octets of
+/// VERSION, KEY_INFO, CPUID and REPORTED_TCB that choose what is read or which key signs are left to the test above.
+const SNP_CODES: &[(&str, std::ops::Range<usize>, Reason)] = &[
+    ("version, high octets", 0x1..0x4, Reason::EvidenceUnsupported),
+    ("guest SVN, policy, family and image", 0x4..0x30, Reason::SignatureInvalid),
+    ("VMPL", 0x30..0x34, Reason::SignatureInvalid),
+    ("signature algorithm", 0x34..0x38, Reason::EvidenceUnsupported),
+    ("current TCB, platform info", 0x38..0x48, Reason::SignatureInvalid),
+    ("reserved behind key info", 0x49..0x50, Reason::ReservedBitsSet),
+    ("report data, measurement, host data, digests, report ids", 0x50..0x180, Reason::SignatureInvalid),
+    ("reported TCB, bootloader", 0x181..0x182, Reason::TcbTooLow),
+    ("reserved behind CPUID", 0x18b..0x1a0, Reason::ReservedBitsSet),
+    ("committed TCB", 0x1e0..0x1e8, Reason::SignatureInvalid),
+    ("current firmware", 0x1e8..0x1eb, Reason::SignatureInvalid),
+    ("committed firmware", 0x1ec..0x1ef, Reason::SignatureInvalid),
+    ("launch TCB", 0x1f0..0x1f8, Reason::SignatureInvalid),
+    ("reserved", 0x208..0x2a0, Reason::ReservedBitsSet),
+    ("signature", 0x2a0..0x4a0, Reason::SignatureInvalid),
+];
+
+/// A wrong code fails: for each region of captured SEV-SNP reports, and for the certificates stapled beside them.
+#[test]
+fn each_region_of_an_snp_report_has_its_code() {
+    let folder = folder();
+    let Some(cases) = cases(&folder) else { return };
+    let (mut wrong, mut checked) = (Vec::new(), 0);
+    for case in cases.iter().filter_map(|case| Case::read(&folder, case)).filter(|case| case.platform.name == "sev-snp") {
+        let Some(appraiser) = case.accepting() else { continue };
+        let known = Known::default();
+        let mut check = |what: &str, at: usize, evidence: &Evidence, endorsements: &Endorsements, code: Reason| {
+            let verdict = appraiser.examine(case.platform.verifier, evidence, endorsements, &known, case.at).map(drop).map_err(|denied| denied.reason());
+            checked += 1;
+            if verdict != Err(code) {
+                wrong.push(format!("{}: {what}, octet {at:#x}: {verdict:?}, not {code:?}", case.id));
+            }
+        };
+        let chip = if case.endorsements.find("vlek").is_some() { Reason::SignatureInvalid } else { Reason::ChainUntrusted };
+        for (what, region, code) in SNP_CODES.iter().cloned().chain([("chip", 0x1a0..0x1e0, chip)]) {
+            for at in region.clone().step_by(region.len().div_ceil(16)) {
+                let mut evidence = case.evidence.clone();
+                evidence.bytes[at] ^= 1 << (at % 8);
+                check(what, at, &evidence, &case.endorsements, code);
+            }
+        }
+        for name in ["vcek", "vlek", "ask", "asvk"] {
+            let length = case.endorsements.find(name).map_or(0, <[u8]>::len);
+            for at in (0..length).step_by(41) {
+                let change = |item: &Endorsement| {
+                    let mut item = item.clone();
+                    item.bytes[at] ^= 1;
+                    item
+                };
+                let endorsements = case.endorsements.iter().map(|item| if item.name == name { change(item) } else { item.clone() }).collect();
+                check(name, at, &case.evidence, &endorsements, Reason::ChainUntrusted);
+            }
+        }
+    }
+    println!("{checked} octets changed");
+    assert!(checked > 1000, "only {checked} octets");
+    assert!(wrong.is_empty(), "{} octets: {wrong:#?}", wrong.len());
+}
+
 /// The program itself on each case's folder.
 #[cfg(feature = "cli")]
 mod command_line {
