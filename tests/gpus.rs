@@ -289,18 +289,18 @@ async fn a_service_that_is_wrong_stops_the_start() {
         assert!(error.contains(why) && error.contains("nvidia-gpu.md"), "{name}: {error}");
     }
     let silent = Service::start(&desk.path(""), Arc::new(Semaphore::new(0)), |_| Vec::new());
-    let error = tried(&desk, &server(service, &silent.identity("timeout = \"100ms\""), "")).await.err().expect("no start");
+    let error = tried(&desk, &server(service, &silent.identity("timeout = \"100ms\""), "")).await.expect_err("no start");
     assert!(error.contains("no answer within 100 ms"), "{error}");
     drop(silent);
     std::fs::remove_file(desk.path("gpu.sock")).expect("the socket");
     let identity = format!("[identity.gpus]\nsocket = \"{}\"", desk.path("gpu.sock").display());
-    assert!(tried(&desk, &server(service, &identity, "")).await.err().expect("no start").contains("start the service"));
+    assert!(tried(&desk, &server(service, &identity, "")).await.expect_err("no start").contains("start the service"));
     // A folder of endorsements that does nothing, or holds what is none.
     let good = Service::start(&desk.path(""), free(), |nonce| document(&devices(), nonce));
     std::fs::create_dir(desk.path("gpu")).expect("a folder");
     for (file, why) in [("notes.txt", "no file is called"), ("driver.xml", "collateral_unavailable")] {
         desk.write(&format!("gpu/{file}"), "nothing");
-        let error = tried(&desk, &server(service, &good.identity("endorsements = \"gpu\""), "")).await.err().expect("no start");
+        let error = tried(&desk, &server(service, &good.identity("endorsements = \"gpu\""), "")).await.expect_err("no start");
         assert!(error.contains(why), "{file}: {error}");
     }
 }

@@ -488,7 +488,7 @@ mod command_line {
                 "reject" => word == "reject" || (word == "undecided" && case.judge().is_err_and(|denied| denied.reason().undecided())),
                 _ => word == "reject" && (text_behind || case.policy_decides()),
             };
-            let claims = document["claims"].is_object().then(|| case.differing_from(&document["claims"])).unwrap_or_default();
+            let claims = if document["claims"].is_object() { case.differing_from(&document["claims"]) } else { Vec::new() };
             let unread = !document["claims"].is_object() && case.expected == "accept";
             if !good || unread || !claims.is_empty() {
                 wrong.push(format!("{}: {word}, not {} {claims:?} {}", case.id, case.expected, document["reason"]));
