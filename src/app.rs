@@ -30,6 +30,7 @@ use crate::policy::{AppraisalPolicy, DenyList, Roots};
 use crate::proxy::appraisal::{Appraisals, Memo};
 use crate::proxy::http::plan::{Backend, Site};
 use crate::proxy::http::token::Signer;
+use crate::proxy::passed::Passed;
 use crate::proxy::plan::{self, Forward, Network, Originate, Terminate};
 use crate::proxy::{Address, Drained, Parts, Proxy};
 use crate::tls::{self, ClientSettings, ClientSide, Clients, Identity, IdentitySettings, Judge, Peer, PeerIdentity, Pki, ServerSettings, ServerSide, Tier};
@@ -66,8 +67,16 @@ impl App {
     /// # Errors
     /// No evidence can be made, an identity would be refused by peers, or a place cannot be bound.
     pub async fn start(config: &Config, clock: Clock) -> anyhow::Result<Self> {
+        Self::start_passed(config, clock, Passed::default()).await
+    }
+
+    /// As [`App::start`], with the sockets that were passed to the process: each has to be some listener's.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    pub async fn start_passed(config: &Config, clock: Clock, passed: Passed) -> anyhow::Result<Self> {
         let attester = config.identity.as_ref().map(|identity| attester::choose(&identity.provider, identity.endorsements.as_deref(), &clock)).transpose()?;
-        Self::start_with(config, clock, attester).await
+        Self::start_all(config, clock, attester, passed).await
     }
 
     /// As [`App::start`], with an attester of the caller's.
@@ -75,6 +84,10 @@ impl App {
     /// # Errors
     /// As [`App::start`].
     pub async fn start_with(config: &Config, clock: Clock, attester: Option<Arc<dyn Attester>>) -> anyhow::Result<Self> {
+        Self::start_all(config, clock, attester, Passed::default()).await
+    }
+
+    async fn start_all(config: &Config, clock: Clock, attester: Option<Arc<dyn Attester>>, passed: Passed) -> anyhow::Result<Self> {
         let (metrics, health) = (Arc::new(Metrics::new()), Arc::new(Health::new()));
         confess(config, &metrics, &health);
         let collateral = config.collateral.as_ref().map(|settings| collateral::start(settings, config, &clock, &metrics)).transpose()?;
@@ -108,7 +121,7 @@ impl App {
         if let Some(lacking) = descriptors::lacking(config, permitted) {
             tracing::warn!(target: "descriptors", "{lacking}");
         }
-        let proxy = Proxy::start_within(listeners, descriptors::connections(permitted), parts)?;
+        let proxy = Proxy::start_within(listeners, descriptors::connections(permitted), passed, parts)?;
         let keeping = publics.keep(&clock, &metrics);
         let window = Window { health: Arc::clone(&health), metrics: Arc::clone(&metrics), clock, keys };
         let admin = match config.observe {
@@ -349,6 +362,7 @@ impl Builder<'_> {
         };
         let bind = match &listener.bind {
             config::Bind::Tcp(address) => plan::Bind::Tcp(*address),
+            config::Bind::Systemd(name) => plan::Bind::Passed { name: name.clone(), here_alone: listener.here_alone },
             config::Bind::Unix(path) => plan::Bind::Unix { path: path.clone(), mode: listener.mode },
         };
         Ok(plan::Listener { name: listener.name.clone(), bind, terminate, forward, proxy_protocol, limits: limits(listener.limits) })

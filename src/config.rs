@@ -240,6 +240,9 @@ pub struct Listener {
     pub bind: Bind,
     /// The permission bits of a Unix socket.
     pub mode: u32,
+    /// Whether nobody from beyond this machine may reach it: a plain listener that was not let. Checked here for what is
+    /// written; of a socket that systemd passes, whoever takes it has to look.
+    pub here_alone: bool,
     /// Attested TLS, or `None` for the plain bytes of a local application.
     pub attested: Option<Serve>,
     /// TLS for clients of the public, in place of attested TLS.
@@ -283,6 +286,8 @@ pub enum Forward {
 pub enum Bind {
     /// A TCP address; port 0 lets the system choose.
     Tcp(SocketAddr),
+    /// A socket that systemd passes under this name.
+    Systemd(String),
     /// A Unix socket.
     Unix(PathBuf),
 }
@@ -291,6 +296,7 @@ impl fmt::Display for Bind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => write!(f, "{address}"),
+            Self::Systemd(name) => write!(f, "systemd:{name}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }

@@ -215,6 +215,8 @@ const LISTENER: &[Wrong] = &[
     Wrong("an address without a port", "127.0.0.1:0", "127.0.0.1"),
     Wrong("a socket without a path", "unix:in.sock", "unix:"),
     Wrong("a mode for TCP", "127.0.0.1:0\"", "127.0.0.1:0\"\nmode = \"0600\""),
+    Wrong("a socket of systemd's without a name", "unix:in.sock", "systemd:"),
+    Wrong("a mode for a socket of systemd's", "unix:in.sock\"", "systemd:in\"\nmode = \"0600\""),
     Wrong("a mode that is none", "unix:in.sock\"", "unix:in.sock\"\nmode = \"rw\""),
     Wrong("an unknown certificate", "certificate = \"attested\"", "certificate = \"none\""),
     Wrong("a certificate from no files", "\"attested\"", "\"files\""),
@@ -312,6 +314,11 @@ const CHOICE: &[Wrong] = &[
     ),
     Wrong("destinations that nobody asks for", "upstream = \"far\"", "upstream = \"far\"\ndestination = [{ to = \"a.b\", upstream = \"far\" }]"),
     Wrong("an unknown capture", "upstream = \"far\"", "capture = \"bpf\"\ndestination = [{ to = \"a.b\", upstream = \"far\" }]"),
+    Wrong(
+        "a capture at a socket of systemd's",
+        "127.0.0.1:0\"\nupstream = \"far\"",
+        "systemd:out\"\ncapture = \"redirect\"\ndestination = [{ to = \"a.b:1\", upstream = \"far\" }]",
+    ),
     Wrong("a capture of requests", "upstream = \"far\"", "capture = \"tproxy\"\nprotocol = \"http\"\nupstream = \"far\""),
     Wrong("a server name with a port", "upstream = \"far\"", "protocol = \"tls-passthrough\"\ndestination = [{ to = \"a.b:443\", upstream = \"far\" }]"),
     Wrong(

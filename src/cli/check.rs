@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{Outcome, output};
 use crate::app::{attester, descriptors};
 use crate::attester::Places;
-use crate::config::{Config, Policy, Provider, Report};
+use crate::config::{Bind, Config, Policy, Provider, Report};
 
 /// What can be typed.
 #[derive(Debug, clap::Args)]
@@ -39,6 +39,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
         output::note(&format!("warning: {lacking}"));
     }
     output::show(&text(&config))?;
+    for name in passed(&config) {
+        output::note(&format!("note: systemd:{name} is looked for at the start: a .socket unit has to pass it, with FileDescriptorName={name}"));
+    }
     if let Some(evidence) = evidence(&config) {
         output::note(&evidence);
     }
@@ -59,6 +62,12 @@ fn evidence(config: &Config) -> Option<String> {
             format!("note: on this machine provider = \"{written}\" finds nothing: {} (portcullis doctor)", why.lines().next().unwrap_or_default())
         }
     })
+}
+
+/// The sockets that systemd has to pass, by name: nothing is known about them here.
+fn passed(config: &Config) -> Vec<&str> {
+    let names = config.listeners.iter().map(|listener| &listener.bind);
+    names.filter_map(|bind| if let Bind::Systemd(name) = bind { Some(name.as_str()) } else { None }).collect()
 }
 
 /// What this machine is short of for the configuration.
@@ -82,6 +91,7 @@ fn document(config: &Config) -> Value {
         "policies": config.policies.iter().map(|(name, read)| (name.clone(), policy(read))).collect::<Map<_, _>>(),
         "insecure": config.insecure,
         "evidence": evidence(config),
+        "sockets": passed(config),
         "warnings": config.warnings.iter().map(Report::warnings).chain(lacking(config)).collect::<Vec<_>>(),
     })
 }

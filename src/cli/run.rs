@@ -14,6 +14,7 @@ use crate::app::watched::Watched;
 use crate::attester::batch::QuoteError;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
+use crate::proxy::passed::Passed;
 use crate::tls::IdentityError;
 
 /// What can be typed.
@@ -32,6 +33,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
 /// again on SIGHUP and when a file has changed.
 pub(super) fn serve(load: &dyn Fn() -> Result<Config, ConfigError>, file: Option<&Path>) -> anyhow::Result<Outcome> {
     let config = load()?;
+    // Before anything else is opened, and while there is one thread.
+    #[allow(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
+    let passed = Passed::from_environment(|name| std::env::var_os(name))?;
     // First made, last dropped: what stops the program is written too.
     let log = Log::start(config.log)?;
     descriptors::raise();
@@ -44,7 +48,7 @@ pub(super) fn serve(load: &dyn Fn() -> Result<Config, ConfigError>, file: Option
         let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("no signals")?;
         let mut hangup = signal(SignalKind::hangup()).context("no signals")?;
-        let app = match App::start(&config, Clock::system()).await {
+        let app = match App::start_passed(&config, Clock::system(), passed).await {
             Ok(app) => app,
             Err(error) => return refused(error),
         };

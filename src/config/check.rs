@@ -233,6 +233,7 @@ fn keys(file: &Section<'_>, listeners: &[Placed]) {
 fn clashes(file: &Section<'_>, listeners: &[Placed], observe: Option<&At<SocketAddr>>) {
     let mut tcp: Vec<(String, SocketAddr)> = Vec::new();
     let mut unix: Vec<(&str, &Path)> = Vec::new();
+    let mut passed: Vec<(&str, &str)> = Vec::new();
     let mut add = |what: String, address: SocketAddr, span: &Range<usize>| {
         if let Some((other, taken)) = tcp.iter().find(|(_, taken)| sides::clash(taken, &address)) {
             file.wrong(span, format!("{address} is taken by {other} ({taken})"), "choose another port or address");
@@ -242,6 +243,13 @@ fn clashes(file: &Section<'_>, listeners: &[Placed], observe: Option<&At<SocketA
     for (listener, span) in listeners {
         match &listener.bind {
             Bind::Tcp(address) => add(format!("listener \"{}\"", listener.name), *address, span),
+            Bind::Systemd(name) => {
+                if let Some((other, _)) = passed.iter().find(|(_, taken)| taken == name) {
+                    let help = "pass another socket: a .socket unit of its own with another FileDescriptorName=";
+                    file.wrong(span, format!("systemd:{name} is taken by listener \"{other}\""), help);
+                }
+                passed.push((&listener.name, name));
+            }
             Bind::Unix(path) => {
                 if let Some((other, _)) = unix.iter().find(|(_, taken)| taken == path) {
                     file.wrong(span, format!("{} is taken by listener \"{other}\"", path.display()), "choose another path");

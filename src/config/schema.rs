@@ -138,7 +138,12 @@ pub static LISTENER: Section = Section {
     doc: "A place where connections come in. With `certificate = \"attested\"` it speaks attested TLS, with another certificate TLS for the public; without, it takes the plain bytes of a local application.",
     keys: &[
         key("name", "word", "required", "Its name in logs and metrics; unique."),
-        key("bind", "`\"ADDRESS:PORT\"` or `\"unix:PATH\"`", "required", "Where it listens. `[::]` takes IPv4 as well. Port 0 lets the system choose."),
+        key(
+            "bind",
+            "`\"ADDRESS:PORT\"`, `\"unix:PATH\"` or `\"systemd:NAME\"`",
+            "required",
+            "Where it listens. `[::]` takes IPv4 as well. Port 0 lets the system choose. `systemd:NAME` takes the TCP or Unix stream socket that systemd passes under this name (`FileDescriptorName=`); see `docs/ways-in.md`.",
+        ),
         key(
             "protocol",
             "`\"tcp\"`, `\"http\"`, `\"socks5\"` or `\"tls-passthrough\"`",

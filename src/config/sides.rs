@@ -135,8 +135,14 @@ pub(super) fn listener(section: &Section<'_>, known: &Known<'_>, upstreams: &BTr
     }
     let bind = section.parsed("bind", values::bind);
     let mode = section.parsed("mode", values::mode);
-    if let (Some(mode), Some(At { value: Bind::Tcp(_), .. })) = (&mode, &bind) {
-        section.wrong(&mode.span, "`mode` is for Unix sockets", "leave it out, or bind to \"unix:PATH\"");
+    match (&mode, &bind) {
+        (Some(mode), Some(At { value: Bind::Tcp(_), .. })) => {
+            section.wrong(&mode.span, "`mode` is for Unix sockets", "leave it out, or bind to \"unix:PATH\"");
+        }
+        (Some(mode), Some(At { value: Bind::Systemd(_), .. })) => {
+            section.wrong(&mode.span, "`mode` for a socket that systemd makes", "leave it out, and write SocketMode= in the .socket unit");
+        }
+        _ => {}
     }
     let kind = certificate(section);
     if !matches!(kind, Kind::Files | Kind::WebPki) {
@@ -150,8 +156,9 @@ pub(super) fn listener(section: &Section<'_>, known: &Known<'_>, upstreams: &BTr
     };
     let attested_clients = attested.as_ref().is_some_and(|serve| serve.as_ref().is_some_and(|serve| serve.clients.is_some()));
     let chosen = choice::choice(section, known.folder, (protocol, kind), upstreams, collected);
-    if let (Some(capture), Some(At { value: Bind::Unix(_), .. })) = (section.has("capture"), &bind) {
-        section.wrong(&capture, "`capture` at a Unix socket", "bind to \"ADDRESS:PORT\": what is captured are TCP connections");
+    if let (Some(capture), Some(At { value: place @ (Bind::Unix(_) | Bind::Systemd(_)), .. })) = (section.has("capture"), &bind) {
+        let at = if matches!(place, Bind::Unix(_)) { "a Unix socket" } else { "a socket that systemd passes" };
+        section.wrong(&capture, format!("`capture` at {at}"), "bind to \"ADDRESS:PORT\": what is captured are TCP connections");
     }
     let forward = if http {
         super::http::site(section, upstreams, (kind, attested_clients), collected).map(|site| Forward::Http(Box::new(site)))
@@ -185,6 +192,7 @@ pub(super) fn listener(section: &Section<'_>, known: &Known<'_>, upstreams: &BTr
             name: name?.value,
             bind: bind.value,
             mode,
+            here_alone: kind == Kind::Plain && !redirects(section, http) && !section.flag("insecure_remote_listener"),
             attested: attested?,
             public: shown?,
             forward: forward?,
@@ -296,10 +304,8 @@ fn plain(section: &Section<'_>, bind: Option<&At<Bind>>, http: bool) -> Option<O
     for key in ["clients", "freshness", "policy", "peer", REPLAY, ANY_PLATFORM] {
         needs(section, key, "certificate = \"attested\"");
     }
-    // What redirects everything forwards nothing.
-    let redirects = http && section.has("redirect").is_some() && section.has("route").is_none() && section.has("destination").is_none();
     if let Some(At { value: Bind::Tcp(address), span }) = bind
-        && !redirects
+        && !redirects(section, http)
         && !address.ip().to_canonical().is_loopback()
         && !section.flag("insecure_remote_listener")
     {
@@ -307,6 +313,11 @@ fn plain(section: &Section<'_>, bind: Option<&At<Bind>>, http: bool) -> Option<O
         section.wrong(span, format!("a plain listener on {address} can be reached from beyond this machine"), help);
     }
     Some(None)
+}
+
+/// Whether it redirects everything, and so forwards nothing.
+fn redirects(section: &Section<'_>, http: bool) -> bool {
+    http && section.has("redirect").is_some() && section.has("route").is_none() && section.has("destination").is_none()
 }
 
 fn serve(section: &Section<'_>, known: &Known<'_>, collected: &mut Collected) -> Option<Option<Serve>> {

@@ -45,6 +45,16 @@ fn a_client_sidecar_is_read() {
 }
 
 #[test]
+fn a_socket_of_systemds_is_one_listeners_and_says_who_may_reach_it() {
+    let plain = CLIENT.replace("127.0.0.1:15432", "systemd:db");
+    let listener = |text: &str| parse(text).unwrap().listeners[0].clone();
+    assert_eq!((listener(&plain).bind, listener(&plain).here_alone), (Bind::Systemd("db".to_owned()), true));
+    assert!(!listener(&plain.replace("systemd:db\"", "systemd:db\"\ninsecure_remote_listener = true")).here_alone);
+    let two = format!("{plain}[[listener]]\nname = \"more\"\nbind = \"systemd:db\"\nupstream = \"db\"\n");
+    assert_eq!(errors(&two), ["systemd:db is taken by listener \"db\""]);
+}
+
+#[test]
 fn every_error_is_shown_at_once_with_its_place() {
     let text = CLIENT.replace("bind", "bnd").replace("policy = \"db\"", "policy = \"dbb\"").replace("version = 1", "version = 2");
     let error = parse(&text).unwrap_err();

@@ -70,9 +70,10 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, Wrong> {
 
 /// Where a listener binds.
 pub(super) fn bind(text: &str) -> Result<Bind, Wrong> {
-    match text.strip_prefix("unix:") {
-        Some(path) => Ok(Bind::Unix(socket_path(text, path)?)),
-        None => address(text).map(Bind::Tcp),
+    match (text.strip_prefix("unix:"), text.strip_prefix("systemd:")) {
+        (Some(path), _) => Ok(Bind::Unix(socket_path(text, path)?)),
+        (_, Some(name)) => word(name).map(Bind::Systemd),
+        (None, None) => address(text).map(Bind::Tcp),
     }
 }
 

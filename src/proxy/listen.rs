@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
 
+use super::passed::{Given, Passed};
 use super::plan::Bind;
 use super::stream::Socket;
 
@@ -37,7 +38,8 @@ impl std::fmt::Display for Address {
 #[derive(Debug)]
 pub(super) enum Listening {
     Tcp(TcpListener),
-    Unix(UnixListener, RemovedOnDrop),
+    /// With its file, where we made it.
+    Unix(UnixListener, Option<RemovedOnDrop>),
 }
 
 /// A Unix socket's file.
@@ -64,7 +66,7 @@ pub(super) struct From {
 
 impl Listening {
     /// `foreign`: whether connections to addresses of others may come, handed over by the system.
-    pub(super) fn bind(place: &Bind, foreign: bool) -> io::Result<Self> {
+    pub(super) fn bind(place: &Bind, foreign: bool, passed: &mut Passed) -> io::Result<Self> {
         match place {
             Bind::Tcp(address) => {
                 let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
@@ -79,12 +81,16 @@ impl Listening {
                 socket.bind(*address)?;
                 socket.listen(BACKLOG).map(Self::Tcp)
             }
+            Bind::Passed { name, here_alone } => match passed.take(name, *here_alone)? {
+                Given::Tcp(listener) => TcpListener::from_std(listener).map(Self::Tcp),
+                Given::Unix(listener) => Ok(Self::Unix(UnixListener::from_std(listener)?, None)),
+            },
             Bind::Unix { path, mode } => {
                 remove_left_over(path)?;
                 let (socket, file) = bound(path, *mode)?;
                 // What the umask took away.
                 fs::set_permissions(path, fs::Permissions::from_mode(*mode))?;
-                Ok(Self::Unix(socket.listen(BACKLOG)?, file))
+                Ok(Self::Unix(socket.listen(BACKLOG)?, Some(file)))
             }
         }
     }
@@ -92,7 +98,9 @@ impl Listening {
     pub(super) fn address(&self) -> io::Result<Address> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(Address::Tcp),
-            Self::Unix(_, file) => Ok(Address::Unix(file.0.clone())),
+            Self::Unix(_, Some(file)) => Ok(Address::Unix(file.0.clone())),
+            // An abstract socket has no path.
+            Self::Unix(listener, None) => Ok(Address::Unix(listener.local_addr()?.as_pathname().unwrap_or(Path::new("@")).to_owned())),
         }
     }
 
@@ -153,7 +161,7 @@ mod tests {
             assert_eq!(bits(&path) & !mode, 0, "{:o} in place of {mode:o}", bits(&path));
         }
         let path = folder.path().join("all");
-        let listening = Listening::bind(&Bind::Unix { path: path.clone(), mode: 0o666 }, false).expect("bound");
+        let listening = Listening::bind(&Bind::Unix { path: path.clone(), mode: 0o666 }, false, &mut Passed::default()).expect("bound");
         assert_eq!(bits(&path), 0o666, "the umask takes nothing away");
         drop(listening);
     }

@@ -14,6 +14,7 @@ mod handshake;
 pub mod http;
 mod limits;
 mod listen;
+pub mod passed;
 pub mod plan;
 mod probe;
 mod reach;
@@ -38,6 +39,7 @@ use around::Around;
 use choice::{By, Capture, Choice};
 use limits::{Places, Sockets, Upstreams};
 use listen::Listening;
+use passed::Passed;
 use plan::{Forward, Listener, Upstream};
 use reach::Shared;
 
@@ -97,6 +99,11 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// A socket was passed to the process, and no listener takes it: whoever connects would wait for ever.
+    Unused {
+        /// The names of all such.
+        left: String,
+    },
     /// An upstream has no target.
     NoTarget {
         /// The upstream.
@@ -112,6 +119,12 @@ impl fmt::Display for StartError {
             }
             Self::Bind { listener, place: plan::Bind::Unix { path, .. }, error } => {
                 write!(f, "listener {listener:?} cannot listen at unix:{}: {error}", path.display())
+            }
+            Self::Bind { listener, place: plan::Bind::Passed { name, .. }, error } => {
+                write!(f, "listener {listener:?} cannot listen at systemd:{name}: {error}")
+            }
+            Self::Unused { left } => {
+                write!(f, "no listener takes what systemd passes as {left}: write bind = \"systemd:NAME\" in a listener, or take it out of the .socket units")
             }
             Self::NoTarget { upstream } => write!(f, "upstream {upstream:?} has no target"),
         }
@@ -135,14 +148,15 @@ impl Proxy {
     /// # Errors
     /// [`StartError`].
     pub fn start(listeners: Vec<Listener>, parts: Parts) -> Result<Self, StartError> {
-        Self::start_within(listeners, usize::MAX, parts)
+        Self::start_within(listeners, usize::MAX, Passed::default(), parts)
     }
 
-    /// As [`Proxy::start`], with at most `connections` over all listeners, and as many to upstreams.
+    /// As [`Proxy::start`], with at most `connections` over all listeners, and as many to upstreams, and with the sockets
+    /// that were passed to the process, each of which has to be some listener's.
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn start_within(listeners: Vec<Listener>, connections: usize, parts: Parts) -> Result<Self, StartError> {
+    pub fn start_within(listeners: Vec<Listener>, connections: usize, mut passed: Passed, parts: Parts) -> Result<Self, StartError> {
         let sockets = Sockets::new(connections);
         let mut bound = Vec::with_capacity(listeners.len());
         let mut addresses = Vec::with_capacity(listeners.len());
@@ -150,10 +164,13 @@ impl Proxy {
             if let Some(empty) = listener.upstreams().find(|upstream| upstream.targets.is_empty()) {
                 return Err(StartError::NoTarget { upstream: empty.name.clone() });
             }
-            let bind = Listening::bind(&listener.bind, foreign(&listener)).and_then(|listening| Ok((listening.address()?, listening)));
+            let bind = Listening::bind(&listener.bind, foreign(&listener), &mut passed).and_then(|listening| Ok((listening.address()?, listening)));
             let (address, listening) = bind.map_err(|error| StartError::Bind { listener: listener.name.clone(), place: listener.bind.clone(), error })?;
             addresses.push((listener.name.clone(), address));
             bound.push((listener, listening));
+        }
+        if let Some(left) = passed.left() {
+            return Err(StartError::Unused { left });
         }
         let (phase, watched) = watch::channel(Phase::Running);
         let (alive, ended) = mpsc::channel(1);

@@ -91,6 +91,13 @@ impl Listener {
 pub enum Bind {
     /// A TCP address; port 0 lets the system choose.
     Tcp(SocketAddr),
+    /// A socket that was passed to the process under a name: see [`super::passed::Passed`].
+    Passed {
+        /// The name.
+        name: String,
+        /// Whether it is refused where it can be reached from beyond this machine.
+        here_alone: bool,
+    },
     /// A Unix socket. A left-over socket that nobody serves is replaced; anything else at the path stops the start.
     Unix {
         /// Where it is made.
