@@ -219,7 +219,10 @@ struct Serving(std::process::Child, String);
 
 impl Serving {
     fn on(desk: &Desk) -> Self {
-        let words = ["server", "--listen", "127.0.0.1:0", "--target", "127.0.0.1:9", "--provider", "simulator"];
+        Self::by(desk, &["server", "--listen", "127.0.0.1:0", "--target", "127.0.0.1:9", "--provider", "simulator"])
+    }
+
+    fn by(desk: &Desk, words: &[&str]) -> Self {
         let mut child = desk.command(words, &[]).stderr(std::process::Stdio::piped()).spawn().expect("the program");
         let log = BufReader::new(child.stderr.take().expect("a pipe")).lines().map(|line| line.expect("text"));
         let address = log.filter_map(|line| line.split("address=").nth(1).map(|rest| rest.split(' ').next().unwrap_or(rest).to_owned())).next();
@@ -231,6 +234,19 @@ impl Drop for Serving {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// What a listener carries makes no difference to a probe: nothing is said in it.
+#[test]
+fn a_listener_for_requests_is_probed_as_any_other() {
+    let any = "clients = \"attested\"\npolicy = \"mesh\"\ninsecure_allow_any_genuine_platform = true\n";
+    let desk = desk(&server("simulator", "").replace(any, "protocol = \"http\"\n").replace("tcp://", "http://"));
+    desk.run("policy init lab.json --insecure-simulator");
+    let server = Serving::by(&desk, &["run", "--config", "c.toml"]);
+    for tier in ["session", "certificate"] {
+        let refused = desk.run(&format!("probe {} --policy lab.json --freshness {tier}", server.1));
+        assert!(refused.code == 1 && refused.stdout.contains("platform_not_allowed"), "{tier}: {}", refused.shown());
     }
 }
 

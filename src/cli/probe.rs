@@ -22,13 +22,13 @@ use crate::platform;
 use crate::proxy::appraisal::{Appraisals, Memo};
 use crate::proxy::{self, Answer};
 use crate::refusal::{Denied, Finding, Reason};
-use crate::tls::{ClientSettings, ClientSide, Judge, Peer, PeerIdentity, Tier};
+use crate::tls::{ALPN_H2, ALPN_HTTP1, ALPN_RAW, ClientSettings, ClientSide, Judge, Peer, PeerIdentity, Tier};
 use crate::verify::AttestationResult;
 
 /// What can be typed.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The attested server, a listener of protocol tcp.
+    /// The attested server.
     #[arg(value_name = "HOST:PORT")]
     address: String,
     /// Judge by this policy; without one, only whether the evidence is genuine.
@@ -152,7 +152,9 @@ impl Judge for Witness {
 
 async fn ask(address: &str, server_name: ServerName<'static>, tier: Tier, judge: Arc<Witness>, metrics: &Metrics) -> anyhow::Result<Answer> {
     let peer = Peer { judge, identity: PeerIdentity::default() };
-    let settings = ClientSettings { identity: None, tier, server_name, peer, alpn: None, max_evidence: None };
+    // Whatever a listener speaks inside: nothing is said in it.
+    let alpn = tier.has_exchange().then(|| [ALPN_RAW, ALPN_H2, ALPN_HTTP1].map(<[u8]>::to_vec).to_vec());
+    let settings = ClientSettings { identity: None, tier, server_name, peer, alpn, max_evidence: None };
     let side = ClientSide::new(settings, Clock::system())?;
     let unreachable = |found: String| Answer {
         chain: Vec::new(),
