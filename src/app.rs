@@ -36,6 +36,8 @@ use crate::proxy::{Address, Drained, Parts, Proxy};
 use crate::tls::{self, ClientSettings, ClientSide, Clients, Identity, IdentitySettings, Judge, Peer, PeerIdentity, Pki, ServerSettings, ServerSide, Tier};
 use crate::verify::Appraiser;
 
+pub use certificate::presentable;
+
 /// What judges by a policy: the policy with the roots it names.
 #[must_use]
 pub fn appraiser(policy: &AppraisalPolicy) -> Appraiser {

@@ -208,6 +208,32 @@ fn limits_that_cannot_be_had_are_told_by_check() {
     assert!(!told(400, "check -c c.toml").contains("open files"));
 }
 
+/// What the start would refuse is refused before: a key of another certificate, and one that has ended.
+#[test]
+fn certificates_from_files_are_read_by_check_as_by_the_start() {
+    let desk = desk(
+        "version = 1\n[[listener]]\nname = \"web\"\nbind = \"127.0.0.1:0\"\nprotocol = \"http\"\ncertificate = \"files\"\n\
+         files = { chain = \"chain.pem\", key = \"key.pem\" }\nupstream = \"far\"\n\
+         [[upstream]]\nname = \"far\"\ntargets = [\"tls://far.test:8443\"]\nattested = { policy = \"mesh\" }\n[policy.mesh]\nfile = \"mesh.json\"\n",
+    );
+    let pair = |until: i32| {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::new(vec!["web.test".to_owned()]).expect("a name");
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        (params.self_signed(&key).expect("a certificate").pem(), key.serialize_pem())
+    };
+    let (good, ended) = (pair(2100), pair(2021));
+    for (chain, key, why) in [(&good.0, &good.1, ""), (&good.0, &ended.1, "listener web"), (&ended.0, &ended.1, "listener web")] {
+        desk.write("chain.pem", chain);
+        desk.write("key.pem", key);
+        let (text, document) = (desk.run("check -c c.toml"), desk.run("check -c c.toml --json"));
+        let code = if why.is_empty() { 0 } else { 2 };
+        assert_eq!((text.code, document.code, document.json()["ok"].as_bool()), (code, code, Some(code == 0)), "{}{}", text.shown(), document.shown());
+        assert!(text.stderr.contains(why), "{}", text.shown());
+    }
+}
+
 /// The next address that is logged.
 fn address(log: &mut impl std::io::BufRead) -> String {
     let told = log.by_ref().lines().map(|line| line.expect("text")).find_map(|line| Some(line.split_once("address=")?.1.to_owned()));

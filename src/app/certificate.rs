@@ -1,14 +1,39 @@
 //! An issued certificate lives for hours and is renewed by whoever wrote it: its files are looked at, and a new pair is
 //! taken when it passes the checks of the first.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tokio::task::JoinHandle;
 
 use super::watched::Watched;
-use crate::config::CertificateFiles;
+use crate::admin::metrics::Metrics;
+use crate::clock::Clock;
+use crate::config::{CertificateFiles, Config, Public};
 use crate::evidence::Timestamp;
-use crate::tls::Identity;
+use crate::tls::{Identity, IdentitySettings};
+
+/// Reads every certificate that the configuration has from files, as the start does: readable, current, of its key.
+///
+/// # Errors
+/// What the start would end with.
+pub async fn presentable(config: &Config, clock: &Clock) -> anyhow::Result<()> {
+    let of = |CertificateFiles { chain, key }: &CertificateFiles| (chain.clone(), key.clone());
+    let own = config.identity.as_ref().and_then(|identity| identity.certificate.as_ref()).map(|files| {
+        let (chain, key) = of(files);
+        ("the certificate of [identity]".to_owned(), IdentitySettings::Files { chain, key })
+    });
+    let public = config.listeners.iter().filter_map(|listener| {
+        let Some(Public::Files(files)) = &listener.public else { return None };
+        let (chain, key) = of(files);
+        Some((format!("the certificate of listener {}", listener.name), IdentitySettings::PublicFiles { chain, key }))
+    });
+    for (what, settings) in own.into_iter().chain(public) {
+        Identity::beside(None, settings, clock.clone(), Arc::new(Metrics::new()))?.renew().await.context(what)?;
+    }
+    Ok(())
+}
 
 /// A pair that was not taken is tried again after this long, changed or not: it may not have been valid yet.
 const RETRY: Duration = Duration::from_secs(60);

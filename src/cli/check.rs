@@ -1,13 +1,14 @@
 //! `portcullis check`: a configuration and its policies, offline, by the code that starts the proxy.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::{Outcome, output};
-use crate::app::{attester, descriptors};
+use super::{Outcome, fetching, output};
+use crate::app::{self, attester, descriptors};
 use crate::attester::Places;
+use crate::clock::Clock;
 use crate::config::{Bind, Config, Policy, Provider, Report};
 
 /// What can be typed.
@@ -22,11 +23,11 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let loaded = Config::load(&args.config);
+    let loaded = load(&args.config);
     if args.json {
         let document = match &loaded {
             Ok(config) => document(config),
-            Err(error) => json!({ "ok": false, "errors": error.to_string() }),
+            Err(error) => json!({ "ok": false, "errors": format!("{error:#}") }),
         };
         output::show_json(&document)?;
         return Ok(if loaded.is_ok() { Outcome::Done } else { Outcome::Unusable });
@@ -46,6 +47,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
         output::note(&evidence);
     }
     Ok(Outcome::Done)
+}
+
+/// The configuration, with files that the start would take.
+fn load(file: &Path) -> anyhow::Result<Config> {
+    let config = Config::load(file)?;
+    fetching::runtime()?.block_on(app::presentable(&config, &Clock::system()))?;
+    Ok(config)
 }
 
 /// What this machine would make evidence by; the one that the configuration is for may be another.
