@@ -103,7 +103,7 @@ pub fn ecdsa_fixed(der: &[u8], half: usize) -> Option<Vec<u8>> {
     if !rest.is_empty() {
         return None;
     }
-    let mut fixed = Vec::new();
+    let (mut fixed, mut content) = (Vec::new(), Vec::new());
     for number in [r, s] {
         let x509_parser::der_parser::ber::BerObjectContent::Integer(octets) = &number.content else { return None };
         // One form for each number (X.690, 8.3.2).
@@ -118,8 +118,13 @@ pub fn ecdsa_fixed(der: &[u8], half: usize) -> Option<Vec<u8>> {
         let padding = half.checked_sub(significant.len())?;
         fixed.extend(std::iter::repeat_n(0, padding));
         fixed.extend(significant);
+        content.extend([0x02, u8::try_from(octets.len()).ok()?]);
+        content.extend(*octets);
     }
-    Some(fixed)
+    // And one form of the whole: the parser takes tags of other classes, and lengths longer than they need be.
+    let length = u8::try_from(content.len()).ok()?;
+    let head: &[u8] = if length < 0x80 { &[0x30, length] } else { &[0x30, 0x81, length] };
+    (der.strip_prefix(head) == Some(&content)).then_some(fixed)
 }
 
 #[cfg(not(feature = "pure-crypto"))]

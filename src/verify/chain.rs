@@ -360,6 +360,17 @@ mod tests {
         assert_eq!(ecdsa_fixed(&[0x30, 6, 2, 1, 0x85, 2, 1, 7], 2), None, "negative");
         assert_eq!(ecdsa_fixed(&[0x30, 8, 2, 3, 1, 0, 0, 2, 1, 7], 2), None, "longer than the curve");
         assert_eq!(ecdsa_fixed(&[0x30, 3, 2, 1, 5], 2), None, "one number");
+        // Every other first octet of each of the three, and each length in its long form.
+        for at in [0, 2, 5] {
+            for tag in 0..=u8::MAX {
+                let mut der = [0x30, 6, 2, 1, 5, 2, 1, 7];
+                let good = std::mem::replace(&mut der[at], tag) == tag;
+                assert_eq!(ecdsa_fixed(&der, 2).is_some(), good, "tag {tag:#x} at {at}");
+            }
+        }
+        for der in [&[0x30, 0x81, 6, 2, 1, 5, 2, 1, 7], &[0x30, 7, 2, 0x81, 1, 5, 2, 1, 7], &[0x30, 7, 2, 1, 5, 2, 0x81, 1, 7]] {
+            assert_eq!(ecdsa_fixed(der, 2), None, "{der:02x?}");
+        }
         assert_eq!(ecdsa_fixed(&[0x30, 6, 2, 1, 5, 2, 1, 7, 0], 2), None, "octets behind it");
         assert_eq!(ecdsa_fixed(b"", 2), None);
     }
