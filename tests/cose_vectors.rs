@@ -10,9 +10,11 @@ mod cose_claims;
 mod program;
 
 use std::io::Write as _;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use portcullis::evidence::cbor::foreign::Item;
 use portcullis::evidence::cose::Sign1;
 use portcullis::evidence::nitro::Document;
 use portcullis::evidence::tpm::{Attest, Hash};
@@ -77,19 +79,26 @@ impl Case {
         evidence
     }
 
-    /// The signed regions with what a change in them may be refused for: protected header, payload, signature.
-    fn regions(&self) -> Vec<std::ops::Range<usize>> {
+    /// What is signed, by the kind of token.
+    fn tokens(&self) -> Vec<(&'static str, Sign1<'_>)> {
         let all = self.evidence.bytes.as_slice();
-        let place = |part: &[u8]| {
-            let start = part.as_ptr() as usize - all.as_ptr() as usize;
-            start..start + part.len()
-        };
-        let of = |sign1: &Sign1<'_>| [place(sign1.protected), place(sign1.payload), place(sign1.signature)];
         match cca::Token::parse(all) {
-            Ok(token) => [of(&token.platform_signed), of(&token.realm_signed)].concat(),
-            Err(_) => of(&Sign1::decode("evidence", all).expect("a signature")).to_vec(),
+            Ok(token) => vec![("cca platform", token.platform_signed), ("cca realm", token.realm_signed)],
+            Err(_) => vec![(if self.keys.is_empty() { "document" } else { "psa" }, Sign1::decode("evidence", all).expect("a signature"))],
         }
     }
+
+    /// The signed regions: of each token the protected header, the payload, the signature.
+    fn regions(&self) -> Vec<Range<usize>> {
+        let of = |(_, sign1): (_, Sign1<'_>)| [sign1.protected, sign1.payload, sign1.signature].map(|part| place(&self.evidence.bytes, part));
+        self.tokens().into_iter().flat_map(of).collect()
+    }
+}
+
+/// Where a part of these octets stands in them.
+fn place(all: &[u8], part: &[u8]) -> Range<usize> {
+    let start = part.as_ptr() as usize - all.as_ptr() as usize;
+    start..start + part.len()
 }
 
 #[test]
@@ -243,4 +252,116 @@ fn line(case: &Case, evidence: &Evidence) -> Value {
     let kind = if case.platform.name == "nitrotpm" { "nitro" } else { case.platform.name };
     let root = (case.platform.anchors)().first().map(|anchor| hex(&anchor.spki));
     json!({ "kind": kind, "evidence": hex(&evidence.bytes), "at": case.at.0, "key": case.keys.first().map(|key| hex(&key.spki)), "root": root })
+}
+
+/// Every claim of a token's payload by its key (of PSA's profiles one has others), and the one code for a change in its
+/// value: a string's octets, those of each string in a list or map, a number's last octet.
+const CLAIM_CODES: &[(&str, &[&str], Reason)] = &[
+    ("document", &["module_id"], Reason::SignatureInvalid),
+    ("document", &["digest"], Reason::EvidenceMalformed),
+    ("document", &["timestamp"], Reason::SignatureInvalid),
+    ("document", &["pcrs", "nitrotpm_pcrs"], Reason::SignatureInvalid),
+    ("document", &["certificate"], Reason::ChainUntrusted),
+    ("document", &["cabundle"], Reason::ChainUntrusted),
+    ("document", &["public_key"], Reason::SignatureInvalid),
+    ("document", &["user_data"], Reason::SignatureInvalid),
+    ("document", &["nonce"], Reason::SignatureInvalid),
+    // Profile, challenge, implementation, instance, configuration, lifecycle, firmware, service, hash.
+    ("cca platform", &["265"], Reason::EvidenceUnsupported),
+    ("cca platform", &["10"], Reason::SignatureInvalid),
+    ("cca platform", &["2396"], Reason::ChainUntrusted),
+    ("cca platform", &["256"], Reason::ChainUntrusted),
+    ("cca platform", &["2401"], Reason::SignatureInvalid),
+    ("cca platform", &["2395"], Reason::SignatureInvalid),
+    ("cca platform", &["2399"], Reason::SignatureInvalid),
+    ("cca platform", &["2400"], Reason::SignatureInvalid),
+    ("cca platform", &["2402"], Reason::SignatureInvalid),
+    // Profile, challenge, personalization, key, its hash, hash, initial and extensible measurements.
+    ("cca realm", &["265"], Reason::EvidenceUnsupported),
+    ("cca realm", &["10"], Reason::SignatureInvalid),
+    ("cca realm", &["44235"], Reason::SignatureInvalid),
+    ("cca realm", &["44237"], Reason::ChainUntrusted),
+    ("cca realm", &["44240"], Reason::EvidenceMalformed),
+    ("cca realm", &["44236"], Reason::SignatureInvalid),
+    ("cca realm", &["44238"], Reason::SignatureInvalid),
+    ("cca realm", &["44239"], Reason::SignatureInvalid),
+    // What older firmware says besides, which is signed and not read.
+    ("cca realm", &["256", "44243"], Reason::SignatureInvalid),
+    // Profile, nonce, instance, implementation, client, lifecycle, boot seed, firmware, service, certification.
+    ("psa", &["265", "-75000"], Reason::EvidenceUnsupported),
+    ("psa", &["10", "-75008"], Reason::SignatureInvalid),
+    ("psa", &["256", "-75009"], Reason::ChainUntrusted),
+    ("psa", &["2396", "-75003"], Reason::ChainUntrusted),
+    ("psa", &["2394", "-75001"], Reason::SignatureInvalid),
+    ("psa", &["2395", "-75002"], Reason::SignatureInvalid),
+    ("psa", &["268", "2397", "-75004"], Reason::SignatureInvalid),
+    ("psa", &["2399", "-75006"], Reason::SignatureInvalid),
+    ("psa", &["2400", "-75010"], Reason::SignatureInvalid),
+    ("psa", &["2398", "-75005"], Reason::SignatureInvalid),
+];
+
+/// A wrong code fails: for each claim, the algorithm in the protected header, and the signature. A claim without a row fails too.
+#[test]
+fn each_region_of_a_token_has_its_code() {
+    let Some(folder) = folder() else { return };
+    let (mut wrong, mut told) = (Vec::new(), std::collections::BTreeMap::<String, usize>::new());
+    for case in cases(&folder).iter().filter(|case| case.good) {
+        for (token, sign1) in case.tokens() {
+            // `{ 1: alg }`, whose last octet is the algorithm's.
+            let algorithm = sign1.protected.split_last_chunk::<1>().expect("a header").1.as_slice();
+            let mut regions =
+                vec![("alg".to_owned(), algorithm, Reason::SignatureInvalid), ("signature".to_owned(), sign1.signature, Reason::SignatureInvalid)];
+            let Ok(Item::Map(claims)) = Item::decode(sign1.payload) else { panic!("{}: no map", case.id) };
+            for (key, value) in &claims.pairs {
+                let name = key.text().map_or_else(|| key.int().expect("a key").to_string(), str::to_owned);
+                let row = CLAIM_CODES.iter().find(|(of, names, _)| *of == token && names.contains(&name.as_str()));
+                let Some((.., code)) = row else { panic!("{}: {token}: no code for {name}", case.id) };
+                let mut places = Vec::new();
+                strings(value, &mut places);
+                if ["certificate", "cabundle"].contains(&name.as_str()) {
+                    places = places.into_iter().flat_map(certified).collect();
+                }
+                if value.int().is_some() {
+                    let pair = [key.encode(), value.encode()].concat();
+                    let at = sign1.payload.windows(pair.len()).position(|window| window == pair).expect("a pair") + pair.len();
+                    places.push(&sign1.payload[at - 1..at]);
+                }
+                regions.extend(places.into_iter().map(|place| (name.clone(), place, *code)));
+            }
+            for (name, octets, code) in regions {
+                for at in place(&case.evidence.bytes, octets).step_by(octets.len().div_ceil(16).max(1)) {
+                    let mut evidence = case.evidence.clone();
+                    evidence.bytes[at] ^= 2;
+                    let verdict = case.judge(&evidence);
+                    *told.entry(format!("{token} {name}: {code}")).or_default() += 1;
+                    if verdict != Err(code) {
+                        wrong.push(format!("{}: {token} {name}, octet {at}: {verdict:?}, not {code:?}", case.id));
+                    }
+                }
+            }
+        }
+    }
+    println!("{told:#?}");
+    assert!(wrong.is_empty(), "{} octets: {wrong:#?}", wrong.len());
+    let seen = |token: &str, names: &[&str]| names.iter().any(|name| told.keys().any(|told| told.starts_with(&format!("{token} {name}: "))));
+    let unseen: Vec<_> = CLAIM_CODES.iter().filter(|(token, names, _)| !seen(token, names)).collect();
+    assert!(unseen.is_empty(), "in no capture: {unseen:?}");
+}
+
+/// What an issuer signed of a certificate, and its signature: the algorithm named between the two is the document's alone.
+fn certified(der: &[u8]) -> [&[u8]; 2] {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).expect("a certificate");
+    let signature = certificate.signature_value.as_ref().len();
+    [&der[place(der, certificate.tbs_certificate.as_ref())], &der[der.len() - signature..]]
+}
+
+/// The strings in an item, where they stand.
+fn strings<'a>(item: &Item<'a>, out: &mut Vec<&'a [u8]>) {
+    match item {
+        Item::Bytes(octets) => out.push(octets),
+        Item::Text(text) => out.push(text.as_bytes()),
+        Item::Array(items) => items.iter().for_each(|item| strings(item, out)),
+        Item::Map(map) => map.pairs.iter().for_each(|(_, item)| strings(item, out)),
+        _ => {}
+    }
 }
