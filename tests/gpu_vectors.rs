@@ -6,6 +6,7 @@ mod second_opinion;
 #[path = "support/skipped.rs"]
 mod skipped;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
@@ -20,6 +21,7 @@ use portcullis::verify::memo::NoMemo;
 use portcullis::verify::{Grounds, TrustAnchors};
 use serde_json::Value;
 
+#[derive(Clone)]
 struct Case {
     id: String,
     gpu: Gpu,
@@ -134,6 +136,94 @@ fn a_flipped_bit_of_any_signed_octet_is_refused() {
             assert!(refused, "{}: octet {at}: {reason:?}", case.id);
         }
     }
+}
+
+/// The regions of a report's front, and the one code for a change in each.
+const FRONT_CODES: &[(&str, Range<usize>, Reason)] = &[
+    ("request: version, code, attributes, blocks", 0..4, Reason::EvidenceUnsupported),
+    ("request: nonce", 4..36, Reason::SignatureInvalid),
+    ("request: slot", 36..37, Reason::SignatureInvalid),
+    ("response: version, code", 37..39, Reason::EvidenceUnsupported),
+    ("response: attributes", 39..41, Reason::SignatureInvalid),
+];
+
+/// A wrong code fails: for each region of captured reports, and for each certificate of their chains.
+#[test]
+fn each_region_of_a_report_and_its_chain_has_its_code() {
+    let (mut wrong, mut told) = (Vec::new(), std::collections::BTreeMap::<String, usize>::new());
+    for case in cases().iter().filter(|case| case.device(&case.gpu.report).is_ok()) {
+        let mut check = |what: &str, at: usize, changed: &Case, code: Reason| {
+            let verdict = changed.device(&changed.gpu.report).map(drop).map_err(|denied| denied.reason());
+            *told.entry(format!("{what}: {code}")).or_default() += 1;
+            if verdict != Err(code) {
+                wrong.push(format!("{}: {what}, octet {at}: {verdict:?}, not {code:?}", case.id));
+            }
+        };
+        let (report, _) = Report::parse(&case.gpu.report).expect("a report");
+        for (what, region, code) in FRONT_CODES.iter().cloned().chain(values(&report, &case.gpu.report)) {
+            for at in region.clone().step_by(region.len().div_ceil(6)) {
+                let mut changed = case.clone();
+                changed.gpu.report[at] ^= 1 << (at % 8);
+                check(what, at, &changed, code);
+            }
+        }
+        for (number, der) in case.gpu.chain.iter().enumerate() {
+            // The pinned key stands for the root: of its certificate the key and the name are what a chain leads to.
+            let root = number + 1 == case.gpu.chain.len();
+            let (what, regions) = if root { ("root's name and key", rooted(der)) } else { ("certificate", certified(der)) };
+            for at in regions.into_iter().flat_map(|region| region.step_by(29)) {
+                let mut changed = case.clone();
+                changed.gpu.chain[number][at] ^= 1 << (at % 8);
+                check(what, at, &changed, Reason::ChainUntrusted);
+            }
+        }
+    }
+    println!("{told:#?}");
+    assert!(told.is_empty() || told.len() == FRONT_CODES.len() + 6, "{told:#?}");
+    assert!(wrong.is_empty(), "{} octets: {wrong:#?}", wrong.len());
+}
+
+/// The values behind the front, where they stand: measurements, the responder's nonce, opaque fields, the signature.
+fn values(report: &Report, received: &[u8]) -> Vec<(&'static str, Range<usize>, Reason)> {
+    const BLOCK: usize = 7;
+    let (head, behind) = (41 + 4, report.signed);
+    let mut regions = Vec::new();
+    for (number, _) in report.measurements.iter().enumerate() {
+        let at = head + number * (BLOCK + 48) + BLOCK;
+        assert_eq!(received[at..at + 48], report.measurements[number]);
+        regions.push(("response: measurement", at..at + 48, Reason::SignatureInvalid));
+    }
+    let nonce = head + report.measurements.len() * (BLOCK + 48);
+    regions.push(("response: nonce", nonce..nonce + 32, Reason::SignatureInvalid));
+    let mut at = nonce + 32 + 2;
+    for (_, value) in &report.opaque {
+        at += 4;
+        assert_eq!(received[at..at + value.len()], *value);
+        regions.push(("response: opaque", at..at + value.len(), Reason::SignatureInvalid));
+        at += value.len();
+    }
+    assert_eq!(at, behind, "the signature is behind the last field");
+    regions.push(("signature", behind..behind + 96, Reason::SignatureInvalid));
+    regions.retain(|(_, region, _)| !region.is_empty());
+    regions
+}
+
+/// What an issuer signed of a certificate, and its signature. The algorithm named between the two is neither's.
+fn certified(der: &[u8]) -> Vec<Range<usize>> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).expect("a certificate");
+    let signature = certificate.signature_value.as_ref().len();
+    vec![place(der, certificate.tbs_certificate.as_ref()), der.len() - signature..der.len()]
+}
+
+fn rooted(der: &[u8]) -> Vec<Range<usize>> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).expect("a certificate");
+    vec![place(der, certificate.subject().as_raw()), place(der, certificate.public_key().raw)]
+}
+
+/// Where a part of these octets stands in them.
+fn place(all: &[u8], part: &[u8]) -> Range<usize> {
+    let start = part.as_ptr() as usize - all.as_ptr() as usize;
+    start..start + part.len()
 }
 
 #[test]
