@@ -198,7 +198,7 @@ impl App {
     pub fn tcp_address(&self, listener: &str) -> Option<SocketAddr> {
         match self.proxy.address(listener)? {
             Address::Tcp(address) => Some(*address),
-            Address::Unix(_) => None,
+            Address::Unix(_) | Address::Vsock { .. } => None,
         }
     }
 
@@ -366,6 +366,7 @@ impl Builder<'_> {
             config::Bind::Tcp(address) => plan::Bind::Tcp(*address),
             config::Bind::Systemd(name) => plan::Bind::Passed { name: name.clone(), here_alone: listener.here_alone },
             config::Bind::Unix(path) => plan::Bind::Unix { path: path.clone(), mode: listener.mode },
+            config::Bind::Vsock { cid, port } => plan::Bind::Vsock { cid: *cid, port: *port },
         };
         Ok(plan::Listener { name: listener.name.clone(), bind, terminate, forward, proxy_protocol, limits: limits(listener.limits) })
     }
@@ -396,6 +397,7 @@ impl Builder<'_> {
             }
             config::Place::Tcp { host, port } => plan::Target::Tcp { host: host.clone(), port: *port },
             config::Place::Unix(path) => plan::Target::Unix(path.clone()),
+            config::Place::Vsock { cid, port } => plan::Target::Vsock { cid: *cid, port: *port },
         };
         // The loader holds this already; bytes meant for an attested peer never go out plain.
         let attested = |target: &config::Target| target.transport == Transport::Attested;

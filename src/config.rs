@@ -290,6 +290,13 @@ pub enum Bind {
     Systemd(String),
     /// A Unix socket.
     Unix(PathBuf),
+    /// A vsock port.
+    Vsock {
+        /// A context id of this machine, or `None` for all of them.
+        cid: Option<u32>,
+        /// The port.
+        port: u32,
+    },
 }
 
 impl fmt::Display for Bind {
@@ -298,6 +305,8 @@ impl fmt::Display for Bind {
             Self::Tcp(address) => write!(f, "{address}"),
             Self::Systemd(name) => write!(f, "systemd:{name}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Vsock { cid: Some(cid), port } => write!(f, "vsock:{cid}:{port}"),
+            Self::Vsock { cid: None, port } => write!(f, "vsock:any:{port}"),
         }
     }
 }
@@ -418,6 +427,13 @@ pub enum Place {
     },
     /// A Unix socket.
     Unix(PathBuf),
+    /// A vsock port: of this machine's host, of one of its guests, or of an enclave's parent.
+    Vsock {
+        /// The context id.
+        cid: u32,
+        /// The port.
+        port: u32,
+    },
 }
 
 impl Place {
@@ -428,6 +444,8 @@ impl Place {
         match self {
             Self::Tcp { host, .. } => values::is_local(host),
             Self::Unix(_) => true,
+            // Whoever is behind it is another machine, or may be: context ids tell nobody who.
+            Self::Vsock { .. } => false,
         }
     }
 }

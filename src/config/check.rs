@@ -234,6 +234,7 @@ fn clashes(file: &Section<'_>, listeners: &[Placed], observe: Option<&At<SocketA
     let mut tcp: Vec<(String, SocketAddr)> = Vec::new();
     let mut unix: Vec<(&str, &Path)> = Vec::new();
     let mut passed: Vec<(&str, &str)> = Vec::new();
+    let mut vsock: Vec<(&str, Option<u32>, u32)> = Vec::new();
     let mut add = |what: String, address: SocketAddr, span: &Range<usize>| {
         if let Some((other, taken)) = tcp.iter().find(|(_, taken)| sides::clash(taken, &address)) {
             file.wrong(span, format!("{address} is taken by {other} ({taken})"), "choose another port or address");
@@ -255,6 +256,13 @@ fn clashes(file: &Section<'_>, listeners: &[Placed], observe: Option<&At<SocketA
                     file.wrong(span, format!("{} is taken by listener \"{other}\"", path.display()), "choose another path");
                 }
                 unix.push((&listener.name, path));
+            }
+            Bind::Vsock { cid, port } => {
+                let same = |(_, other, taken): &&(_, Option<u32>, u32)| taken == port && (other == cid || other.is_none() || cid.is_none());
+                if let Some((other, ..)) = vsock.iter().find(same) {
+                    file.wrong(span, format!("{} is taken by listener \"{other}\"", listener.bind), "choose another port");
+                }
+                vsock.push((&listener.name, *cid, *port));
             }
         }
     }

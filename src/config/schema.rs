@@ -140,9 +140,9 @@ pub static LISTENER: Section = Section {
         key("name", "word", "required", "Its name in logs and metrics; unique."),
         key(
             "bind",
-            "`\"ADDRESS:PORT\"`, `\"unix:PATH\"` or `\"systemd:NAME\"`",
+            "`\"ADDRESS:PORT\"`, `\"unix:PATH\"`, `\"vsock:CID:PORT\"` or `\"systemd:NAME\"`",
             "required",
-            "Where it listens. `[::]` takes IPv4 as well. Port 0 lets the system choose. `systemd:NAME` takes the TCP or Unix stream socket that systemd passes under this name (`FileDescriptorName=`); see `docs/ways-in.md`.",
+            "Where it listens. `[::]` takes IPv4 as well. Port 0 lets the system choose. `systemd:NAME` takes the TCP or Unix stream socket that systemd passes under this name (`FileDescriptorName=`), and `vsock:any:PORT` or `vsock:CID:PORT` connections from this machine's host or guests; see `docs/ways-in.md`.",
         ),
         key(
             "protocol",
@@ -368,9 +368,9 @@ pub static UPSTREAM: Section = Section {
         key("name", "word", "required", "Its name in listeners, logs and metrics; unique."),
         key(
             "targets",
-            "list of `\"tls://HOST:PORT\"`, `\"tcp://HOST:PORT\"`, `\"http://HOST:PORT\"`, `\"h2c://HOST:PORT\"`, `\"unix:PATH\"` or `\"h2c+unix:PATH\"`",
+            "list of `\"tls://HOST:PORT\"`, `\"tcp://HOST:PORT\"`, `\"http://HOST:PORT\"`, `\"h2c://HOST:PORT\"`, `\"unix:PATH\"`, `\"h2c+unix:PATH\"`, `\"tls+vsock://CID:PORT\"` or `\"vsock://CID:PORT\"`",
             "required",
-            "Where to connect. For protocol `tcp` they are tried in order until one takes the connection; for `http` see `balance`. `tls://` speaks attested TLS and needs `attested`; the others are plain, and without `insecure_remote_upstream` only loopback addresses of theirs are connected to, also where `localhost` is resolved to others. `http://` and `unix:` speak HTTP/1.1 to the application, `h2c://` HTTP/2, which gRPC needs. A name is resolved for each connection that is made, by the system (`/etc/hosts`, DNS), and each of its addresses tried; see `docs/http.md`.",
+            "Where to connect. For protocol `tcp` they are tried in order until one takes the connection; for `http` see `balance`. `tls://` and `tls+vsock://` speak attested TLS and need `attested`; the others are plain, and without `insecure_remote_upstream` only loopback addresses of theirs are connected to, also where `localhost` is resolved to others. `http://`, `unix:` and `vsock://` speak HTTP/1.1 to the application, `h2c://` HTTP/2, which gRPC needs. A name is resolved for each connection that is made, by the system (`/etc/hosts`, DNS), and each of its addresses tried; see `docs/http.md`.",
         ),
         key(
             "balance",
@@ -382,7 +382,12 @@ pub static UPSTREAM: Section = Section {
         key("first_byte", "duration", "any", "HTTP: how long the head of an answer may take. Without a limit, since streams of language models begin late."),
         key("ejection", "duration", "`\"5s\"`", "HTTP: how long a target is left out that could not be reached or, at most 5 s, was refused."),
         key("attested", "table", "required for `tls://`", "What the far end must be."),
-        key("server_name", "DNS name or address", "the first target's host", "The name sent in the handshake and bound into the exchange."),
+        key(
+            "server_name",
+            "DNS name or address",
+            "the first target's host; required with `tls+vsock://`",
+            "The name sent in the handshake and bound into the exchange.",
+        ),
         key("peer", "table", "none", "Who the far end must be, beside what it runs."),
         key(
             "multiplex",

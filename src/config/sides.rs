@@ -77,6 +77,10 @@ fn multiplex(section: &Section<'_>, freshness: Option<Freshness>) -> bool {
 
 fn check_target(section: &Section<'_>, target: &At<super::Target>, attested: bool) {
     match (&target.value.transport, &target.value.place) {
+        (Transport::Attested, Place::Vsock { .. }) if attested && section.has("server_name").is_none() => {
+            let help = "write server_name = \"NAME\": a name that the far end's certificate has";
+            section.wrong(&target.span, "a tls+vsock:// target without `server_name`", help);
+        }
         (Transport::Attested, _) if !attested => {
             section.wrong(&target.span, "a tls:// target without `attested`", "write attested = { policy = \"NAME\" }: what must the far end prove?");
         }
@@ -90,6 +94,13 @@ fn check_target(section: &Section<'_>, target: &At<super::Target>, attested: boo
                 &target.span,
                 format!("plain bytes would leave this machine for {host}"),
                 "use tls:// with `attested`, a loopback address or a Unix socket; insecure_remote_upstream = true accepts the risk",
+            );
+        }
+        (Transport::Http1 | Transport::Http2 | Transport::Plain, Place::Vsock { cid, .. }) if !section.flag("insecure_remote_upstream") => {
+            section.wrong(
+                &target.span,
+                format!("plain bytes would leave this machine over vsock, for {cid}"),
+                "use tls+vsock:// with `attested`, a loopback address or a Unix socket; insecure_remote_upstream = true accepts the risk",
             );
         }
         _ => {}
@@ -114,7 +125,7 @@ fn dial(section: &Section<'_>, attested: &Section<'_>, targets: &[At<super::Targ
     }
     let first = targets.iter().find_map(|target| match &target.value.place {
         Place::Tcp { host, .. } => Some(host.clone()),
-        Place::Unix(_) => None,
+        Place::Unix(_) | Place::Vsock { .. } => None,
     });
     let written = section.parsed("server_name", server_name).map(|name| name.value);
     let server_name = match (written, section.has("server_name")) {
@@ -136,7 +147,7 @@ pub(super) fn listener(section: &Section<'_>, known: &Known<'_>, upstreams: &BTr
     let bind = section.parsed("bind", values::bind);
     let mode = section.parsed("mode", values::mode);
     match (&mode, &bind) {
-        (Some(mode), Some(At { value: Bind::Tcp(_), .. })) => {
+        (Some(mode), Some(At { value: Bind::Tcp(_) | Bind::Vsock { .. }, .. })) => {
             section.wrong(&mode.span, "`mode` is for Unix sockets", "leave it out, or bind to \"unix:PATH\"");
         }
         (Some(mode), Some(At { value: Bind::Systemd(_), .. })) => {
@@ -156,8 +167,12 @@ pub(super) fn listener(section: &Section<'_>, known: &Known<'_>, upstreams: &BTr
     };
     let attested_clients = attested.as_ref().is_some_and(|serve| serve.as_ref().is_some_and(|serve| serve.clients.is_some()));
     let chosen = choice::choice(section, known.folder, (protocol, kind), upstreams, collected);
-    if let (Some(capture), Some(At { value: place @ (Bind::Unix(_) | Bind::Systemd(_)), .. })) = (section.has("capture"), &bind) {
-        let at = if matches!(place, Bind::Unix(_)) { "a Unix socket" } else { "a socket that systemd passes" };
+    if let (Some(capture), Some(At { value: place @ (Bind::Unix(_) | Bind::Systemd(_) | Bind::Vsock { .. }), .. })) = (section.has("capture"), &bind) {
+        let at = match place {
+            Bind::Systemd(_) => "a socket that systemd passes",
+            Bind::Vsock { .. } => "a vsock port",
+            _ => "a Unix socket",
+        };
         section.wrong(&capture, format!("`capture` at {at}"), "bind to \"ADDRESS:PORT\": what is captured are TCP connections");
     }
     let forward = if http {
@@ -304,13 +319,19 @@ fn plain(section: &Section<'_>, bind: Option<&At<Bind>>, http: bool) -> Option<O
     for key in ["clients", "freshness", "policy", "peer", REPLAY, ANY_PLATFORM] {
         needs(section, key, "certificate = \"attested\"");
     }
-    if let Some(At { value: Bind::Tcp(address), span }) = bind
+    let reached = |place: &Bind| match place {
+        Bind::Tcp(address) => !address.ip().to_canonical().is_loopback(),
+        Bind::Vsock { .. } => true,
+        // Of what systemd passes nothing is known yet.
+        Bind::Systemd(_) | Bind::Unix(_) => false,
+    };
+    if let Some(At { value: place, span }) = bind
         && !redirects(section, http)
-        && !address.ip().to_canonical().is_loopback()
+        && reached(place)
         && !section.flag("insecure_remote_listener")
     {
         let help = "bind to 127.0.0.1, [::1] or a Unix socket, or write certificate = \"attested\"; insecure_remote_listener = true accepts the risk";
-        section.wrong(span, format!("a plain listener on {address} can be reached from beyond this machine"), help);
+        section.wrong(span, format!("a plain listener on {place} can be reached from beyond this machine"), help);
     }
     Some(None)
 }

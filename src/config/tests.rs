@@ -90,6 +90,38 @@ fn plain_bytes_stay_on_the_machine_unless_an_insecure_key_says_so() {
     assert_eq!(parse(&allowed).unwrap().insecure, ["upstream.app.insecure_remote_upstream"]);
 }
 
+/// A context id, that of this machine included, says nothing about who is there.
+#[test]
+fn over_vsock_everybody_is_beyond_this_machine() {
+    let listener = CLIENT.replace("127.0.0.1:15432", "vsock:1:5432");
+    assert_eq!(errors(&listener), ["a plain listener on vsock:1:5432 can be reached from beyond this machine"]);
+    let allowed = listener.replace("upstream = \"db\"", "upstream = \"db\"\ninsecure_remote_listener = true");
+    assert_eq!(parse(&allowed).unwrap().insecure, ["listener.db.insecure_remote_listener"]);
+    let target = SERVER.replace("tcp://127.0.0.1:8080", "vsock://1:8080");
+    assert_eq!(errors(&target), ["plain bytes would leave this machine over vsock, for 1"]);
+    let allowed = target.replace("name = \"app\"", "name = \"app\"\ninsecure_remote_upstream = true");
+    assert_eq!(parse(&allowed).unwrap().insecure, ["upstream.app.insecure_remote_upstream"]);
+    // What is attested needs no leave.
+    assert!(parse(&SERVER.replace("0.0.0.0:8443", "vsock:any:8443")).unwrap().insecure.is_empty());
+    let attested = CLIENT.replace("tls://db.data.svc:8443", "tls+vsock://2:8443");
+    assert_eq!(errors(&attested), ["a tls+vsock:// target without `server_name`"]);
+    let named = parse(&attested.replace("attested =", "server_name = \"db.data.svc\"\nattested =")).unwrap();
+    assert_eq!(named.upstreams["db"].targets, [Target { transport: Transport::Attested, place: Place::Vsock { cid: 2, port: 8443 } }]);
+    assert!(named.insecure.is_empty());
+}
+
+#[test]
+fn a_vsock_port_is_one_listeners() {
+    let at = |one: &str, other: &str| {
+        let second = format!("[[listener]]\nname = \"more\"\nbind = \"{other}\"\ncertificate = \"attested\"\nupstream = \"app\"\n");
+        parse(&(SERVER.replace("0.0.0.0:8443", one) + &second))
+    };
+    for (one, other) in [("vsock:any:1", "vsock:any:1"), ("vsock:any:1", "vsock:3:1"), ("vsock:3:1", "vsock:any:1"), ("vsock:3:1", "vsock:3:1")] {
+        assert!(at(one, other).unwrap_err().contains(&format!("{other} is taken by listener \"in\"")), "{one} {other}");
+    }
+    assert!(at("vsock:3:1", "vsock:4:1").is_ok() && at("vsock:any:1", "vsock:any:2").is_ok());
+}
+
 const SERVER: &str = r#"
 version = 1
 [identity]

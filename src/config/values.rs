@@ -70,6 +70,10 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, Wrong> {
 
 /// Where a listener binds.
 pub(super) fn bind(text: &str) -> Result<Bind, Wrong> {
+    if let Some(rest) = text.strip_prefix("vsock:") {
+        let (cid, port) = vsock(text, rest, "write \"vsock:any:PORT\", or \"vsock:CID:PORT\" with a context id of this machine; the port is 1 to 4294967294")?;
+        return Ok(Bind::Vsock { cid, port });
+    }
     match (text.strip_prefix("unix:"), text.strip_prefix("systemd:")) {
         (Some(path), _) => Ok(Bind::Unix(socket_path(text, path)?)),
         (_, Some(name)) => word(name).map(Bind::Systemd),
@@ -84,6 +88,14 @@ pub(super) fn target(text: &str) -> Result<Target, Wrong> {
             return Ok(Target { transport, place: super::Place::Unix(socket_path(text, path)?) });
         }
     }
+    for (prefix, transport) in [("tls+vsock://", Transport::Attested), ("vsock://", Transport::Plain)] {
+        if let Some(rest) = text.strip_prefix(prefix) {
+            let fix = format!("write \"{prefix}CID:PORT\": 2 is the host, 3 an enclave's parent, and guests have numbers above; the port is 1 to 4294967294");
+            let (cid, port) = vsock(text, rest, &fix)?;
+            let cid = cid.ok_or_else(|| Wrong::new(format!("\"{text}\" is nobody in particular"), fix))?;
+            return Ok(Target { transport, place: super::Place::Vsock { cid, port } });
+        }
+    }
     let (transport, rest) = match text.split_once("://") {
         Some(("tls", rest)) => (Transport::Attested, rest),
         Some(("tcp", rest)) => (Transport::Plain, rest),
@@ -92,7 +104,7 @@ pub(super) fn target(text: &str) -> Result<Target, Wrong> {
         Some((scheme, _)) => {
             return Err(Wrong::new(
                 format!("targets cannot be {scheme}://"),
-                "write \"tls://HOST:PORT\" for attested TLS; \"http://HOST:PORT\", \"h2c://HOST:PORT\", \"tcp://HOST:PORT\" or \"unix:PATH\" for plain bytes",
+                "write \"tls://HOST:PORT\" for attested TLS; \"http://HOST:PORT\", \"h2c://HOST:PORT\", \"tcp://HOST:PORT\" or \"unix:PATH\" for plain bytes; \"tls+vsock://CID:PORT\" or \"vsock://CID:PORT\" over vsock",
             ));
         }
         None => {
@@ -104,6 +116,18 @@ pub(super) fn target(text: &str) -> Result<Target, Wrong> {
     };
     let (host, port) = host_and_port(rest)?;
     Ok(Target { transport, place: super::Place::Tcp { host, port } })
+}
+
+/// `CID:PORT`, where the context id may be `any`. The largest numbers, and port 0, are no places.
+fn vsock(text: &str, rest: &str, fix: &str) -> Result<(Option<u32>, u32), Wrong> {
+    let wrong = || Wrong::new(format!("\"{text}\" is not a vsock address"), fix);
+    let number = |text: &str| text.parse::<u32>().ok().filter(|number| *number != u32::MAX).ok_or_else(wrong);
+    let (cid, port) = rest.split_once(':').ok_or_else(wrong)?;
+    let cid = if cid == "any" { None } else { Some(number(cid)?) };
+    match number(port)? {
+        0 => Err(wrong()),
+        port => Ok((cid, port)),
+    }
 }
 
 /// `HOST:PORT`, with an IPv6 address in brackets; the port is not 0.
@@ -238,9 +262,26 @@ mod tests {
         assert!(matches!(target("unix:/run/app.sock"), Ok(Target { transport: Transport::Plain, .. })));
         assert!(matches!(target("http://db:80"), Ok(Target { transport: Transport::Http1, .. })));
         assert!(matches!(target("h2c+unix:/run/app.sock"), Ok(Target { transport: Transport::Http2, .. })));
+        let vsock = |transport, cid, port| Ok(Target { transport, place: crate::config::Place::Vsock { cid, port } });
+        assert_eq!(target("vsock://2:5000"), vsock(Transport::Plain, 2, 5000));
+        assert_eq!(target("tls+vsock://16:4294967294"), vsock(Transport::Attested, 16, 4_294_967_294));
+        for bad in ["vsock:2:5000", "vsock://any:5000", "vsock://2", "vsock://2:0", "vsock://4294967295:1", "tls+vsock://2:4294967295", "tls+vsock://host:1"] {
+            assert!(target(bad).is_err(), "{bad}");
+        }
         for bad in ["db:8443", "https://db:80", "tls://db", "tls://db:0", "tls://db:99999", "tls://:1", "tls://::1:80", "tls://[x]:1", "tls://a..b:1", "unix:"]
         {
             assert!(target(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn listeners_take_every_context_id_or_one() {
+        assert_eq!(bind("vsock:any:8443"), Ok(Bind::Vsock { cid: None, port: 8443 }));
+        assert_eq!(bind("vsock:3:70000"), Ok(Bind::Vsock { cid: Some(3), port: 70_000 }));
+        for bad in
+            ["vsock:", "vsock:8443", "vsock:any", "vsock:any:0", "vsock:any:4294967295", "vsock:4294967295:1", "vsock:-1:1", "vsock:1:2:3", "vsock://any:1"]
+        {
+            assert!(bind(bad).is_err(), "{bad}");
         }
     }
 

@@ -12,9 +12,10 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
 use super::passed::{Given, Passed};
 use super::plan::Bind;
 use super::stream::Socket;
+use super::vsock;
 
 /// Connections that the kernel holds until they are accepted.
-const BACKLOG: u32 = 1024;
+const BACKLOG: u16 = 1024;
 
 /// Where a listener really listens.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -23,6 +24,13 @@ pub enum Address {
     Tcp(SocketAddr),
     /// The socket's path.
     Unix(PathBuf),
+    /// A vsock port.
+    Vsock {
+        /// The context id, or `None` for all of this machine's.
+        cid: Option<u32>,
+        /// The port.
+        port: u32,
+    },
 }
 
 impl std::fmt::Display for Address {
@@ -30,6 +38,8 @@ impl std::fmt::Display for Address {
         match self {
             Self::Tcp(address) => write!(f, "{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Vsock { cid: Some(cid), port } => write!(f, "vsock:{cid}:{port}"),
+            Self::Vsock { cid: None, port } => write!(f, "vsock:any:{port}"),
         }
     }
 }
@@ -40,6 +50,8 @@ pub(super) enum Listening {
     Tcp(TcpListener),
     /// With its file, where we made it.
     Unix(UnixListener, Option<RemovedOnDrop>),
+    /// With what it was bound to.
+    Vsock(vsock::Listener, Address),
 }
 
 /// A Unix socket's file.
@@ -58,7 +70,8 @@ impl Drop for RemovedOnDrop {
 pub(super) struct From {
     /// For the log.
     pub(super) name: String,
-    /// What is capped; none for a local application over a Unix socket.
+    /// What is capped; none for a local application over a Unix socket, and for whoever comes over vsock, most often the one
+    /// host there is: the caps of the listener hold.
     pub(super) source: Option<IpAddr>,
     /// Its address and port, and ours.
     pub(super) addresses: Option<(SocketAddr, SocketAddr)>,
@@ -79,7 +92,7 @@ impl Listening {
                     transparent(&socket, address.is_ipv4())?;
                 }
                 socket.bind(*address)?;
-                socket.listen(BACKLOG).map(Self::Tcp)
+                socket.listen(BACKLOG.into()).map(Self::Tcp)
             }
             Bind::Passed { name, here_alone } => match passed.take(name, *here_alone)? {
                 Given::Tcp(listener) => TcpListener::from_std(listener).map(Self::Tcp),
@@ -90,7 +103,11 @@ impl Listening {
                 let (socket, file) = bound(path, *mode)?;
                 // What the umask took away.
                 fs::set_permissions(path, fs::Permissions::from_mode(*mode))?;
-                Ok(Self::Unix(socket.listen(BACKLOG)?, Some(file)))
+                Ok(Self::Unix(socket.listen(BACKLOG.into())?, Some(file)))
+            }
+            Bind::Vsock { cid, port } => {
+                let listener = vsock::Listener::bind(&vsock::address(*cid, *port), BACKLOG)?;
+                Ok(Self::Vsock(listener, Address::Vsock { cid: *cid, port: *port }))
             }
         }
     }
@@ -99,6 +116,7 @@ impl Listening {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(Address::Tcp),
             Self::Unix(_, Some(file)) => Ok(Address::Unix(file.0.clone())),
+            Self::Vsock(_, address) => Ok(address.clone()),
             // An abstract socket has no path.
             Self::Unix(listener, None) => Ok(Address::Unix(listener.local_addr()?.as_pathname().unwrap_or(Path::new("@")).to_owned())),
         }
@@ -114,6 +132,11 @@ impl Listening {
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
                 Ok((Socket::unix(stream), From { name: "unix".to_owned(), source: None, addresses: None }))
+            }
+            Self::Vsock(listener, _) => {
+                let (stream, address) = listener.accept().await?;
+                let name = address.as_vsock_address().map_or_else(|| "vsock".to_owned(), |(cid, port)| format!("vsock:{cid}:{port}"));
+                Ok((Socket::vsock(stream), From { name, source: None, addresses: None }))
             }
         }
     }

@@ -23,6 +23,7 @@ mod stream;
 mod tcp;
 mod tunnel;
 mod upstream;
+mod vsock;
 
 use std::fmt;
 use std::io;
@@ -104,6 +105,13 @@ pub enum StartError {
         /// The names of all such.
         left: String,
     },
+    /// An upstream is to be reached over vsock, and this system has none.
+    NoVsock {
+        /// The upstream.
+        upstream: String,
+        /// Why.
+        error: io::Error,
+    },
     /// An upstream has no target.
     NoTarget {
         /// The upstream.
@@ -123,9 +131,13 @@ impl fmt::Display for StartError {
             Self::Bind { listener, place: plan::Bind::Passed { name, .. }, error } => {
                 write!(f, "listener {listener:?} cannot listen at systemd:{name}: {error}")
             }
+            Self::Bind { listener, place: plan::Bind::Vsock { cid, port }, error } => {
+                write!(f, "listener {listener:?} cannot listen at {}: {error}", Address::Vsock { cid: *cid, port: *port })
+            }
             Self::Unused { left } => {
                 write!(f, "no listener takes what systemd passes as {left}: write bind = \"systemd:NAME\" in a listener, or take it out of the .socket units")
             }
+            Self::NoVsock { upstream, error } => write!(f, "upstream {upstream:?} cannot be reached: {error}"),
             Self::NoTarget { upstream } => write!(f, "upstream {upstream:?} has no target"),
         }
     }
@@ -163,6 +175,10 @@ impl Proxy {
         for listener in listeners {
             if let Some(empty) = listener.upstreams().find(|upstream| upstream.targets.is_empty()) {
                 return Err(StartError::NoTarget { upstream: empty.name.clone() });
+            }
+            let across = |upstream: &&Upstream| upstream.targets.iter().any(|target| matches!(target, plan::Target::Vsock { .. }));
+            if let Some(upstream) = listener.upstreams().find(across) {
+                vsock::available().map_err(|error| StartError::NoVsock { upstream: upstream.name.clone(), error })?;
             }
             let bind = Listening::bind(&listener.bind, foreign(&listener), &mut passed).and_then(|listening| Ok((listening.address()?, listening)));
             let (address, listening) = bind.map_err(|error| StartError::Bind { listener: listener.name.clone(), place: listener.bind.clone(), error })?;

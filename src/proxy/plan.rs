@@ -105,6 +105,13 @@ pub enum Bind {
         /// Its permission bits.
         mode: u32,
     },
+    /// A vsock port: connections come from this machine's host, or from its guests.
+    Vsock {
+        /// A context id of this machine, or `None` for all of them.
+        cid: Option<u32>,
+        /// The port.
+        port: u32,
+    },
 }
 
 /// What comes in at a listener.
@@ -189,6 +196,13 @@ pub enum Target {
     },
     /// A Unix socket.
     Unix(PathBuf),
+    /// A vsock port. It counts as beyond this machine, whatever its context id is.
+    Vsock {
+        /// The context id.
+        cid: u32,
+        /// The port.
+        port: u32,
+    },
 }
 
 impl std::fmt::Display for Target {
@@ -197,6 +211,7 @@ impl std::fmt::Display for Target {
             Self::Loopback { host, port } | Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Loopback { host, port } | Self::Tcp { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Vsock { cid, port } => write!(f, "vsock:{cid}:{port}"),
         }
     }
 }

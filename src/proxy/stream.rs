@@ -16,6 +16,7 @@ use tokio_rustls::TlsStream;
 use super::limits::Held;
 use super::limits::network;
 use super::tunnel::Tunnel;
+use super::vsock;
 use crate::tls::ReadAhead;
 
 /// A connected socket. Dropped before [`Socket::finish`], a TCP connection is reset: whatever ends early (a refusal, a
@@ -50,6 +51,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 enum Kind {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Vsock(vsock::Stream),
 }
 
 impl Socket {
@@ -61,6 +63,10 @@ impl Socket {
 
     pub(super) const fn unix(stream: UnixStream) -> Self {
         Self { kind: Kind::Unix(stream), finished: false, held: None, ours: None }
+    }
+
+    pub(super) const fn vsock(stream: vsock::Stream) -> Self {
+        Self { kind: Kind::Vsock(stream), finished: false, held: None, ours: None }
     }
 
     /// A connection that we made: see [`is_ours`].
@@ -85,7 +91,7 @@ impl Socket {
     pub(super) fn source(&self) -> Option<IpAddr> {
         match &self.kind {
             Kind::Tcp(stream) => stream.peer_addr().ok().map(|address| network(address.ip())),
-            Kind::Unix(_) => None,
+            Kind::Unix(_) | Kind::Vsock(_) => None,
         }
     }
 
@@ -118,6 +124,7 @@ impl AsyncRead for Socket {
         match &mut self.get_mut().kind {
             Kind::Tcp(stream) => Pin::new(stream).poll_read(cx, into),
             Kind::Unix(stream) => Pin::new(stream).poll_read(cx, into),
+            Kind::Vsock(stream) => Pin::new(stream).poll_read(cx, into),
         }
     }
 }
@@ -127,6 +134,7 @@ impl AsyncWrite for Socket {
         match &mut self.get_mut().kind {
             Kind::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Kind::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Kind::Vsock(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -134,6 +142,7 @@ impl AsyncWrite for Socket {
         match &mut self.get_mut().kind {
             Kind::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
             Kind::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
+            Kind::Vsock(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
         }
     }
 
@@ -149,6 +158,7 @@ impl AsyncWrite for Socket {
         match &mut self.get_mut().kind {
             Kind::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Kind::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Kind::Vsock(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -9,6 +9,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::admit::Admitted;
 use super::plan::{Target, Upstream};
 use super::stream::Socket;
+use super::vsock;
 
 /// A connection to an upstream, for the peer that was admitted.
 #[derive(Debug)]
@@ -44,6 +45,7 @@ pub(super) async fn connect(_: &Admitted, target: &Target, limit: Duration) -> i
             // Tries every address the name has.
             Target::Tcp { host, port } => TcpStream::connect((host.as_str(), *port)).await.map(Socket::made),
             Target::Unix(path) => UnixStream::connect(path).await.map(Socket::unix),
+            Target::Vsock { cid, port } => vsock::Stream::connect(&vsock::address(Some(*cid), *port)).await.map(Socket::vsock),
         }
     };
     tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
