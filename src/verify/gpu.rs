@@ -73,7 +73,7 @@ pub fn authenticate(member: &[u8], endorsements: &Endorsements, nonce: Option<&[
     }
     let chain = certificates("gpu.certificate", &gpu.chain)?;
     let device = device(&gpu.report, &report, &chain, grounds)?;
-    let tags = tags(&report, endorsements)?;
+    let (tags, missing) = tags(&report, endorsements)?;
     let mut until = device.until;
     let mut revoked = unrevoked(&chain, endorsements, grounds)?;
     for tag in &tags {
@@ -82,6 +82,8 @@ pub fn authenticate(member: &[u8], endorsements: &Endorsements, nonce: Option<&[
         revoked = revoked.zip(unrevoked(&chain, endorsements, grounds)?).map(|(a, b)| a.min(b));
     }
     golden(&report, &tags)?;
+    // What is at hand may already say that the state is another: that comes before what is not at hand.
+    missing.map_or(Ok(()), Err)?;
     let mut claims = device.claims;
     claims.push("reference_measurements", ClaimValue::Texts(tags.iter().map(|tag| format!("{} {}", tag.product, tag.version)).collect()));
     let until = revoked.map_or(until, |end| end.min(until));
@@ -189,8 +191,8 @@ fn of_device(certificate: &X509Certificate<'_>) -> bool {
     certificate.extensions().iter().any(|extension| [DICE_DEVICE, DICE_TCB].contains(&extension.oid.to_id_string().as_str()))
 }
 
-/// The reference measurements for this driver and this firmware, out of those at hand.
-fn tags(report: &Report, endorsements: &Endorsements) -> Result<Vec<Rim>, Denied> {
+/// The reference measurements for this driver and this firmware, out of those at hand, and what of them is not.
+fn tags(report: &Report, endorsements: &Endorsements) -> Result<(Vec<Rim>, Option<Denied>), Denied> {
     let mut tags = Vec::new();
     let mut broken = None;
     for endorsement in endorsements.iter().filter(|endorsement| endorsement.name.starts_with(RIM)) {
@@ -199,9 +201,10 @@ fn tags(report: &Report, endorsements: &Endorsements) -> Result<Vec<Rim>, Denied
             Err(denied) => broken = Some(denied),
         }
     }
-    let mut chosen = Vec::new();
+    let (mut chosen, mut lacking, mut versions) = (Vec::new(), None, 0_usize);
     for (what, version) in [("driver", report.driver_version()), ("VBIOS", report.vbios_version())] {
         let Some(version) = version else { continue };
+        versions = versions.saturating_add(1);
         match tags.iter().position(|tag| tag.version.eq_ignore_ascii_case(&version)) {
             Some(at) => chosen.push(tags.swap_remove(at)),
             None => {
@@ -209,14 +212,14 @@ fn tags(report: &Report, endorsements: &Endorsements) -> Result<Vec<Rim>, Denied
                     Finding::new(Reason::CollateralUnavailable, "gpu.rim", format!("NVIDIA's reference measurements of {what} {version}"), "none at hand")
                         .into()
                 };
-                return Err(broken.unwrap_or_else(missing));
+                lacking = lacking.or_else(|| Some(broken.take().unwrap_or_else(missing)));
             }
         }
     }
-    if chosen.is_empty() {
+    if versions == 0 {
         return Finding::new(Reason::EvidenceUnsupported, "gpu.report", "a driver or firmware with a version", "none").refuse();
     }
-    Ok(chosen)
+    Ok((chosen, lacking))
 }
 
 /// Proves reference measurements NVIDIA's; returns until when.
