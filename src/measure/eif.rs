@@ -57,7 +57,10 @@ struct Section<'a> {
 
 fn sections(image: &[u8]) -> Result<Vec<Section<'_>>, Unfit> {
     let unfit = |why: String| Unfit::new("image", why);
-    let number = |at: usize, length: usize| image.get(at..at + length).map(|octets| octets.iter().fold(0_u64, |sum, octet| sum << 8 | u64::from(*octet)));
+    let number = |at: usize, length: usize| {
+        let octets = image.get(at..at.checked_add(length)?)?;
+        Some(octets.iter().fold(0_u64, |sum, octet| sum << 8 | u64::from(*octet)))
+    };
     if image.len() < HEADER || !image.starts_with(b".eif") {
         return Err(unfit("does not begin as an EIF (.eif)".to_owned()));
     }
@@ -152,6 +155,15 @@ mod tests {
         let other = measure(&image(&[(KERNEL, b"k"), (CMDLINE, b"c"), (RAMDISK, b"one"), (RAMDISK, b"TWO"), (RAMDISK, b"three")])).unwrap();
         let told: Vec<_> = super::super::diff::compare(&whole, &other).values.into_iter().map(|value| (value.name, value.because)).collect();
         assert_eq!(told, [("pcr0".to_owned(), vec!["ramdisk1".to_owned()]), ("pcr2".to_owned(), vec!["ramdisk1".to_owned()])]);
+    }
+
+    #[test]
+    fn a_section_that_begins_at_the_end_of_all_numbers_is_no_part_of_the_image() {
+        for start in [u64::MAX, u64::MAX - 1, u64::MAX - 8, 1 << 40] {
+            let mut image = image(&[(KERNEL, b"k"), (CMDLINE, b"c"), (RAMDISK, b"one")]);
+            image[28..36].copy_from_slice(&start.to_be_bytes());
+            assert!(measure(&image).is_err_and(|unfit| unfit.to_string().contains("reaches beyond")), "{start:#x}");
+        }
     }
 
     #[test]
