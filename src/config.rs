@@ -11,9 +11,12 @@ mod deny;
 mod files;
 pub mod http;
 mod identity;
+mod listener;
+mod peer;
 pub mod schema;
 mod sides;
 mod tree;
+mod upstream;
 mod values;
 
 use std::collections::BTreeMap;

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::sides::{Collected, Known, Placed};
+use super::listener::{self, Placed};
+use super::sides::{Collected, Known};
 use super::tree::{At, Faults, Section};
 use super::{
-    Acme, AcmeChallenge, Bind, Config, ConfigError, Deny, Forward, Log, LogFormat, Policy, Public, Report, Upstream, deny, files, identity, schema, sides,
+    Acme, AcmeChallenge, Bind, Config, ConfigError, Deny, Forward, Log, LogFormat, Policy, Public, Report, Upstream, deny, files, identity, schema, upstream,
     values,
 };
 use crate::diagnostic::Diagnostic;
@@ -171,7 +172,7 @@ fn upstreams(file: &Section<'_>, known: &Known<'_>, collected: &mut Collected) -
         file.wrong(&(0..0), "there is no upstream", "write [[upstream]] with name and targets");
     }
     for section in sections {
-        let upstream = sides::upstream(&section, known, collected);
+        let upstream = upstream::read(&section, known, collected);
         let Some(name) = section.string("name") else { continue };
         if upstreams.insert(name.value.to_owned(), upstream).is_some() {
             section.wrong(&name.span, format!("two upstreams are called \"{}\"", name.value), "choose another name");
@@ -188,7 +189,7 @@ fn listeners(file: &Section<'_>, known: &Known<'_>, upstreams: &BTreeMap<String,
         file.wrong(&(0..0), "there is no listener", "write [[listener]] with name, bind and upstream");
     }
     for section in sections {
-        listeners.extend(sides::listener(&section, known, upstreams, collected));
+        listeners.extend(listener::read(&section, known, upstreams, collected));
         let Some(name) = section.string("name") else { continue };
         if names.iter().any(|other| other == name.value) {
             section.wrong(&name.span, format!("two listeners are called \"{}\"", name.value), "choose another name");
@@ -236,7 +237,7 @@ fn clashes(file: &Section<'_>, listeners: &[Placed], observe: Option<&At<SocketA
     let mut passed: Vec<(&str, &str)> = Vec::new();
     let mut vsock: Vec<(&str, Option<u32>, u32)> = Vec::new();
     let mut add = |what: String, address: SocketAddr, span: &Range<usize>| {
-        if let Some((other, taken)) = tcp.iter().find(|(_, taken)| sides::clash(taken, &address)) {
+        if let Some((other, taken)) = tcp.iter().find(|(_, taken)| clash(taken, &address)) {
             file.wrong(span, format!("{address} is taken by {other} ({taken})"), "choose another port or address");
         }
         tcp.push((what, address));
@@ -269,6 +270,14 @@ fn clashes(file: &Section<'_>, listeners: &[Placed], observe: Option<&At<SocketA
     if let Some(observe) = observe {
         add("[observe]".to_owned(), observe.value, &observe.span);
     }
+}
+
+/// Whether two addresses cannot be bound at once.
+fn clash(one: &SocketAddr, other: &SocketAddr) -> bool {
+    let wild = |address: &SocketAddr| address.ip().is_unspecified();
+    let same_family = one.is_ipv4() == other.is_ipv4();
+    let dual = |address: &SocketAddr| address.is_ipv6() && wild(address);
+    one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || (same_family && (wild(one) || wild(other))) || dual(one) || dual(other))
 }
 
 fn unused(file: &Section<'_>, policies: &[(At<String>, Option<Policy>)], collected: &Collected, notes: &mut Notes) {

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::path::Path;
 
-use super::sides::{Collected, Kind, needs, reference, something_attested};
+use super::listener::Kind;
+use super::sides::{Collected, needs, reference, something_attested};
 use super::tree::{At, Section, Wrong};
 use super::values::one_of;
 use super::{files, schema, values};

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::choice::{self, Destination};
 use super::identity::within;
-use super::sides::{Collected, Kind, needs, reference, something_attested};
+use super::listener::Kind;
+use super::sides::{Collected, needs, reference, something_attested};
 use super::tree::{Section, Wrong};
 use super::values::{self, one_of};
 use super::{Transport, schema};

@@ -1,0 +1,278 @@
+//! `[[listener]]`: what was typed, checked against the policies and the upstreams.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use super::choice::{self, Protocol};
+use super::identity::within;
+use super::peer::{ANY_PLATFORM, REPLAY, acknowledge, freshness, identified, peer_identity, policy};
+use super::sides::{Collected, Known, insecure, name, needs, plain_values, reference, something_attested};
+use super::tree::{At, Section, Wrong};
+use super::upstream::multiplex;
+use super::{Bind, CertificateFiles, Forward, Freshness, Limits, Listener, Peer, Public, Serve, Upstream, files, schema, values};
+
+/// A listener with the place its address was written at, for clashes.
+pub(super) type Placed = (Listener, Range<usize>);
+
+pub(super) fn read(section: &Section<'_>, known: &Known<'_>, upstreams: &BTreeMap<String, Option<Upstream>>, collected: &mut Collected) -> Option<Placed> {
+    let name = name(section);
+    let label = format!("listener.{}", name.as_ref().map_or("?", |name| name.value.as_str()));
+    insecure(section, &label, &["insecure_remote_listener", REPLAY, ANY_PLATFORM], collected);
+    let protocol = Protocol::read(section);
+    let http = protocol == Protocol::Http;
+    if section.has("bind").is_none() {
+        section.missing("bind");
+    }
+    let bind = section.parsed("bind", values::bind);
+    let mode = section.parsed("mode", values::mode);
+    match (&mode, &bind) {
+        (Some(mode), Some(At { value: Bind::Tcp(_) | Bind::Vsock { .. }, .. })) => {
+            section.wrong(&mode.span, "`mode` is for Unix sockets", "leave it out, or bind to \"unix:PATH\"");
+        }
+        (Some(mode), Some(At { value: Bind::Systemd(_), .. })) => {
+            section.wrong(&mode.span, "`mode` for a socket that systemd makes", "leave it out, and write SocketMode= in the .socket unit");
+        }
+        _ => {}
+    }
+    let kind = certificate(section);
+    if !matches!(kind, Kind::Files | Kind::WebPki) {
+        needs(section, "files", "certificate = \"files\"");
+        needs(section, "names", "certificate = \"webpki\"");
+    }
+    let (attested, shown) = match kind {
+        Kind::Attested => (serve(section, known, collected), Some(None)),
+        Kind::Plain => (plain(section, bind.as_ref(), http), Some(None)),
+        Kind::Files | Kind::WebPki => (Some(None), public(section, known, kind).map(Some)),
+    };
+    let attested_clients = attested.as_ref().is_some_and(|serve| serve.as_ref().is_some_and(|serve| serve.clients.is_some()));
+    let chosen = choice::choice(section, known.folder, (protocol, kind), upstreams, collected);
+    if let (Some(capture), Some(At { value: place @ (Bind::Unix(_) | Bind::Systemd(_) | Bind::Vsock { .. }), .. })) = (section.has("capture"), &bind) {
+        let at = match place {
+            Bind::Systemd(_) => "a socket that systemd passes",
+            Bind::Vsock { .. } => "a vsock port",
+            _ => "a Unix socket",
+        };
+        section.wrong(&capture, format!("`capture` at {at}"), "bind to \"ADDRESS:PORT\": what is captured are TCP connections");
+    }
+    let forward = if http {
+        super::http::site(section, upstreams, (kind, attested_clients), collected).map(|site| Forward::Http(Box::new(site)))
+    } else {
+        match chosen {
+            Some(None) => tcp(section, upstreams, kind == Kind::Attested, collected).map(Forward::Tcp),
+            chosen => {
+                requests_alone(section);
+                chosen.flatten().map(Forward::Chosen)
+            }
+        }
+    };
+    let proxy_protocol_from = section.parsed_list("proxy_protocol_from", values::network).into_iter().map(|network| network.value).collect();
+    let version = section.parsed("proxy_protocol_to", |text| values::one_of(text, "version", &["v2", "v2-certificate"]));
+    if let (Some(version), true) = (&version, http) {
+        section.wrong(&version.span, "`proxy_protocol_to` with protocol \"http\"", "leave it out: requests carry their client in fields");
+    }
+    let proxy_protocol_to = version.map(|version| version.value);
+    let limits = section.table("limits", &schema::LIMITS).map_or_else(Limits::default, |limits| self::limits(&limits));
+    if kind != Kind::Attested {
+        needs(section, "multiplex", "certificate = \"attested\"");
+    }
+    if let (Some(span), true) = (section.has("multiplex"), http) {
+        section.wrong(&span, "`multiplex` with protocol \"http\"", "leave it out: attested sessions carry many requests as they are");
+    }
+    let multiplex = multiplex(section, attested.as_ref().and_then(|serve| serve.as_ref().map(|serve| serve.freshness)));
+    let bind = bind?;
+    let mode = mode.map_or(0o600, |mode| mode.value);
+    Some((
+        Listener {
+            name: name?.value,
+            bind: bind.value,
+            mode,
+            here_alone: kind == Kind::Plain && !redirects(section, http) && !section.flag("insecure_remote_listener"),
+            attested: attested?,
+            public: shown?,
+            forward: forward?,
+            proxy_protocol_from,
+            proxy_protocol_to,
+            multiplex,
+            limits,
+        },
+        bind.span,
+    ))
+}
+
+fn tcp(section: &Section<'_>, upstreams: &BTreeMap<String, Option<Upstream>>, tls: bool, collected: &mut Collected) -> Option<String> {
+    requests_alone(section);
+    let upstream = reference(section, "upstream", "upstream", upstreams)?;
+    collected.used_upstreams.push(upstream.value.clone());
+    something_attested(section, &upstream, upstreams, tls);
+    Some(upstream.value)
+}
+
+/// Notes keys that matter for requests.
+fn requests_alone(section: &Section<'_>) {
+    for key in ["route", "default", "redirect", "allow", "identity_headers", "strip_headers", "trusted_proxies", "upgrades", "evidence"] {
+        needs(section, key, "protocol = \"http\"");
+    }
+}
+
+/// What a listener presents.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    /// A certificate of this side's, with evidence: attested TLS.
+    Attested,
+    /// A certificate for the public, from files.
+    Files,
+    /// Nothing: plain bytes.
+    Plain,
+    /// A certificate for the public, from a CA.
+    WebPki,
+}
+
+fn certificate(section: &Section<'_>) -> Kind {
+    let read = |text: &str| match text {
+        "attested" => Ok(Kind::Attested),
+        "files" => Ok(Kind::Files),
+        "webpki" => Ok(Kind::WebPki),
+        _ => Err(Wrong::new(format!("unknown certificate \"{text}\""), "one of \"attested\", \"files\", \"webpki\"; leave the key out for plain bytes")),
+    };
+    let unreadable = if section.has("certificate").is_some() { Kind::Attested } else { Kind::Plain };
+    section.parsed("certificate", read).map_or(unreadable, |kind| kind.value)
+}
+
+/// A listener for clients that are no sidecars: browsers, `curl`.
+fn public(section: &Section<'_>, known: &Known<'_>, kind: Kind) -> Option<Public> {
+    for key in ["freshness", "policy", "peer", REPLAY, ANY_PLATFORM] {
+        needs(section, key, "certificate = \"attested\"");
+    }
+    if let Some(clients) = section.string("clients").filter(|clients| clients.value != "any") {
+        let help = "leave it out: browsers show no evidence; or write certificate = \"attested\" for sidecars";
+        section.wrong(&clients.span, format!("clients \"{}\" with a certificate for the public", clients.value), help);
+    }
+    if let (Some(evidence), None) = (section.has("evidence"), known.identity) {
+        section.wrong(&evidence, "`evidence`, and [identity] has no provider", "write [identity] provider = \"auto\" (or \"simulator\" to try it)");
+    }
+    match kind {
+        Kind::WebPki => {
+            needs(section, "files", "certificate = \"files\"");
+            if section.has("names").is_none() {
+                section.missing("names");
+            }
+            let names = plain_values(section.parsed_list("names", dns_name));
+            (!names.is_empty()).then_some(Public::Acme(names))
+        }
+        _ => {
+            needs(section, "names", "certificate = \"webpki\"");
+            if section.has("files").is_none() {
+                section.missing("files");
+            }
+            let table = section.table("files", &schema::LISTENER_FILES)?;
+            let readable = |path: &str| files::read(&known.folder.join(path), 1 << 20).map(|_| known.folder.join(path));
+            table.required("chain");
+            table.required("key");
+            let (chain, key) = (table.parsed("chain", readable), table.parsed("key", readable));
+            Some(Public::Files(CertificateFiles { chain: chain?.value, key: key?.value }))
+        }
+    }
+}
+
+/// A name that a CA can look for.
+fn dns_name(text: &str) -> Result<String, Wrong> {
+    let help = "write DNS names in lower case, without asterisks: these challenges prove single hosts";
+    let name = values::certificate_name(text).ok().filter(|name| !name.contains(['/', '*', ':']));
+    name.ok_or_else(|| Wrong::new(format!("\"{text}\" is not the name of a host"), help))
+}
+
+/// The outer `None` is an error, the inner a plain listener.
+fn plain(section: &Section<'_>, bind: Option<&At<Bind>>, http: bool) -> Option<Option<Serve>> {
+    for key in ["clients", "freshness", "policy", "peer", REPLAY, ANY_PLATFORM] {
+        needs(section, key, "certificate = \"attested\"");
+    }
+    let reached = |place: &Bind| match place {
+        Bind::Tcp(address) => !address.ip().to_canonical().is_loopback(),
+        Bind::Vsock { .. } => true,
+        // Of what systemd passes nothing is known yet.
+        Bind::Systemd(_) | Bind::Unix(_) => false,
+    };
+    if let Some(At { value: place, span }) = bind
+        && !redirects(section, http)
+        && reached(place)
+        && !section.flag("insecure_remote_listener")
+    {
+        let help = "bind to 127.0.0.1, [::1] or a Unix socket, or write certificate = \"attested\"; insecure_remote_listener = true accepts the risk";
+        section.wrong(span, format!("a plain listener on {place} can be reached from beyond this machine"), help);
+    }
+    Some(None)
+}
+
+/// Whether it redirects everything, and so forwards nothing.
+fn redirects(section: &Section<'_>, http: bool) -> bool {
+    http && section.has("redirect").is_some() && section.has("route").is_none() && section.has("destination").is_none()
+}
+
+fn serve(section: &Section<'_>, known: &Known<'_>, collected: &mut Collected) -> Option<Option<Serve>> {
+    let place = section.has("certificate").unwrap_or_else(|| section.span.clone());
+    match known.identity {
+        None => section.wrong(
+            &place,
+            "certificate = \"attested\", and [identity] has no provider",
+            "write [identity] provider = \"auto\" (or \"simulator\" to try it)",
+        ),
+        Some(identity) if identity.certificate.is_some() && freshness(section) == Some(Freshness::Certificate) => {
+            section.wrong(
+                &place,
+                "the certificate of [identity] was issued elsewhere and carries no evidence",
+                "use freshness = \"session\", or leave identity.certificate out",
+            );
+        }
+        Some(_) => {}
+    }
+    let attested = match section.string("clients").map(|clients| (clients.value, clients.span)) {
+        None | Some(("any", _)) => false,
+        Some(("attested", _)) => true,
+        Some((other, span)) => {
+            section.wrong(&span, format!("unknown clients \"{other}\""), "one of \"any\", \"attested\"");
+            return None;
+        }
+    };
+    let default = if attested { Freshness::SessionMutual } else { Freshness::Session };
+    let freshness = freshness(section).unwrap_or(default);
+    acknowledge(section, section, freshness);
+    let span = section.has("freshness").or_else(|| section.has("clients")).unwrap_or(place);
+    match (attested, freshness) {
+        (false, Freshness::SessionMutual) => {
+            section.wrong(&span, "session-mutual attests both sides, and clients may be anybody", "write clients = \"attested\", or freshness = \"session\"");
+        }
+        (true, Freshness::Session) => {
+            section.wrong(&span, "with freshness \"session\" clients make no evidence", "write freshness = \"session-mutual\", or clients = \"any\"");
+        }
+        _ => {}
+    }
+    if !attested {
+        for key in ["policy", "peer"] {
+            needs(section, key, "clients = \"attested\"");
+        }
+        return Some(Some(Serve { freshness, clients: None }));
+    }
+    let policy = policy(section, known, collected);
+    let identity = peer_identity(section, known);
+    if freshness == Freshness::SessionMutual {
+        identified(section, &span, identity.as_ref(), policy.as_ref().and_then(|policy| policy.1));
+    }
+    Some(Some(Serve { freshness, clients: Some(Peer { policy: policy?.0, identity: identity? }) }))
+}
+
+fn limits(section: &Section<'_>) -> Limits {
+    let time = |key| within(section, key, Duration::from_millis(100), Duration::from_secs(7 * 86_400));
+    let count = |key| section.number(key, 1..=1_048_576).and_then(|count| usize::try_from(count).ok());
+    Limits {
+        handshake: time("handshake"),
+        exchange: time("exchange"),
+        idle: time("idle"),
+        max_connection: time("max_connection"),
+        connections: count("connections"),
+        connections_per_source: count("connections_per_source"),
+        handshakes: count("handshakes"),
+        handshakes_per_source: count("handshakes_per_source"),
+        streams: section.number("streams", 1..=65_536).and_then(|count| u32::try_from(count).ok()),
+    }
+}

@@ -1,0 +1,108 @@
+//! `[[upstream]]`: what was typed, checked against the policies.
+
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+
+use super::identity::within;
+use super::peer::{ANY_PLATFORM, REPLAY, acknowledge, freshness, identified, peer_identity, policy, server_name};
+use super::sides::{Collected, Known, insecure, name, needs};
+use super::tree::{At, Section};
+use super::{Dial, Freshness, Peer, Place, Transport, Upstream, schema, values};
+
+/// How long connecting to one target may take when nothing else is said.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(super) fn read(section: &Section<'_>, known: &Known<'_>, collected: &mut Collected) -> Option<Upstream> {
+    let name = name(section);
+    let label = format!("upstream.{}", name.as_ref().map_or("?", |name| name.value.as_str()));
+    insecure(section, &label, &["insecure_remote_upstream", REPLAY, ANY_PLATFORM], collected);
+    if section.has("targets").is_none() {
+        section.missing("targets");
+    }
+    let targets = section.parsed_list("targets", values::target);
+    let attested = section.table("attested", &schema::ATTESTED);
+    for target in &targets {
+        check_target(section, target, attested.is_some());
+    }
+    let dial = attested.and_then(|attested| dial(section, &attested, &targets, known, collected));
+    if dial.is_none() && section.has("attested").is_none() {
+        for key in ["server_name", "peer", "multiplex", REPLAY, ANY_PLATFORM] {
+            needs(section, key, "`attested`");
+        }
+    }
+    let multiplex = multiplex(section, dial.as_ref().map(|dial| dial.freshness));
+    let connect_timeout = within(section, "connect_timeout", Duration::from_millis(10), Duration::from_secs(300)).unwrap_or(CONNECT_TIMEOUT);
+    let targets: Vec<_> = targets.into_iter().map(|target| target.value).collect();
+    let http = super::http::upstream(section);
+    (!targets.is_empty()).then_some(Upstream { name: name?.value, targets, attested: dial, connect_timeout, multiplex, http })
+}
+
+/// Whether connections share sessions. A certificate's verdict is remembered as it is: there is nothing to share.
+pub(super) fn multiplex(section: &Section<'_>, freshness: Option<Freshness>) -> bool {
+    let wanted = section.flag("multiplex");
+    if let (Some(span), true, Some(Freshness::Certificate)) = (section.has("multiplex"), wanted, freshness) {
+        section.wrong(&span, "`multiplex` in the certificate tier", "use freshness = \"session\" or \"session-mutual\", or leave it out");
+    }
+    wanted
+}
+
+fn check_target(section: &Section<'_>, target: &At<super::Target>, attested: bool) {
+    match (&target.value.transport, &target.value.place) {
+        (Transport::Attested, Place::Vsock { .. }) if attested && section.has("server_name").is_none() => {
+            let help = "write server_name = \"NAME\": a name that the far end's certificate has";
+            section.wrong(&target.span, "a tls+vsock:// target without `server_name`", help);
+        }
+        (Transport::Attested, _) if !attested => {
+            section.wrong(&target.span, "a tls:// target without `attested`", "write attested = { policy = \"NAME\" }: what must the far end prove?");
+        }
+        (Transport::Http1 | Transport::Http2 | Transport::Plain, _) if attested => {
+            section.wrong(&target.span, "a plain target in an upstream with `attested`", "write tls://, or an upstream of its own for plain bytes");
+        }
+        (Transport::Http1 | Transport::Http2 | Transport::Plain, Place::Tcp { host, .. })
+            if !values::is_local(host) && !section.flag("insecure_remote_upstream") =>
+        {
+            section.wrong(
+                &target.span,
+                format!("plain bytes would leave this machine for {host}"),
+                "use tls:// with `attested`, a loopback address or a Unix socket; insecure_remote_upstream = true accepts the risk",
+            );
+        }
+        (Transport::Http1 | Transport::Http2 | Transport::Plain, Place::Vsock { cid, .. }) if !section.flag("insecure_remote_upstream") => {
+            section.wrong(
+                &target.span,
+                format!("plain bytes would leave this machine over vsock, for {cid}"),
+                "use tls+vsock:// with `attested`, a loopback address or a Unix socket; insecure_remote_upstream = true accepts the risk",
+            );
+        }
+        _ => {}
+    }
+}
+
+fn dial(section: &Section<'_>, attested: &Section<'_>, targets: &[At<super::Target>], known: &Known<'_>, collected: &mut Collected) -> Option<Dial> {
+    let freshness = freshness(attested).unwrap_or(Freshness::Session);
+    let policy = policy(attested, known, collected);
+    let identity = peer_identity(section, known);
+    acknowledge(section, attested, freshness);
+    let span = attested.has("freshness").unwrap_or_else(|| attested.span.clone());
+    if freshness == Freshness::SessionMutual {
+        identified(section, &span, identity.as_ref(), policy.as_ref().and_then(|policy| policy.1));
+        if known.identity.is_none() {
+            section.wrong(
+                &span,
+                "session-mutual presents this side's evidence, and [identity] has no provider",
+                "write [identity] provider = \"auto\", or freshness = \"session\"",
+            );
+        }
+    }
+    let first = targets.iter().find_map(|target| match &target.value.place {
+        Place::Tcp { host, .. } => Some(host.clone()),
+        Place::Unix(_) | Place::Vsock { .. } => None,
+    });
+    let written = section.parsed("server_name", server_name).map(|name| name.value);
+    let server_name = match (written, section.has("server_name")) {
+        (None, None) => ServerName::try_from(first?).ok(),
+        (written, _) => written,
+    };
+    Some(Dial { server_name: server_name?, freshness, peer: Peer { policy: policy?.0, identity: identity? } })
+}
