@@ -73,7 +73,7 @@ const SEV_SNP: Platform = Platform {
     vendor_service: "https://kdsintf.amd.com",
     saved: snp::saved::SAVED,
     #[cfg(feature = "proxy")]
-    provider: &crate::attester::snp::Snp,
+    provider: &crate::attester::snp::Snp { privlevel: None },
     #[cfg(feature = "simulator")]
     simulated: &crate::attester::simulator::SimulatedSnp,
 };

@@ -8,7 +8,7 @@ mod fake;
 use fake::{Driver, FakeTsm};
 use portcullis::attester::cca::Cca;
 use portcullis::attester::simulator::cca::CcaForge;
-use portcullis::attester::{Attester, Places, Provider as _, Unavailable};
+use portcullis::attester::{Attester, Places, Provider as _, Unavailable, tsm};
 use portcullis::evidence::{Challenge, ReportData, cca};
 
 const ASKED: Challenge = Challenge { long: ReportData([7; 64]), short: [0; 48] };
@@ -22,9 +22,7 @@ fn driver(provider: &'static str, token: impl Fn(&[u8; 64]) -> Vec<u8> + Send + 
 }
 
 fn realm(fake: &FakeTsm) -> Result<Box<dyn Attester>, Unavailable> {
-    // A privilege level is another platform's: it must not be asked for here.
-    let places = Places { tsm_root: fake.root().to_owned(), privlevel: Some(1), ..Places::default() };
-    Cca.detect(&places).pop().expect("configfs-tsm is looked for").outcome
+    Cca.detect(&Places::default().moved(tsm::ROOT, fake.root())).pop().expect("configfs-tsm is looked for").outcome
 }
 
 #[test]

@@ -14,7 +14,8 @@ use fake::{Driver, FakeTsm};
 use portcullis::attester::google::{ECC, GoogleVtpm, Indexes, RSA};
 use portcullis::attester::simulator::intel::IntelForge;
 use portcullis::attester::simulator::{Forge, LaunchForge, LaunchHardware, MEASUREMENT, VtpmAuthority};
-use portcullis::attester::{Attester, Places, Provider, Unavailable, snp::Snp, tdx::Tdx};
+use portcullis::attester::snp::{self, Snp};
+use portcullis::attester::{Attester, Places, Provider, Unavailable, tdx::Tdx, tpm::DEVICE, tsm};
 use portcullis::evidence::snp::Product;
 use portcullis::evidence::{Challenge, Endorsement, Endorsements, ReportData, Timestamp, tpm};
 use portcullis::platform::{self, PLATFORMS};
@@ -63,9 +64,12 @@ fn provision(software: &SoftwareTpm, indexes: Indexes, template: &[u8], other: O
     issuer
 }
 
+const SNP: Snp = Snp { privlevel: None };
+
 fn places(software: &SoftwareTpm, fake: Option<&FakeTsm>) -> Places {
-    let nowhere = std::path::PathBuf::from("/nonexistent");
-    Places { tpm: software.path(), tsm_root: fake.map_or(nowhere.clone(), |fake| fake.root().to_owned()), sev_guest: nowhere, ..Places::default() }
+    let nowhere = std::path::Path::new("/nonexistent");
+    let tsm = fake.map_or(nowhere, FakeTsm::root);
+    Places::default().moved(DEVICE, software.path()).moved(tsm::ROOT, tsm).moved(snp::DEVICE, nowhere)
 }
 
 fn detected(provider: &dyn Provider, places: &Places) -> Result<Box<dyn Attester>, Unavailable> {
@@ -147,7 +151,7 @@ fn an_snp_guest_in_googles_cloud_staples_the_endorsement_that_its_host_gave() {
     table.extend(&endorsement.bytes);
     driver.auxblob = table;
     let Some(fake) = FakeTsm::mount(driver) else { return };
-    let attester = detected(&Snp, &places(&software, Some(&fake))).expect("an attester");
+    let attester = detected(&SNP, &places(&software, Some(&fake))).expect("an attester");
     let quote = attester.attest(&Challenge::of(b"x")).expect("evidence");
     assert_eq!(quote.endorsements.find("launch_endorsement"), Some(endorsement.bytes.as_slice()));
     let mut endorsements = Forge::new(Product::Genoa, 7, NOW).endorsements();
@@ -173,7 +177,7 @@ fn a_machine_of_another_kind_says_what_is_missing() {
 fn the_vtpm_alone_makes_no_evidence() {
     let Some(software) = SoftwareTpm::start() else { return };
     provision(&software, ECC, &swtpm::ecc_template(), None);
-    for provider in [&Snp as &dyn Provider, &Tdx] {
+    for provider in [&SNP as &dyn Provider, &Tdx] {
         let refused = detected(provider, &places(&software, None)).err().expect("no hardware");
         assert!(refused.what.contains("configfs-tsm"), "{refused}");
     }

@@ -8,13 +8,12 @@ mod fake;
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::Path;
 use std::thread::JoinHandle;
 
 use fake::{Driver, FakeTsm};
+use portcullis::attester::sgx::{GRAMINE, Sgx};
 use portcullis::attester::simulator::intel::IntelForge;
-use portcullis::attester::{Attester, Places, Provider, Quote, Unavailable};
-use portcullis::attester::{sgx::Sgx, tdx::Tdx};
+use portcullis::attester::{Attester, Places, Provider, Quote, Unavailable, tdx::Tdx, tsm};
 use portcullis::evidence::intel;
 use portcullis::evidence::{Challenge, ReportData, Timestamp};
 
@@ -41,8 +40,7 @@ fn trust_domain(places: &Places) -> Result<Box<dyn Attester>, Unavailable> {
 }
 
 fn places(fake: &FakeTsm) -> Places {
-    // A privilege level is another platform's: it must not be asked for here.
-    Places { tsm_root: fake.root().to_owned(), privlevel: Some(1), ..Places::default() }
+    Places::default().moved(tsm::ROOT, fake.root())
 }
 
 #[test]
@@ -107,7 +105,7 @@ impl Gramine {
     }
 
     fn places(&self) -> Places {
-        Places { gramine: self.folder.path().to_owned(), ..Places::default() }
+        Places::default().moved(GRAMINE, self.folder.path())
     }
 }
 
@@ -138,6 +136,6 @@ fn an_enclave_without_dcap_and_a_machine_without_gramine_say_what_to_do() {
     let none = Gramine::running("none", 0, |_| Vec::new());
     let refused = enclave(&none.places()).err().expect("no attestation");
     assert!(refused.why.contains("expected dcap, found none") && refused.fix.contains("sgx.remote_attestation"), "{refused}");
-    let nowhere = Places { gramine: Path::new("/nonexistent").to_owned(), ..Places::default() };
+    let nowhere = Places::default().moved(GRAMINE, "/nonexistent");
     assert!(enclave(&nowhere).err().expect("no Gramine").fix.contains("inside an enclave"));
 }

@@ -9,9 +9,9 @@ mod swtpm;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-use portcullis::attester::azure::{self, KEY_HANDLE, REPORT_INDEX};
+use portcullis::attester::azure::{self, Azure, KEY_HANDLE, REPORT_INDEX};
 use portcullis::attester::simulator::{AzureForge, Role, ordinary_log};
-use portcullis::attester::{Attester, Places, Provider as _};
+use portcullis::attester::{Attester, Places, Provider as _, tpm};
 use portcullis::evidence::snp::Product;
 use portcullis::evidence::tpm::{Attest, Extras, Hash, Member, Selection, Signature};
 use portcullis::evidence::{Challenge, Endorsements, Timestamp};
@@ -62,7 +62,7 @@ fn a_log_replays_to_what_a_tpm_was_extended_with() {
 }
 
 /// Extends a TPM as firmware that writes the ordinary log does.
-fn boot(tpm: &portcullis::attester::tpm::Tpm) {
+fn boot(tpm: &tpm::Tpm) {
     for event in ordinary_log().events.iter().filter(|event| event.kind != 3) {
         swtpm::extend(tpm, event.register, event.digest(Hash::Sha256).expect("a digest").try_into().expect("32 octets"));
     }
@@ -103,7 +103,7 @@ fn a_machine_without_its_pieces_says_what_is_missing() {
     drop(tpm);
     let odd = detected(&software, nowhere).err().expect("no HCL report");
     assert!(odd.what.contains("0x1400001") && odd.why.contains("HCLA"), "{odd}");
-    let gone = Places { tpm: software.path().with_file_name("none"), ..Places::default() };
+    let gone = Places::default().moved(tpm::DEVICE, software.path().with_file_name("none"));
     let missing = azure::SNP.detect(&gone).remove(0).outcome.err().expect("no TPM");
     assert!(missing.fix.contains("no TPM"), "{missing}");
 }
@@ -132,12 +132,12 @@ fn an_azure_vm_on_tdx_has_its_quote_made_once_and_listed() {
     let asked = data_encoding::BASE64URL_NOPAD.encode(&tdreport);
     // One answer: a second request would find nobody.
     let service = service(1, body, move |request| request.starts_with("POST /acc/tdquote HTTP/1.1\r\n") && request.contains(&asked));
-    let places = Places { tpm: software.path(), imds: service, ..Places::default() };
+    let places = Places::default().moved(tpm::DEVICE, software.path());
     assert!(azure::SNP.detect(&places).remove(0).outcome.is_err(), "the report is of other hardware");
-    let silent = Places { imds: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)), ..places.clone() };
-    let refused = azure::TDX.detect(&silent).remove(0).outcome.err().expect("no metadata service");
+    let silent = Azure { imds: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)), ..azure::TDX };
+    let refused = silent.detect(&places).remove(0).outcome.err().expect("no metadata service");
     assert!(refused.what.contains("metadata service") && refused.transient, "{refused}");
-    let attester = azure::TDX.detect(&places).remove(0).outcome.expect("an attester");
+    let attester = Azure { imds: service, ..azure::TDX }.detect(&places).remove(0).outcome.expect("an attester");
     for _ in 0..2 {
         let listed = attester.listed().expect("a TD quote");
         assert_eq!((listed.len(), &listed[0].bytes), (1, &quote));
@@ -167,8 +167,8 @@ fn provision(software: &SoftwareTpm) -> AzureForge {
 }
 
 fn detected(software: &SoftwareTpm, imds: SocketAddr) -> Result<Box<dyn Attester>, portcullis::attester::Unavailable> {
-    let places = Places { tpm: software.path(), imds, ..Places::default() };
-    azure::SNP.detect(&places).remove(0).outcome
+    let places = Places::default().moved(tpm::DEVICE, software.path());
+    Azure { imds, ..azure::SNP }.detect(&places).remove(0).outcome
 }
 
 fn booted_pcr4() -> String {

@@ -16,8 +16,8 @@ use fuser::{
     ReplyAttr, ReplyEntry, ReplyIoctl, ReplyOpen, Request,
 };
 use portcullis::attester::simulator::intel::IntelForge;
-use portcullis::attester::tdx::Tdx;
-use portcullis::attester::{Attester, Places, Provider as _, Unavailable};
+use portcullis::attester::tdx::{self, Tdx};
+use portcullis::attester::{Attester, Places, Provider as _, Unavailable, qgs, tpm, tsm};
 use portcullis::evidence::{Challenge, ReportData, Timestamp, intel};
 
 const NOW: Timestamp = Timestamp(1_796_083_200);
@@ -146,8 +146,8 @@ fn answer(error: u32, quote: &[u8]) -> Vec<u8> {
 }
 
 fn detected(device: PathBuf, quotes: PathBuf) -> Result<Box<dyn Attester>, Unavailable> {
-    let nowhere = PathBuf::from("/nonexistent");
-    let places = Places { tdx_guest: device, tdx_quotes: quotes, tsm_root: nowhere.clone(), tpm: nowhere, ..Places::default() };
+    let nowhere = "/nonexistent";
+    let places = Places::default().moved(tdx::DEVICE, device).moved(qgs::SERVICE, quotes).moved(tsm::ROOT, nowhere).moved(tpm::DEVICE, nowhere);
     Tdx.detect(&places).into_iter().find(|way| way.provider == "tdx-guest").expect("it is looked for").outcome
 }
 

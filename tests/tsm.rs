@@ -10,8 +10,8 @@ use std::time::Duration;
 use fake::{Driver, FakeTsm, Maker};
 use fuser::Errno;
 use portcullis::attester::simulator::{Forge, Role};
-use portcullis::attester::snp::Snp;
-use portcullis::attester::tsm::Tsm;
+use portcullis::attester::snp::{self, Snp};
+use portcullis::attester::tsm::{self, Tsm};
 use portcullis::attester::{Attester, Places, Provider as _, Quote, Unavailable};
 use portcullis::evidence::snp::{Product, Report};
 use portcullis::evidence::{Challenge, ReportData, Timestamp};
@@ -31,12 +31,12 @@ fn working() -> Driver {
     })
 }
 
-fn places(fake: &FakeTsm, privlevel: Option<u8>) -> Places {
-    Places { tsm_root: fake.root().to_owned(), sev_guest: fake.root().join("no-device"), privlevel, ..Places::default() }
+fn places(fake: &FakeTsm) -> Places {
+    Places::default().moved(tsm::ROOT, fake.root()).moved(snp::DEVICE, fake.root().join("no-device"))
 }
 
 fn detect(fake: &FakeTsm, privlevel: Option<u8>) -> Result<Box<dyn Attester>, Unavailable> {
-    let found = Snp.detect(&places(fake, privlevel)).into_iter().find(|found| found.provider == "configfs-tsm");
+    let found = Snp { privlevel }.detect(&places(fake)).into_iter().find(|found| found.provider == "configfs-tsm");
     found.expect("configfs-tsm is looked for").outcome
 }
 
@@ -206,7 +206,7 @@ fn the_privilege_level_is_asked_for_as_configured_or_as_the_kernel_allows() {
 #[test]
 fn detection_says_what_stands_in_the_way() {
     let Some(fake) = FakeTsm::mount(working()) else { return };
-    let found = Snp.detect(&places(&fake, None));
+    let found = Snp { privlevel: None }.detect(&places(&fake));
     assert_eq!(found.iter().map(|found| found.provider).collect::<Vec<_>>(), ["configfs-tsm", "sev-guest", "google-vtpm"]);
     assert!(found[0].outcome.as_ref().is_ok_and(|attester| attester.platform() == "sev-snp" && attester.provider() == "configfs-tsm"));
     assert!(found[1].outcome.as_ref().is_err_and(|refused| refused.what.contains("sev-guest")));
@@ -225,12 +225,12 @@ fn detection_says_what_stands_in_the_way() {
     let denied = refused(|driver| driver.mkdir_fails = Some(Errno::EACCES));
     assert!(denied.fix.contains("run as root"), "{denied}");
 
-    let nowhere = Places { tsm_root: fake.root().join("nowhere"), ..places(&fake, None) };
-    let missing = Snp.detect(&nowhere).remove(0).outcome.err().expect("no folder");
+    let nowhere = places(&fake).moved(tsm::ROOT, fake.root().join("nowhere"));
+    let missing = Snp { privlevel: None }.detect(&nowhere).remove(0).outcome.err().expect("no folder");
     assert!(missing.fix.contains("mount -t configfs"), "{missing}");
     let plain = tempfile::tempdir().expect("a temporary folder");
-    let plain_folder = Places { tsm_root: plain.path().to_owned(), ..places(&fake, None) };
-    let unlike = Snp.detect(&plain_folder).remove(0).outcome.err().expect("a plain folder");
+    let plain_folder = places(&fake).moved(tsm::ROOT, plain.path());
+    let unlike = Snp { privlevel: None }.detect(&plain_folder).remove(0).outcome.err().expect("a plain folder");
     assert!(unlike.fix.contains("not configfs-tsm"), "{unlike}");
     assert_eq!(std::fs::read_dir(plain.path()).expect("a folder").count(), 0, "nothing is left in a plain folder");
 }

@@ -1,14 +1,15 @@
 //! Azure confidential VMs: the HCL report from the vTPM's memory, a quote of the vTPM over our challenge, and what the
 //! host's metadata service adds.
 
+use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::imds::Imds;
+use super::imds::{self, Imds};
 use super::kernel::Driver;
-use super::tpm::Tpm;
+use super::tpm::{DEVICE, Tpm};
 use super::{Attester, Detected, Places, Provider, Quote, Sign, Unavailable};
 use crate::evidence::hcl::{HclReport, Kind, MEDIA_TYPE, TD_QUOTE, TDREPORT_SIZE};
 use crate::evidence::tpm::{Extras, Hash, Member};
@@ -33,13 +34,15 @@ pub struct Azure {
     pub platform: &'static str,
     /// What the HCL report must hold.
     pub kind: Kind,
+    /// The cloud's metadata service.
+    pub imds: SocketAddr,
 }
 
 /// TDX behind the paravisor.
-pub static TDX: Azure = Azure { platform: "azure-tdx", kind: Kind::Tdx };
+pub static TDX: Azure = Azure { platform: "azure-tdx", kind: Kind::Tdx, imds: imds::ADDRESS };
 
 /// SEV-SNP behind the paravisor.
-pub static SNP: Azure = Azure { platform: "azure-snp", kind: Kind::Snp };
+pub static SNP: Azure = Azure { platform: "azure-snp", kind: Kind::Snp, imds: imds::ADDRESS };
 
 impl Provider for Azure {
     fn names(&self) -> &'static [&'static str] {
@@ -47,7 +50,7 @@ impl Provider for Azure {
     }
 
     fn detect(&self, places: &Places) -> Vec<Detected> {
-        let outcome = AzureAttester::open(self.platform, self.kind, places).map(|attester| Box::new(attester) as Box<dyn Attester>);
+        let outcome = AzureAttester::open(self, places).map(|attester| Box::new(attester) as Box<dyn Attester>);
         vec![Detected { provider: PROVIDER, outcome }]
     }
 
@@ -72,9 +75,10 @@ struct AzureAttester {
 }
 
 impl AzureAttester {
-    fn open(platform: &'static str, kind: Kind, places: &Places) -> Result<Self, Unavailable> {
-        let tpm = Tpm::open(&places.tpm).map_err(|unavailable| places.kernel().explain_device(unavailable, &places.tpm, TPM))?;
-        let attester = Self { platform, kind, tpm, imds: Imds(places.imds), certification: Mutex::default(), td_quote: Mutex::default() };
+    fn open(&Azure { platform, kind, imds }: &Azure, places: &Places) -> Result<Self, Unavailable> {
+        let path = places.of(DEVICE);
+        let tpm = Tpm::open(&path).map_err(|unavailable| places.kernel().explain_device(unavailable, &path, TPM))?;
+        let attester = Self { platform, kind, tpm, imds: Imds(imds), certification: Mutex::default(), td_quote: Mutex::default() };
         attester.report()?;
         attester.tpm.public(KEY_HANDLE)?;
         if kind == Kind::Tdx {

@@ -23,9 +23,9 @@ impl Provider for Cca {
 
     fn detect(&self, places: &Places) -> Vec<Detected> {
         // A realm has no privilege levels.
-        let tsm = Tsm::new(places.tsm_root.clone(), DRIVER, None);
-        let explained = |unavailable| places.kernel().explain_tsm(unavailable, &places.tsm_root, MODULE);
-        vec![Detected { provider: tsm::PROVIDER, outcome: tsm.probe().map_err(explained).map(|()| Box::new(Realm { tsm }) as Box<dyn Attester>) }]
+        let tsm = Tsm::new(places.of(tsm::ROOT), DRIVER, None);
+        let probed = tsm.probe().map_err(|unavailable| places.kernel().explain_tsm(unavailable, &tsm.root, MODULE));
+        vec![Detected { provider: tsm::PROVIDER, outcome: probed.map(|()| Box::new(Realm { tsm }) as Box<dyn Attester>) }]
     }
 
     fn signs(&self, places: &Places) -> Vec<Sign> {

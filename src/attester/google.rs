@@ -7,7 +7,7 @@ use x509_parser::oid_registry::OID_PKIX_ACCESS_DESCRIPTOR_CA_ISSUERS;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
-use super::tpm::{ENDORSEMENT, Tpm};
+use super::tpm::{DEVICE, ENDORSEMENT, Tpm};
 use super::{Attester, Detected, Places, Quote, Unavailable};
 use crate::evidence::tpm::{Extras, Hash, MEDIA_TYPE, Member};
 use crate::evidence::{Auxiliary, Challenge};
@@ -43,7 +43,7 @@ impl GoogleVtpm {
     /// # Errors
     /// What stands in the way: no TPM, one that is not Google's, or a key that is not the certificate's.
     pub fn open(places: &Places) -> Result<Self, Unavailable> {
-        let tpm = Tpm::open(&places.tpm)?;
+        let tpm = Tpm::open(&places.of(DEVICE))?;
         let mut why = None;
         for indexes in [ECC, RSA] {
             match tpm.nv(indexes.certificate).and_then(|content| Ok((content, tpm.nv(indexes.template)?))) {
@@ -173,7 +173,7 @@ fn issuer(certificate: &[u8]) -> Option<String> {
 
 fn unfit(places: &Places, why: &str) -> Unavailable {
     let fix = "this is no confidential machine of Google's: nothing is wrong if it is another cloud's".to_owned();
-    Unavailable { what: format!("{PROVIDER} at {}", places.tpm.display()), why: why.to_owned(), fix, transient: false }
+    Unavailable { what: format!("{PROVIDER} at {}", places.of(DEVICE).display()), why: why.to_owned(), fix, transient: false }
 }
 
 fn broken(why: &str) -> Unavailable {

@@ -9,12 +9,15 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Attester, Detected, Places, Provider, Quote, Sign, Unavailable, Weight};
+use super::{Attester, Detected, Place, Places, Provider, Quote, Sign, Unavailable, Weight};
 use crate::evidence::keystone::{MEDIA_TYPE, REPORT_SIZE, Report};
 use crate::evidence::{Bound, Challenge, Endorsements, Evidence};
 
 /// The way's name in configuration.
 pub const PROVIDER: &str = "keystone-socket";
+
+/// The socket of the runtime's attestation service.
+const SOCKET: Place = Place("run/keystone/attestation.sock");
 
 /// The monitor signs in software, in milliseconds; longer than this is no answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,7 +32,7 @@ impl Provider for Keystone {
     }
 
     fn detect(&self, places: &Places) -> Vec<Detected> {
-        let socket = places.keystone_socket.clone();
+        let socket = places.of(SOCKET);
         let outcome = match connect(&socket) {
             Ok(_) => Ok(Box::new(KeystoneAttester { socket }) as Box<dyn Attester>),
             Err(error) => Err(places.kernel().explain_path(unavailable(&socket, &error), &socket)),
@@ -38,7 +41,7 @@ impl Provider for Keystone {
     }
 
     fn signs(&self, places: &Places) -> Vec<Sign> {
-        Sign::at(&places.keystone_socket, "there is a Keystone runtime's socket", Weight::Proof).into_iter().collect()
+        Sign::at(&places.of(SOCKET), "there is a Keystone runtime's socket", Weight::Proof).into_iter().collect()
     }
 }
 
@@ -128,7 +131,7 @@ mod tests {
                 }
             }
         });
-        let places = Places { keystone_socket: socket, ..Places::default() };
+        let places = Places::default().moved(SOCKET, socket);
         let attester = Keystone.detect(&places).remove(0).outcome.unwrap_or_else(|error| panic!("{error}"));
         let quote = attester.attest(&ASKED);
         service.join().expect("the service ends");
@@ -158,7 +161,7 @@ mod tests {
 
     #[test]
     fn outside_an_enclave_there_is_a_reason_and_a_fix() {
-        let places = Places { keystone_socket: PathBuf::from("/nowhere/attest"), ..Places::default() };
+        let places = Places::default().moved(SOCKET, "/nowhere/attest");
         let Err(error) = Keystone.detect(&places).remove(0).outcome else { panic!("evidence from nowhere") };
         assert!(error.to_string().starts_with("keystone-socket at /nowhere/attest: No such file"), "{error}");
         assert!(error.fix.contains("inside a Keystone enclave") && !error.transient);

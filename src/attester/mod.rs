@@ -30,7 +30,6 @@ pub mod tpm;
 pub mod tsm;
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::evidence::{Auxiliary, Challenge, Endorsements, Evidence};
@@ -102,38 +101,15 @@ pub trait Provider: Sync {
     }
 }
 
-/// Where the kernel's interfaces are; settings, so that tests can offer faithful copies.
+/// An interface of some machines, by its usual place below their root. Each is named once, beside what uses it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Place(&'static str);
+
+/// Where this machine's interfaces are: the usual places, but for those that were moved.
 #[derive(Clone, Debug)]
 pub struct Places {
-    /// The kernel's view of its devices.
-    pub sys: PathBuf,
-    /// The kernel's view of its processes.
-    pub proc: PathBuf,
-    /// The configfs-tsm report folder.
-    pub tsm_root: PathBuf,
-    /// The folder of Gramine's attestation files.
-    pub gramine: PathBuf,
-    /// AWS's command for documents of a NitroTPM.
-    pub nitro_tpm_attest: PathBuf,
-    /// The socket of the service that gives PSA tokens, or the folder of its files.
-    pub psa_tokens: PathBuf,
-    /// The Nitro Secure Module's device.
-    pub nsm: PathBuf,
-    /// The sev-guest device.
-    pub sev_guest: PathBuf,
-    /// The tdx_guest device.
-    pub tdx_guest: PathBuf,
-    /// Intel's file that names the port of the host's quote service, or the Unix socket of one.
-    pub tdx_quotes: PathBuf,
-    /// The TPM: a resource-managed device, or the socket of a software TPM.
-    pub tpm: PathBuf,
-    /// Azure's instance metadata service.
-    pub imds: SocketAddr,
-    /// The socket of a Keystone runtime's attestation service.
-    pub keystone_socket: PathBuf,
-    /// The privilege level (VMPL) to ask from: the least that the kernel allows when not set. A verifier's policy must
-    /// allow it too.
-    pub privlevel: Option<u8>,
+    root: PathBuf,
+    moved: Vec<(Place, PathBuf)>,
 }
 
 impl Default for Places {
@@ -146,28 +122,26 @@ impl Places {
     /// The usual places in the tree below `root`: another machine's file systems, mounted here.
     #[must_use]
     pub fn below(root: &Path) -> Self {
-        Self {
-            sys: root.join("sys"),
-            proc: root.join("proc"),
-            tsm_root: root.join("sys/kernel/config/tsm/report"),
-            nitro_tpm_attest: root.join("usr/bin/nitro-tpm-attest"),
-            nsm: root.join("dev/nsm"),
-            psa_tokens: root.join("run/psa-tokens"),
-            sev_guest: root.join("dev/sev-guest"),
-            tdx_guest: root.join("dev/tdx_guest"),
-            tdx_quotes: root.join("etc/tdx-attest.conf"),
-            tpm: root.join("dev/tpmrm0"),
-            imds: imds::ADDRESS,
-            gramine: root.join("dev/attestation"),
-            keystone_socket: root.join("run/keystone/attestation.sock"),
-            privlevel: None,
-        }
+        Self { root: root.to_owned(), moved: Vec::new() }
+    }
+
+    /// The same with this interface elsewhere, in place of any earlier word on it: a faithful copy, a socket.
+    #[must_use]
+    pub fn moved(mut self, place: Place, to: impl Into<PathBuf>) -> Self {
+        self.moved.insert(0, (place, to.into()));
+        self
+    }
+
+    /// Where this interface is.
+    #[must_use]
+    pub fn of(&self, place: Place) -> PathBuf {
+        self.moved.iter().find(|(moved, _)| *moved == place).map_or_else(|| self.root.join(place.0), |(_, to)| to.clone())
     }
 
     /// What the kernel shows there.
     #[must_use]
     pub fn kernel(&self) -> Kernel {
-        Kernel::new(self.sys.clone(), self.proc.clone())
+        Kernel::new(self.root.join("sys"), self.root.join("proc"))
     }
 }
 

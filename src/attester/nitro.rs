@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::kernel::Driver;
 use super::nsm::{self, Nsm};
-use super::{Attester, Detected, Places, Provider, Quote, Sign, Unavailable, Weight};
+use super::{Attester, Detected, Place, Places, Provider, Quote, Sign, Unavailable, Weight, tpm};
 use crate::evidence::nitro::{Document, Kind, MAX_DOCUMENT, request, response};
 use crate::evidence::{Challenge, Endorsements, Evidence};
 
@@ -22,8 +22,9 @@ impl Provider for Enclave {
     }
 
     fn detect(&self, places: &Places) -> Vec<Detected> {
-        let explained = |unavailable| places.kernel().explain_device(unavailable, &places.nsm, DRIVER);
-        let attester = Nsm::open(&places.nsm).map_err(explained).map(|device| {
+        let path = places.of(NSM);
+        let explained = |unavailable| places.kernel().explain_device(unavailable, &path, DRIVER);
+        let attester = Nsm::open(&path).map_err(explained).map(|device| {
             let place = format!("{} at {}", nsm::PROVIDER, device.path().display());
             Box::new(Module { place, ask: move |request: &[u8]| device.ask(request) }) as Box<dyn Attester>
         });
@@ -35,7 +36,8 @@ impl Provider for Enclave {
     }
 }
 
-/// The module's driver.
+/// The module's device, and its driver.
+const NSM: Place = Place("dev/nsm");
 const DRIVER: Driver = Driver { module: "nsm", device: "class/misc/nsm", since: (6, 8) };
 
 /// A security module behind some way to ask it.
@@ -70,13 +72,16 @@ pub struct Tpm;
 /// The name of AWS's command, and of this way in configuration.
 const COMMAND: &str = "nitro-tpm-attest";
 
+/// Where it is installed.
+const INSTALLED: Place = Place("usr/bin/nitro-tpm-attest");
+
 impl Provider for Tpm {
     fn names(&self) -> &'static [&'static str] {
         &[COMMAND]
     }
 
     fn detect(&self, places: &Places) -> Vec<Detected> {
-        let path = &places.nitro_tpm_attest;
+        let path = &places.of(INSTALLED);
         let outcome = if path.is_file() {
             Ok(Box::new(Instance { path: path.clone(), patience: Duration::from_secs(10) }) as Box<dyn Attester>)
         } else {
@@ -87,7 +92,7 @@ impl Provider for Tpm {
     }
 
     fn signs(&self, places: &Places) -> Vec<Sign> {
-        places.kernel().firmware_says("sys_vendor", "Amazon EC2").into_iter().chain(Sign::at(&places.tpm, "there is a TPM", Weight::Hint)).collect()
+        places.kernel().firmware_says("sys_vendor", "Amazon EC2").into_iter().chain(Sign::at(&places.of(tpm::DEVICE), "there is a TPM", Weight::Hint)).collect()
     }
 }
 
@@ -266,7 +271,7 @@ mod tests {
             let error = command(folder.path(), body).unwrap_err();
             assert!(error.why.contains(why), "{body}: {error}");
         }
-        let nowhere = Tpm.detect(&Places { nitro_tpm_attest: folder.path().join("nowhere"), ..Places::default() });
+        let nowhere = Tpm.detect(&Places::default().moved(INSTALLED, folder.path().join("nowhere")));
         assert!(nowhere.iter().all(|way| way.outcome.as_ref().is_err_and(|error| error.fix.contains("aws-nitro-tpm-tools"))));
     }
 }

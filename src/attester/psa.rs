@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Attester, Detected, Places, Provider, Quote, Sign, Unavailable, Weight};
+use super::{Attester, Detected, Place, Places, Provider, Quote, Sign, Unavailable, Weight};
 use crate::evidence::psa::{MAX_TOKEN, MEDIA_TYPE, Token};
 use crate::evidence::{Challenge, Endorsements, Evidence};
 
@@ -24,6 +24,9 @@ pub struct Psa;
 /// The name under which configuration knows this way.
 const PROVIDER: &str = "psa-tokens";
 
+/// The socket of the service that gives tokens, or the folder of its files.
+const SERVICE: Place = Place("run/psa-tokens");
+
 /// A secure side answers in milliseconds; longer than this is no answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -33,7 +36,7 @@ impl Provider for Psa {
     }
 
     fn detect(&self, places: &Places) -> Vec<Detected> {
-        let path = &places.psa_tokens;
+        let path = &places.of(SERVICE);
         let service = fs::metadata(path).and_then(|metadata| match metadata.file_type() {
             kind if kind.is_socket() => UnixStream::connect(path).map(|_| Way::Socket),
             kind if kind.is_dir() => fs::metadata(path.join(TOKEN)).map(|_| Way::Folder(Mutex::default())),
@@ -47,7 +50,7 @@ impl Provider for Psa {
     }
 
     fn signs(&self, places: &Places) -> Vec<Sign> {
-        Sign::at(&places.psa_tokens, "there is a service of PSA tokens", Weight::Proof).into_iter().collect()
+        Sign::at(&places.of(SERVICE), "there is a service of PSA tokens", Weight::Proof).into_iter().collect()
     }
 }
 
@@ -144,7 +147,7 @@ mod tests {
     const ASKED: Challenge = Challenge { long: ReportData([7; 64]), short: [7; 48] };
 
     fn only(path: &Path) -> Result<Box<dyn Attester>, Unavailable> {
-        Psa.detect(&Places { psa_tokens: path.to_owned(), ..Places::default() }).pop().expect("one way").outcome
+        Psa.detect(&Places::default().moved(SERVICE, path)).pop().expect("one way").outcome
     }
 
     /// A service for one probe and one request.

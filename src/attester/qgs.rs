@@ -17,7 +17,10 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::Unavailable;
+use super::{Place, Unavailable};
+
+/// Intel's file that names the port of the host's service, or the Unix socket of one.
+pub const SERVICE: Place = Place("etc/tdx-attest.conf");
 
 /// The service where Intel's configuration file says, or behind a Unix socket.
 #[derive(Clone, Debug)]

@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::tdx::ours;
-use super::{Attester, Detected, Places, Provider, Quote, Sign, Unavailable, Weight};
+use super::{Attester, Detected, Place, Places, Provider, Quote, Sign, Unavailable, Weight};
 use crate::evidence::intel::{Body, MAX_QUOTE, MEDIA_TYPE};
 use crate::evidence::{Challenge, Endorsements, Evidence};
 
 /// The name under which configuration knows this way.
 const PROVIDER: &str = "gramine";
+
+/// The folder of Gramine's attestation files.
+pub const GRAMINE: Place = Place("dev/attestation");
 
 /// The kind of attestation that the enclave's manifest must name (`sgx.remote_attestation`).
 const DCAP: &str = "dcap";
@@ -27,13 +30,13 @@ impl Provider for Sgx {
     }
 
     fn detect(&self, places: &Places) -> Vec<Detected> {
-        let gramine = Gramine { folder: places.gramine.clone(), turn: Mutex::new(()) };
+        let gramine = Gramine { folder: places.of(GRAMINE), turn: Mutex::new(()) };
         let outcome = gramine.probe().map(|()| Box::new(gramine) as Box<dyn Attester>);
         vec![Detected { provider: PROVIDER, outcome }]
     }
 
     fn signs(&self, places: &Places) -> Vec<Sign> {
-        let inside = Sign::at(&places.gramine, "Gramine offers its attestation files", Weight::Proof);
+        let inside = Sign::at(&places.of(GRAMINE), "Gramine offers its attestation files", Weight::Proof);
         let outside = places.kernel().shows("class/misc/sgx_enclave", "the processor has SGX, and this process is not in an enclave", Weight::Hint);
         inside.map_or_else(|| outside.into_iter().collect(), |inside| vec![inside])
     }

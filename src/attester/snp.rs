@@ -9,14 +9,21 @@ use super::document::Document;
 use super::kernel::Driver;
 use super::sev_guest::{self, SevGuest};
 use super::tsm::{self, Tsm};
-use super::{Attester, Detected, Places, Provider, Quote, Sign, Unavailable, Weight, google};
+use super::{Attester, Detected, Place, Places, Provider, Quote, Sign, Unavailable, Weight, google};
 use crate::evidence::snp::table::{self, Kind};
 use crate::evidence::snp::{MEDIA_TYPE, REPORT_SIZE, Report};
 use crate::evidence::{Challenge, Endorsement, Endorsements, Evidence, ReportData, launch};
 
 /// The platform's provider.
 #[derive(Debug)]
-pub struct Snp;
+pub struct Snp {
+    /// The privilege level (VMPL) to ask from: the least that the kernel allows when not set. A verifier's policy must allow
+    /// it too.
+    pub privlevel: Option<u8>,
+}
+
+/// The sev-guest device.
+pub const DEVICE: Place = Place("dev/sev-guest");
 
 impl Provider for Snp {
     fn names(&self) -> &'static [&'static str] {
@@ -24,12 +31,12 @@ impl Provider for Snp {
     }
 
     fn detect(&self, places: &Places) -> Vec<Detected> {
-        let tsm = Tsm::new(places.tsm_root.clone(), "sev_guest", places.privlevel);
+        let tsm = Tsm::new(places.of(tsm::ROOT), "sev_guest", self.privlevel);
         let boxed = |way: Way| Box::new(SnpAttester { way }) as Box<dyn Attester>;
-        let (kernel, folder) = (places.kernel(), tsm.root.clone());
-        let by_folder = || tsm.probe().map_err(|unavailable| kernel.explain_tsm(unavailable, &folder, TSM)).map(|()| boxed(Way::Tsm(tsm.clone())));
-        let open = || SevGuest::open(&places.sev_guest, places.privlevel).map(|device| boxed(Way::Device(device)));
-        let by_device = || open().map_err(|unavailable| kernel.explain_device(unavailable, &places.sev_guest, DRIVER));
+        let (kernel, device) = (places.kernel(), places.of(DEVICE));
+        let by_folder = || tsm.probe().map_err(|unavailable| kernel.explain_tsm(unavailable, &tsm.root, TSM)).map(|()| boxed(Way::Tsm(tsm.clone())));
+        let open = || SevGuest::open(&device, self.privlevel).map(|device| boxed(Way::Device(device)));
+        let by_device = || open().map_err(|unavailable| kernel.explain_device(unavailable, &device, DRIVER));
         let ways = vec![Detected { provider: tsm::PROVIDER, outcome: by_folder() }, Detected { provider: sev_guest::PROVIDER, outcome: by_device() }];
         google::beside(ways, places, || by_folder().or_else(|first| by_device().map_err(|_| first)))
     }

@@ -4,10 +4,10 @@
 use std::path::Path;
 
 use super::kernel::Driver;
-use super::qgs::QuoteService;
+use super::qgs::{self, QuoteService};
 use super::tdx_guest::{self, TdxGuest};
 use super::tsm::{self, Tsm};
-use super::{Attester, Detected, Places, Provider, Quote, Sign, Unavailable, Weight, google};
+use super::{Attester, Detected, Place, Places, Provider, Quote, Sign, Unavailable, Weight, google};
 use crate::evidence::intel::{self, Body, MEDIA_TYPE};
 use crate::evidence::{Challenge, Endorsements, Evidence, ReportData};
 
@@ -21,13 +21,13 @@ impl Provider for Tdx {
     }
 
     fn detect(&self, places: &Places) -> Vec<Detected> {
-        // A trust domain has no privilege levels: the setting is another platform's.
-        let tsm = Tsm::new(places.tsm_root.clone(), "tdx_guest", None);
-        let explained = |unavailable| places.kernel().explain_tsm(unavailable, &places.tsm_root, DRIVER);
+        // A trust domain has no privilege levels.
+        let (tsm, device) = (Tsm::new(places.of(tsm::ROOT), "tdx_guest", None), places.of(DEVICE));
+        let explained = |unavailable| places.kernel().explain_tsm(unavailable, &tsm.root, TSM);
         let boxed = |way: Way| Box::new(TdxAttester { way }) as Box<dyn Attester>;
         let by_folder = || tsm.probe().map_err(explained).map(|()| boxed(Way::Tsm(tsm.clone())));
-        let service = QuoteService { place: places.tdx_quotes.clone() };
-        let opened = TdxGuest::open(&places.tdx_guest).map_err(|unavailable| places.kernel().explain_device(unavailable, &places.tdx_guest, DEVICE));
+        let service = QuoteService { place: places.of(qgs::SERVICE) };
+        let opened = TdxGuest::open(&device).map_err(|unavailable| places.kernel().explain_device(unavailable, &device, DRIVER));
         let device = opened.and_then(|device| service.probe().map(|()| boxed(Way::Device(device, service))));
         let ways = vec![Detected { provider: tsm::PROVIDER, outcome: by_folder() }, Detected { provider: tdx_guest::PROVIDER, outcome: device }];
         google::beside(ways, places, by_folder)
@@ -40,11 +40,12 @@ impl Provider for Tdx {
     }
 }
 
-/// The driver with a folder of configfs-tsm.
-const DRIVER: Driver = Driver { module: "tdx-guest", device: "class/misc/tdx_guest", since: (6, 7) };
+/// The tdx_guest device.
+pub const DEVICE: Place = Place("dev/tdx_guest");
 
-/// The driver with its own device.
-const DEVICE: Driver = Driver { since: (6, 2), ..DRIVER };
+/// The driver with its own device (Linux 6.2), and with a folder of configfs-tsm (6.7).
+const DRIVER: Driver = Driver { module: "tdx-guest", device: "class/misc/tdx_guest", since: (6, 2) };
+const TSM: Driver = Driver { since: (6, 7), ..DRIVER };
 
 struct TdxAttester {
     way: Way,

@@ -9,8 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::Unavailable;
+use super::{Place, Unavailable};
 use crate::evidence::tpm::{Attest, Hash, PCR_COUNT, Pcrs, Selection, Signature};
+
+/// The TPM: a resource-managed device, or the socket of a software TPM.
+pub const DEVICE: Place = Place("dev/tpmrm0");
 
 /// The longest command or response that is exchanged: the kernel's limit.
 const MAX_MESSAGE: usize = 4096;

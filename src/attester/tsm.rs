@@ -14,12 +14,15 @@ use aws_lc_rs::rand;
 use rustix::io::Errno;
 use tracing::warn;
 
-use super::Unavailable;
 use super::patience::patiently;
+use super::{Place, Unavailable};
 use crate::evidence::snp::table::MAX_TABLE;
 
 /// The name under which configuration knows this way.
 pub(super) const PROVIDER: &str = "configfs-tsm";
+
+/// The report folder.
+pub const ROOT: Place = Place("sys/kernel/config/tsm/report");
 
 /// The report folder with what is asked of it.
 #[derive(Clone, Debug)]

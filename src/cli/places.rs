@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::attester::Places;
+use crate::attester::{Places, snp, tpm, tsm};
 
 /// Places that are not the usual ones.
 #[derive(Debug, clap::Args)]
@@ -24,13 +24,8 @@ pub(super) struct Typed {
 impl Typed {
     /// The usual places with what was typed.
     pub(super) fn places(&self) -> Places {
-        let mut places = self.root.as_deref().map_or_else(Places::default, Places::below);
-        let typed = [(&self.tsm_root, &mut places.tsm_root), (&self.device, &mut places.sev_guest), (&self.tpm, &mut places.tpm)];
-        for (typed, place) in typed {
-            if let Some(typed) = typed {
-                place.clone_from(typed);
-            }
-        }
-        places
+        let usual = self.root.as_deref().map_or_else(Places::default, Places::below);
+        let typed = [(&self.tsm_root, tsm::ROOT), (&self.device, snp::DEVICE), (&self.tpm, tpm::DEVICE)];
+        typed.into_iter().filter_map(|(to, place)| Some((to.as_ref()?, place))).fold(usual, |places, (to, place)| places.moved(place, to))
     }
 }
