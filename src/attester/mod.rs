@@ -5,6 +5,7 @@
 pub mod azure;
 pub mod batch;
 pub mod cca;
+mod device;
 pub mod devices;
 mod document;
 pub mod google;

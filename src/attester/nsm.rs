@@ -4,39 +4,36 @@
 //! kernel wrote is read elsewhere.
 #![allow(unsafe_code, reason = "an ioctl hands addresses to the kernel")]
 
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::FileTypeExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::io::Errno;
 use rustix::ioctl::{Updater, ioctl, opcode};
 
 use super::Unavailable;
+use super::device::{Device, Kind};
 use crate::evidence::nitro::MAX_DOCUMENT;
 
 /// The name under which configuration knows this way.
 pub(super) const PROVIDER: &str = "nsm";
 
+const KIND: Kind = Kind {
+    provider: PROVIDER,
+    absent: "load the driver (modprobe nsm, Linux 6.8 or later); it works only inside a Nitro enclave",
+    other: "this is not the security module's device: check its path",
+};
+
 /// The device, open.
 #[derive(Debug)]
-pub(super) struct Nsm {
-    file: File,
-    path: PathBuf,
-}
+pub(super) struct Nsm(Device);
 
 impl Nsm {
     /// Opens the device. Asks the module nothing.
     pub(super) fn open(path: &Path) -> Result<Self, Unavailable> {
-        let explained = |errno| explain(path, errno);
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(|error| explained(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
-        let is_device = file.metadata().is_ok_and(|metadata| metadata.file_type().is_char_device());
-        if is_device { Ok(Self { file, path: path.to_owned() }) } else { Err(explained(Errno::NOTTY)) }
+        Device::open(path, &KIND)?.of_characters().map(Self)
     }
 
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        self.0.path()
     }
 
     /// The module's answer to `request`.
@@ -48,8 +45,8 @@ impl Nsm {
         };
         // SAFETY: the opcode is NSM_IOCTL_RAW with its own structure; the addresses in it are of buffers of the lengths
         // beside them, which outlive the call. The kernel reads the first and writes the second.
-        let done = unsafe { ioctl(&self.file, Updater::<NSM_IOCTL_RAW, _>::new(&mut message)) };
-        done.map_err(|errno| explain(&self.path, errno))?;
+        let done = unsafe { ioctl(&self.0, Updater::<NSM_IOCTL_RAW, _>::new(&mut message)) };
+        done.map_err(|errno| self.0.refused(errno))?;
         // The kernel says how much it wrote.
         answer.truncate(usize::try_from(message.response.length).unwrap_or(0));
         Ok(answer)
@@ -73,17 +70,6 @@ struct Message {
 const _: () = assert!(size_of::<Message>() == 32);
 
 const NSM_IOCTL_RAW: rustix::ioctl::Opcode = opcode::read_write::<Message>(0x0a, 0);
-
-fn explain(path: &Path, errno: Errno) -> Unavailable {
-    let fix = match errno {
-        Errno::NOTTY => "this is not the security module's device: check its path",
-        Errno::NOENT | Errno::NXIO | Errno::NODEV => "load the driver (modprobe nsm, Linux 6.8 or later); it works only inside a Nitro enclave",
-        Errno::ACCESS | Errno::PERM => "run as root, or give this process the device",
-        _ => "look at the kernel's log (dmesg)",
-    };
-    let transient = matches!(errno, Errno::AGAIN | Errno::BUSY | Errno::INTR | Errno::TIMEDOUT);
-    Unavailable { what: format!("{PROVIDER} at {}", path.display()), why: io::Error::from(errno).to_string(), fix: fix.to_owned(), transient }
-}
 
 #[cfg(test)]
 mod tests {

@@ -4,27 +4,30 @@
 //! is over, and has the size that the kernel copies; the host's table lands in a buffer of ours and is read elsewhere.
 #![allow(unsafe_code, reason = "an ioctl hands addresses to the kernel")]
 
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::FileTypeExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::ioctl::{Updater, ioctl, opcode};
 
 use super::Unavailable;
+use super::device::{self, Device, Kind};
 use super::patience::patiently;
 use crate::evidence::snp::REPORT_SIZE;
 
 /// The name under which configuration knows this way.
 pub(super) const PROVIDER: &str = "sev-guest";
 
+const KIND: Kind = Kind {
+    provider: PROVIDER,
+    absent: "load the driver (modprobe sev-guest); it works only inside an SEV-SNP guest",
+    other: "this is not the sev-guest device, or its driver has given up its key after a failed exchange: check its path, then restart the guest",
+};
+
 /// The device, open.
 #[derive(Debug)]
 pub(super) struct SevGuest {
-    file: File,
-    path: PathBuf,
+    device: Device,
     vmpl: u32,
     patience: Duration,
 }
@@ -38,22 +41,18 @@ pub(super) struct Extended {
 impl SevGuest {
     /// Opens the device. Asks the hardware nothing. Requests are made for VMPL 0 unless another is named.
     pub(super) fn open(path: &Path, vmpl: Option<u8>) -> Result<Self, Unavailable> {
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(|error| explain(path, &Failure::of(&error)))?;
-        let is_device = file.metadata().is_ok_and(|metadata| metadata.file_type().is_char_device());
-        if !is_device {
-            return Err(explain(path, &Failure::NotTheDevice));
-        }
-        Ok(Self { file, path: path.to_owned(), vmpl: vmpl.unwrap_or(0).into(), patience: Duration::from_secs(10) })
+        let device = Device::open(path, &KIND)?.of_characters()?;
+        Ok(Self { device, vmpl: vmpl.unwrap_or(0).into(), patience: Duration::from_secs(10) })
     }
 
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        self.device.path()
     }
 
     /// A report over `user_data`. Retries while the host is busy and ten seconds last.
     pub(super) fn report(&self, user_data: &[u8; 64]) -> Result<Extended, Unavailable> {
-        patiently(self.patience, || self.attempt(user_data), Failure::is_transient).map_err(|failure| explain(&self.path, &failure))
+        patiently(self.patience, || self.attempt(user_data), Failure::is_transient).map_err(|failure| self.explained(&failure))
     }
 
     fn attempt(&self, user_data: &[u8; 64]) -> Result<Extended, Failure> {
@@ -70,7 +69,7 @@ impl SevGuest {
         let mut message = Message::new(&raw const request as u64, &raw mut response as u64);
         // SAFETY: the opcode is SNP_GET_REPORT with its own structure; both addresses in it are of locals that outlive
         // the call and have the sizes that the kernel reads and writes.
-        let done = unsafe { ioctl(&self.file, Updater::<SNP_GET_REPORT, _>::new(&mut message)) };
+        let done = unsafe { ioctl(&self.device, Updater::<SNP_GET_REPORT, _>::new(&mut message)) };
         finish(done, &message, &response)
     }
 
@@ -82,9 +81,23 @@ impl SevGuest {
         let mut response = Response([0; 4000]);
         let mut message = Message::new(&raw const request as u64, &raw mut response as u64);
         // SAFETY: as above, with SNP_GET_EXT_REPORT; `certs_address` is of a buffer of `certs_len` octets that outlives the call.
-        let done = unsafe { ioctl(&self.file, Updater::<SNP_GET_EXT_REPORT, _>::new(&mut message)) };
+        let done = unsafe { ioctl(&self.device, Updater::<SNP_GET_EXT_REPORT, _>::new(&mut message)) };
         let report = finish(done, &message, &response)?;
         Ok(Extended { report, table })
+    }
+
+    fn explained(&self, failure: &Failure) -> Unavailable {
+        let refused = match failure {
+            Failure::Errno(errno) | Failure::Request { errno, .. } => self.device.refused(*errno),
+            Failure::Response { status, size } => {
+                self.device.unfit(format!("report: expected status 0 and {REPORT_SIZE} octets, found status {status:#x} and {size}"))
+            }
+        };
+        let why = match failure {
+            Failure::Request { firmware, vmm, .. } => format!("{}: firmware error {firmware:#x}, hypervisor error {vmm:#x}", refused.why),
+            _ => refused.why,
+        };
+        Unavailable { what: refused.what, why, fix: failure.fix().map_or(refused.fix, str::to_owned), transient: failure.is_transient() }
     }
 }
 
@@ -157,7 +170,6 @@ const VMM_BUSY: u64 = 2;
 #[derive(Debug)]
 enum Failure {
     Errno(Errno),
-    NotTheDevice,
     /// The firmware or the hypervisor refused, with their numbers.
     Request {
         errno: Errno,
@@ -171,46 +183,27 @@ enum Failure {
 }
 
 impl Failure {
-    fn of(error: &io::Error) -> Self {
-        Self::Errno(Errno::from_io_error(error).unwrap_or(Errno::IO))
-    }
-
     const fn is_transient(&self) -> bool {
         match self {
-            Self::Errno(errno) => matches!(*errno, Errno::AGAIN | Errno::BUSY | Errno::INTR | Errno::TIMEDOUT | Errno::NOMEM),
+            Self::Errno(errno) => device::is_transient(*errno),
             Self::Request { vmm, .. } => *vmm == VMM_BUSY,
-            Self::NotTheDevice | Self::Response { .. } => false,
+            Self::Response { .. } => false,
         }
     }
 
-    const fn fix(&self) -> &'static str {
+    /// What a person can do, where that is not the same for every device.
+    const fn fix(&self) -> Option<&'static str> {
         match self {
-            Self::NotTheDevice | Self::Errno(Errno::NOTTY) => {
-                "this is not the sev-guest device, or its driver has given up its key after a failed exchange: check its path, then restart the guest"
-            }
-            Self::Errno(Errno::NOENT | Errno::NXIO | Errno::NODEV) => "load the driver (modprobe sev-guest); it works only inside an SEV-SNP guest",
-            Self::Errno(Errno::ACCESS | Errno::PERM) => "run as root, or give this process the device (a group, or the device rule of its container)",
-            Self::Errno(Errno::INVAL) => "the kernel does not take the request: the privilege level may be below this guest's own",
+            Self::Errno(Errno::INVAL) => Some("the kernel does not take the request: the privilege level may be below this guest's own"),
             Self::Request { vmm: VMM_BUSY, .. } | Self::Errno(Errno::AGAIN | Errno::BUSY | Errno::INTR | Errno::TIMEDOUT) => {
-                "the host throttles requests; try again, and find out what else on this machine asks for reports"
+                Some("the host throttles requests; try again, and find out what else on this machine asks for reports")
             }
             Self::Request { .. } | Self::Response { .. } => {
-                "the firmware or the host refused; look at the kernel's log (dmesg), and ask the host's operator if it lasts"
+                Some("the firmware or the host refused; look at the kernel's log (dmesg), and ask the host's operator if it lasts")
             }
-            Self::Errno(_) => "look at the kernel's log (dmesg)",
+            Self::Errno(_) => None,
         }
     }
-}
-
-fn explain(path: &Path, failure: &Failure) -> Unavailable {
-    let why = match failure {
-        Failure::Errno(errno) => io::Error::from(*errno).to_string(),
-        Failure::NotTheDevice => "not a character device".to_owned(),
-        Failure::Request { errno, firmware, vmm } => format!("{}: firmware error {firmware:#x}, hypervisor error {vmm:#x}", io::Error::from(*errno)),
-        Failure::Response { status, size } => format!("report: expected status 0 and {REPORT_SIZE} octets, found status {status:#x} and {size}"),
-    };
-    let what = format!("{PROVIDER} at {}", path.display());
-    Unavailable { what, why, fix: failure.fix().to_owned(), transient: failure.is_transient() }
 }
 
 #[cfg(test)]
@@ -252,7 +245,7 @@ mod tests {
             assert!(matches!(answered(0, Ok(()), &response(status, size)), Err(Failure::Response { .. })));
         }
         let busy = answered(VMM_BUSY << 32, Err(Errno::IO), &response(0, 0)).unwrap_err();
-        assert!(busy.is_transient() && busy.fix().contains("throttles"));
+        assert!(busy.is_transient() && busy.fix().is_some_and(|fix| fix.contains("throttles")));
         let long = answered(VMM_INVALID_LEN << 32, Err(Errno::IO), &response(0, 0)).unwrap_err();
         assert!(matches!(long, Failure::Request { vmm: VMM_INVALID_LEN, .. }) && !long.is_transient());
         let firmware = answered(0x16, Err(Errno::IO), &response(0, 0)).unwrap_err();
