@@ -183,6 +183,19 @@ fn a_machine_whose_tee_answers_is_good() {
     assert_eq!(fake.entries(), Vec::<String>::new(), "nothing is left");
 }
 
+#[test]
+fn a_device_in_another_place_is_looked_for_there_and_nowhere_else() {
+    let desk = machine(&[("dev/sev-guest", ""), ("elsewhere", "")]);
+    let (_, document) = doctor(&desk, "--device m/elsewhere");
+    let seen = document["platforms"]["seen"].as_array().expect("platforms");
+    let ways: Vec<&Value> = seen.iter().flat_map(|seen| seen["ways"].as_array().expect("ways")).collect();
+    for provider in ["nsm", "sev-guest", "tdx-guest"] {
+        let way = ways.iter().find(|way| way["provider"] == provider).expect("it is looked for");
+        assert_eq!(way["what"], format!("{provider} at m/elsewhere"), "{way}");
+    }
+    assert!(!document.to_string().contains("m/dev/sev-guest"), "{document:#}");
+}
+
 const CONFIG: &str = r#"version = 1
 [identity]
 provider = "PROVIDER"

@@ -95,6 +95,11 @@ pub trait Provider: Sync {
     /// Looks for the hardware's ways to evidence, best first, and says what stands in the way of each.
     fn detect(&self, places: &Places) -> Vec<Detected>;
 
+    /// The device that the kernel makes for this TEE, where it makes one for it alone.
+    fn device(&self) -> Option<Place> {
+        None
+    }
+
     /// What shows that this machine has this TEE, whether or not a way to its evidence works. Where there is proof, and no
     /// way, nothing weaker is taken in its place.
     fn signs(&self, _places: &Places) -> Vec<Sign> {

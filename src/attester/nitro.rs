@@ -31,6 +31,10 @@ impl Provider for Enclave {
         vec![Detected { provider: nsm::PROVIDER, outcome: attester }]
     }
 
+    fn device(&self) -> Option<Place> {
+        Some(NSM)
+    }
+
     fn signs(&self, places: &Places) -> Vec<Sign> {
         places.kernel().virtio("0x0021", "a Nitro Secure Module is on the bus").into_iter().collect()
     }

@@ -41,6 +41,10 @@ impl Provider for Snp {
         google::beside(ways, places, || by_folder().or_else(|first| by_device().map_err(|_| first)))
     }
 
+    fn device(&self) -> Option<Place> {
+        Some(DEVICE)
+    }
+
     fn signs(&self, places: &Places) -> Vec<Sign> {
         let kernel = places.kernel();
         let guest = kernel.shows("bus/platform/devices/sev-guest", "the kernel made the device of an SEV-SNP guest", Weight::Proof);

@@ -33,6 +33,10 @@ impl Provider for Tdx {
         google::beside(ways, places, by_folder)
     }
 
+    fn device(&self) -> Option<Place> {
+        Some(DEVICE)
+    }
+
     fn signs(&self, places: &Places) -> Vec<Sign> {
         let kernel = places.kernel();
         let device = kernel.shows(DRIVER.device, "the kernel has the device of a trust domain", Weight::Proof);

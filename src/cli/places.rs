@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::attester::{Places, snp, tpm, tsm};
+use crate::attester::{Places, tpm, tsm};
+use crate::platform::PLATFORMS;
 
 /// Places that are not the usual ones.
 #[derive(Debug, clap::Args)]
@@ -25,7 +26,9 @@ impl Typed {
     /// The usual places with what was typed.
     pub(super) fn places(&self) -> Places {
         let usual = self.root.as_deref().map_or_else(Places::default, Places::below);
-        let typed = [(&self.tsm_root, tsm::ROOT), (&self.device, snp::DEVICE), (&self.tpm, tpm::DEVICE)];
-        typed.into_iter().filter_map(|(to, place)| Some((to.as_ref()?, place))).fold(usual, |places, (to, place)| places.moved(place, to))
+        // Only the TEE that this machine has will know the device for its own.
+        let devices = PLATFORMS.iter().filter_map(|platform| platform.provider.device()).map(|place| (&self.device, place));
+        let typed = [(&self.tsm_root, tsm::ROOT), (&self.tpm, tpm::DEVICE)].into_iter().chain(devices);
+        typed.filter_map(|(to, place)| Some((to.as_ref()?, place))).fold(usual, |places, (to, place)| places.moved(place, to))
     }
 }
