@@ -2,11 +2,11 @@
 //! its own label, and it never stands in for a TEE's.
 
 use super::gpu;
-use super::roots::Anchor;
+use super::roots::{Anchor, Origin};
 use super::{AuthenticClaims, Grounds};
 use crate::evidence::gpu::{Gpu, Report};
 use crate::evidence::saved::{Beside, SavedFile};
-use crate::evidence::{Auxiliary, ClaimValue, Claims, Endorsements, Evidence};
+use crate::evidence::{Auxiliary, ClaimValue, Claims, Endorsements, Evidence, Timestamp};
 use crate::refusal::{Denied, Finding, Reason};
 
 /// One kind of auxiliary evidence.
@@ -28,7 +28,22 @@ pub struct Kind {
     pub read: fn(&[u8]) -> Result<Claims, Denied>,
     /// Judges a value. The nonce is what it must answer; `None` where the evidence is not of a connection.
     #[allow(clippy::type_complexity, reason = "a row holds its function as it is; a name would say no more")]
-    pub authenticate: fn(&[u8], &Endorsements, Option<&[u8; 32]>, &Grounds<'_>) -> Result<gpu::Device, Denied>,
+    pub authenticate: fn(&[u8], &Endorsements, Option<&[u8; 32]>, &Grounds<'_>) -> Result<Device, Denied>,
+}
+
+/// What a member's evidence comes to.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// What it says.
+    pub claims: Claims,
+    /// SHA-384 of the key that its vendor certified for it: no two devices have one.
+    pub identity: [u8; 48],
+    /// Until when this holds.
+    pub until: Timestamp,
+    /// Whose root it is under.
+    pub origin: Origin,
+    /// Whether the vendor's current word on revocation was at hand.
+    pub revocation_checked: bool,
 }
 
 /// Every kind of this build.

@@ -17,6 +17,7 @@
 use x509_parser::prelude::X509Certificate;
 
 use super::Grounds;
+use super::auxiliary::Device;
 use super::chain::{self, SigningKey, untrusted};
 use super::memo::verifies_once;
 use super::roots::{Anchor, Origin};
@@ -25,7 +26,7 @@ use crate::evidence::gpu::{Gpu, Report};
 pub use crate::evidence::gpu::{OCSP, RIM};
 use crate::evidence::ocsp::{Der, Response, Single, Status};
 use crate::evidence::rim::Rim;
-use crate::evidence::{ClaimValue, Claims, Endorsements, Timestamp};
+use crate::evidence::{ClaimValue, Endorsements, Timestamp};
 use crate::policy::Revocation;
 use crate::refusal::{Denied, Finding, Reason};
 
@@ -40,21 +41,6 @@ pub const GRACE: u64 = 86_400;
 pub fn anchors() -> Vec<Anchor> {
     let anchor = |name: &str, spki: &[u8]| Anchor { platform: NAME, name: name.to_owned(), spki: spki.to_vec(), origin: Origin::Vendor };
     vec![anchor("device", include_bytes!("roots/nvidia-device-identity.spki.der")), anchor("rim", include_bytes!("roots/nvidia-rim.spki.der"))]
-}
-
-/// What a device's evidence comes to.
-#[derive(Clone, Debug)]
-pub struct Device {
-    /// What it says.
-    pub claims: Claims,
-    /// SHA-384 of the key that NVIDIA certified for it: no two devices have one.
-    pub identity: [u8; 48],
-    /// Until when this holds.
-    pub until: Timestamp,
-    /// Whose root it is under.
-    pub origin: Origin,
-    /// Whether current OCSP responses were at hand.
-    pub revocation_checked: bool,
 }
 
 /// Judges a member's value. `nonce` is what it must answer; `None` for evidence that is not of a connection.

@@ -409,12 +409,13 @@ impl DeviceAttester for SimulatedGpus {
 mod tests {
     use super::*;
     use crate::policy::Revocation;
+    use crate::verify::auxiliary::Device;
     use crate::verify::memo::NoMemo;
     use crate::verify::{Anchor, Grounds, Origin, TrustAnchors, gpu};
 
     const NOW: Timestamp = Timestamp(1_796_083_200);
 
-    fn judged(forge: &GpuForge, revocation: Revocation) -> Result<gpu::Device, crate::refusal::Denied> {
+    fn judged(forge: &GpuForge, revocation: Revocation) -> Result<Device, crate::refusal::Denied> {
         let anchor = |(name, spki)| Anchor { platform: gpu::NAME, name, spki, origin: Origin::Simulator };
         let anchors: TrustAnchors = roots().into_iter().map(anchor).collect();
         let grounds = Grounds { anchors: &anchors, revocation, memo: &NoMemo, now: NOW };
