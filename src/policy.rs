@@ -45,6 +45,8 @@ pub struct AppraisalPolicy {
     pub clock_skew: u64,
     /// Whether a current revocation list is needed for a verdict.
     pub revocation: Revocation,
+    /// Whether a device's state must be compared with its vendor's references.
+    pub references: References,
     /// The weakening keys that were written, with their place (`accept[0].insecure_allow_debug`).
     pub insecure: Vec<String>,
     /// Whether the simulator's published roots are trusted.
@@ -92,6 +94,15 @@ pub enum Revocation {
     /// Absent or out of date refuses.
     Required,
     /// Used when present and current; its absence is let pass (`insecure_allow_missing_crl`).
+    WhenPresent,
+}
+
+/// Whether the vendor's reference measurements of a device beside a TEE are needed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum References {
+    /// Absent ones refuse: every policy that an operator writes, and every connection.
+    Required,
+    /// Where none at all are at hand, a device is judged without its state, and the verdict says so. For files alone.
     WhenPresent,
 }
 

@@ -13,12 +13,12 @@ use portcullis::evidence::binding::{self, Binding, BindingClaims, Channel, Kind,
 use portcullis::evidence::cmw::Collection;
 use portcullis::evidence::gpu::{Gpu, LABELS, MEDIA_TYPE};
 use portcullis::evidence::snp::Product;
-use portcullis::evidence::{Auxiliary, Endorsement, KeyDigest, Timestamp};
+use portcullis::evidence::{Auxiliary, ClaimValue, Endorsement, KeyDigest, Timestamp};
 use portcullis::platform;
-use portcullis::policy::AppraisalPolicy;
+use portcullis::policy::{AppraisalPolicy, Roots};
 use portcullis::refusal::{Denied, Reason};
 use portcullis::verify::memo::NoMemo;
-use portcullis::verify::{Appraiser, AttestationResult, gpu};
+use portcullis::verify::{Appraisal, Appraiser, AttestationResult, gpu};
 
 /// 2026-12-01T00:00:00Z.
 const NOW: Timestamp = Timestamp(1_796_083_200);
@@ -31,6 +31,8 @@ struct World {
     /// The nonce that the device is asked with, in place of the right one.
     nonce: Option<[u8; 32]>,
     policy: &'static str,
+    /// What the policy says of revocation lists.
+    revocation: &'static str,
 }
 
 impl World {
@@ -39,22 +41,23 @@ impl World {
     }
 
     fn of(devices: GpuForge) -> Self {
-        Self { devices, references: None, nonce: None, policy: r#", "require": ["gpu/0"]"# }
+        Self { devices, references: None, nonce: None, policy: r#", "require": ["gpu/0"]"#, revocation: "" }
     }
 
     fn appraiser(&self) -> Appraiser {
         let text = format!(
             r#"{{ "version": 1, "name": "composite", "insecure_roots": ["simulator"],
-                  "accept": [ {{ "id": "a", "tee": "sev-snp", "measurement": "{}"{} }} ] }}"#,
+                  "accept": [ {{ "id": "a", "tee": "sev-snp", "measurement": "{}"{} }} ]{} }}"#,
             HEXLOWER.encode(&MEASUREMENT),
-            self.policy
+            self.policy,
+            self.revocation
         );
         let (policy, _) = AppraisalPolicy::load(text.as_bytes(), &platform::vocabularies()).unwrap_or_else(|problems| panic!("{problems:?}"));
         Appraiser { anchors: platform::anchors(&policy), policy }
     }
 
-    /// The verdict on a session whose evidence `change` was done to before the claims were made, and `tamper` after.
-    fn judge(&self, change: impl Fn(&mut Vec<Auxiliary>), tamper: impl Fn(&mut Collection)) -> Result<AttestationResult, Denied> {
+    /// A session's evidence that `change` was done to before the claims were made, and `tamper` after.
+    fn present(&self, change: impl Fn(&mut Vec<Auxiliary>), tamper: impl Fn(&mut Collection)) -> (Collection, Binding) {
         let (key, instance, nonce) = (KeyDigest([0x11; 48]), vec![0x33; 16], [1; 32]);
         let asked = self.nonce.unwrap_or_else(|| binding::device_nonce(&[&instance, &nonce]));
         let mut members = self.devices.members(&asked);
@@ -76,13 +79,23 @@ impl World {
         presented.tee.auxiliary = members;
         presented.endorsements.extend(self.references.iter().chain([&self.devices]).flat_map(GpuForge::endorsements));
         tamper(&mut presented);
-        let verifier = platform::of_evidence(&presented.tee).expect("the platform").verifier;
-        self.appraiser().judge(verifier, &presented, &binding, &NoMemo, NOW)
+        (presented, binding)
+    }
+
+    /// The verdict on such a session.
+    fn judge(&self, change: impl Fn(&mut Vec<Auxiliary>), tamper: impl Fn(&mut Collection)) -> Result<AttestationResult, Denied> {
+        let (presented, binding) = self.present(change, tamper);
+        judged(&self.appraiser(), &presented, &binding)
     }
 
     fn reason(&self, change: impl Fn(&mut Vec<Auxiliary>), tamper: impl Fn(&mut Collection)) -> Option<Reason> {
         self.judge(change, tamper).err().map(|denied| denied.reason())
     }
+}
+
+fn judged(appraiser: &Appraiser, presented: &Collection, binding: &Binding) -> Result<AttestationResult, Denied> {
+    let verifier = platform::of_evidence(&presented.tee).expect("the platform").verifier;
+    appraiser.judge(verifier, presented, binding, &NoMemo, NOW)
 }
 
 #[test]
@@ -180,6 +193,56 @@ fn each_change_is_refused_with_its_code() {
         let world = World { references, ..World::of(devices) };
         assert_eq!(world.reason(nothing, |_| {}), Some(reason), "{why}");
     }
+}
+
+/// What has only files, and no policy, is told that a state was compared with nothing. Nobody else goes without references, and
+/// nobody goes without those that are at hand.
+#[test]
+fn a_state_without_references_passes_in_files_without_a_policy_alone() {
+    let genuine = AppraisalPolicy { roots: Roots::VendorAndSimulator, ..AppraisalPolicy::genuine(&platform::vocabularies()) };
+    let genuine = Appraiser { anchors: platform::anchors(&genuine), policy: genuine };
+    let examined = |appraiser: &Appraiser, world: &World, keep: fn(&str) -> bool| {
+        let (mut presented, binding) = world.present(|_| {}, |_| {});
+        presented.endorsements = presented.endorsements.iter().filter(|one| !one.name.starts_with(gpu::RIM) || keep(&one.name)).cloned().collect();
+        let verifier = platform::of_evidence(&presented.tee).expect("the platform").verifier;
+        let file = appraiser.examine(verifier, &presented.tee, &presented.endorsements, &NoMemo, NOW);
+        let session = judged(appraiser, &presented, &binding);
+        (file, session.map(|result| result.appraisal().clone()))
+    };
+    let compared = |appraisal: &Appraisal| match appraisal.claims().map("gpu/0").and_then(|claims| claims.find("state_compared")) {
+        Some(ClaimValue::Truth(compared)) => *compared,
+        other => panic!("{other:?}"),
+    };
+    let said = |verdict: Result<Appraisal, Denied>| verdict.map(|appraisal| compared(&appraisal)).map_err(|denied| denied.reason());
+    let (world, none, all): (_, fn(&str) -> bool, fn(&str) -> bool) = (World::new(), |_| false, |_| true);
+
+    let (file, session) = examined(&genuine, &world, none);
+    let file = file.unwrap_or_else(|denied| panic!("{denied}"));
+    assert_eq!((file.uncompared(), compared(&file)), (&["gpu/0"][..], false));
+    assert_eq!(said(session), Err(Reason::CollateralUnavailable), "a connection, whatever judges it");
+    let (file, session) = examined(&genuine, &world, all);
+    assert!(file.as_ref().is_ok_and(|file| file.uncompared().is_empty() && compared(file)) && said(session) == Ok(true));
+
+    // A policy file, and one that does without revocation lists.
+    let mut lenient = World::new();
+    lenient.revocation = r#", "insecure_allow_missing_crl": true"#;
+    for world in [&world, &lenient] {
+        for verdict in <[_; 2]>::from(examined(&world.appraiser(), world, none)) {
+            let denied = verdict.expect_err("no references");
+            let [finding] = &denied.findings().collect::<Vec<_>>()[..] else { panic!("{denied}") };
+            assert_eq!((finding.reason, finding.field.as_ref(), finding.found.as_str()), (Reason::CollateralUnavailable, "gpu.rim", "none at hand"));
+        }
+    }
+
+    // With any reference at hand all are wanted, and what they say holds.
+    let driver: fn(&str) -> bool = |name| name.ends_with("driver");
+    assert_eq!(said(examined(&genuine, &world, driver).0), Err(Reason::CollateralUnavailable), "the firmware's are not there");
+    let other = World::of(GpuForge::new(3, 1, NOW).measured(20, [0xdb; 48]));
+    assert_eq!(said(examined(&genuine, &other, driver).0), Err(Reason::MeasurementUnknown), "the driver's are, and say another state");
+    assert_eq!(said(examined(&genuine, &other, none).0), Ok(false), "the same with nothing to compare with");
+    let foreign = World { references: Some(GpuForge::new(3, 1, NOW).impostor()), ..World::new() };
+    assert_eq!(said(examined(&genuine, &foreign, all).0), Err(Reason::ChainUntrusted), "references of another signer");
+    assert_eq!(said(examined(&genuine, &World::of(GpuForge::new(3, 1, NOW).impostor()), none).0), Err(Reason::ChainUntrusted), "another vendor's device");
 }
 
 #[test]

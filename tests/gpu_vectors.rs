@@ -14,9 +14,9 @@ use portcullis::evidence::gpu::{Gpu, Report};
 use portcullis::evidence::ocsp::Response;
 use portcullis::evidence::rim::Rim;
 use portcullis::evidence::{Endorsement, Endorsements, Timestamp};
-use portcullis::policy::Revocation;
+use portcullis::policy::{References, Revocation};
 use portcullis::refusal::{Denied, Reason};
-use portcullis::verify::auxiliary::Device;
+use portcullis::verify::auxiliary::{Device, State};
 use portcullis::verify::gpu;
 use portcullis::verify::memo::NoMemo;
 use portcullis::verify::{Grounds, TrustAnchors};
@@ -77,14 +77,19 @@ impl Case {
     }
 
     fn whole(&self, revocation: Revocation, at: Timestamp) -> Result<Device, Denied> {
+        self.judge(revocation, References::Required, at)
+    }
+
+    fn judge(&self, revocation: Revocation, references: References, at: Timestamp) -> Result<Device, Denied> {
         let anchors: TrustAnchors = gpu::anchors().into_iter().collect();
-        gpu::authenticate(&self.gpu.encode(), &self.endorsements, None, &Grounds { anchors: &anchors, revocation, memo: &NoMemo, now: at })
+        let grounds = Grounds { anchors: &anchors, revocation, references, memo: &NoMemo, now: at };
+        gpu::authenticate(&self.gpu.encode(), &self.endorsements, None, &grounds)
     }
 
     /// Report and chain alone.
     fn device(&self, report: &[u8]) -> Result<Device, Denied> {
         let anchors: TrustAnchors = gpu::anchors().into_iter().collect();
-        let grounds = Grounds { anchors: &anchors, revocation: Revocation::WhenPresent, memo: &NoMemo, now: self.at };
+        let grounds = Grounds { anchors: &anchors, revocation: Revocation::WhenPresent, references: References::Required, memo: &NoMemo, now: self.at };
         let (parsed, _) = Report::parse(report)?;
         gpu::device(report, &parsed, &gpu::certificates("gpu.certificate", &self.gpu.chain)?, &grounds)
     }
@@ -93,18 +98,16 @@ impl Case {
 #[test]
 fn every_case_gives_the_manifests_verdict_and_claims() {
     for case in cases() {
-        let verdict = match case.has_rims() {
-            true => case.whole(Revocation::WhenPresent, case.at),
-            // Without reference measurements no state can be judged, and that is what a whole verdict says.
-            false => {
-                let whole = case.whole(Revocation::WhenPresent, case.at).map(drop).map_err(|denied| {
-                    println!("{denied}");
-                    denied.reason()
-                });
-                assert!(matches!(whole, Err(Reason::CollateralUnavailable | Reason::SignatureInvalid)), "{}: {whole:?}", case.id);
-                case.device(&case.gpu.report)
+        let verdict = case.judge(Revocation::WhenPresent, References::WhenPresent, case.at);
+        let whole = case.whole(Revocation::WhenPresent, case.at).map(drop).map_err(|denied| denied.reason());
+        match &verdict {
+            // Without reference measurements no state was judged, and where it has to be, that is what is said.
+            Ok(device) if !case.has_rims() => {
+                assert_eq!((device.state, whole), (State::Uncompared, Err(Reason::CollateralUnavailable)), "{}", case.id);
             }
-        };
+            Ok(device) => assert_eq!((device.state, whole), (State::Compared, Ok(())), "{}", case.id),
+            Err(denied) => assert_eq!(whole, Err(denied.reason()), "{}", case.id),
+        }
         let expected = case.case["expected"]["verdict"].as_str().expect("a verdict");
         let word = if verdict.is_ok() { "accept" } else { "reject" };
         println!("{}: {word} {}", case.id, verdict.as_ref().err().map(ToString::to_string).unwrap_or_default());
@@ -239,7 +242,7 @@ fn reference_measurements_are_nvidias_or_nobodys() {
                 let anchors: TrustAnchors = gpu::anchors().into_iter().collect();
                 let middle =
                     said["chain_min"].as_str().map(|text| text.replace(' ', "T")).and_then(|text| Timestamp::parse(&text)).expect("a time").plus(86_400);
-                let grounds = Grounds { anchors: &anchors, revocation: Revocation::WhenPresent, memo: &NoMemo, now: middle };
+                let grounds = Grounds { anchors: &anchors, revocation: Revocation::WhenPresent, references: References::Required, memo: &NoMemo, now: middle };
                 let verdict = tag.and_then(|tag| gpu::reference(&tag, &gpu::certificates("rim", &tag.chain)?, &grounds));
                 assert!(verdict.is_err(), "{}: {}", case.id, rim.name);
                 bad += 1;
@@ -249,7 +252,7 @@ fn reference_measurements_are_nvidias_or_nobodys() {
             assert_eq!((said["version"].as_str(), said["active"].as_u64()), (Some(tag.version.as_str()), Some(tag.golden.len() as u64)), "{}", rim.name);
             let middle = said["chain_min"].as_str().map(|text| text.replace(' ', "T")).and_then(|text| Timestamp::parse(&text)).expect("a time").plus(86_400);
             let anchors: TrustAnchors = gpu::anchors().into_iter().collect();
-            let grounds = Grounds { anchors: &anchors, revocation: Revocation::WhenPresent, memo: &NoMemo, now: middle };
+            let grounds = Grounds { anchors: &anchors, revocation: Revocation::WhenPresent, references: References::Required, memo: &NoMemo, now: middle };
             let chain = gpu::certificates("rim", &tag.chain).expect("certificates");
             gpu::reference(&tag, &chain, &grounds).unwrap_or_else(|denied| panic!("{}: {}: {denied}", case.id, rim.name));
             good += 1;

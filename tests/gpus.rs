@@ -360,4 +360,14 @@ fn gpus_beside_a_tee_in_files() {
     std::fs::copy(desk.path("both/gpu-0.cbor"), desk.path("both/gpu-1.cbor")).expect("a file");
     let run = desk.run("verify both --policy two.json --json");
     assert!(run.code != 0 && run.stdout.contains("evidence_ambiguous"), "one GPU as two: {}", run.shown());
+    done(&desk, "simulate stateless --gpus 2");
+    for entry in std::fs::read_dir(desk.path("stateless")).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        if entry.extension().is_some_and(|ending| ending == "xml") {
+            std::fs::remove_file(entry).expect("a file");
+        }
+    }
+    let run = desk.run("verify stateless --policy two.json --json");
+    assert!(run.stdout.contains("\"undecided\"") && run.stdout.contains("\"gpu.rim\""), "no state without references: {}", run.shown());
+    let run = desk.run("policy add bare.json --id stateless --from stateless --yes");
+    assert!(run.code != 0 && !desk.text("bare.json").contains("stateless"), "{}", run.shown());
 }

@@ -13,7 +13,7 @@ use portcullis::evidence::saved::SavedFile;
 use portcullis::evidence::tpm::{self, Signature};
 use portcullis::evidence::{Endorsement, Endorsements, Evidence, Timestamp, hcl};
 use portcullis::platform::{self, Platform};
-use portcullis::policy::{AppraisalPolicy, Revocation};
+use portcullis::policy::{AppraisalPolicy, References, Revocation};
 use portcullis::verify::memo::NoMemo;
 use portcullis::verify::{Grounds, TrustAnchors};
 use serde_json::{Value, json};
@@ -67,7 +67,7 @@ fn hex(octets: &[u8]) -> Value {
 impl Case {
     /// Whether signatures, chains and what ties them hold; nothing that a policy says.
     fn ours(&self, anchors: &TrustAnchors) -> bool {
-        let grounds = Grounds { anchors, revocation: Revocation::WhenPresent, memo: &NoMemo, now: self.at };
+        let grounds = Grounds { anchors, revocation: Revocation::WhenPresent, references: References::Required, memo: &NoMemo, now: self.at };
         self.platform.verifier.authenticate(&self.evidence, &self.endorsements, &grounds).is_ok()
     }
 

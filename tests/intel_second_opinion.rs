@@ -17,7 +17,7 @@ use portcullis::evidence::intel::{self, Body, Quote};
 use portcullis::evidence::saved::SavedFile;
 use portcullis::evidence::{Endorsement, Endorsements, Evidence, ReportData, Timestamp};
 use portcullis::platform::{self, PLATFORMS, Platform};
-use portcullis::policy::{Accept, AppraisalPolicy, Revocation, Roots, Tolerated};
+use portcullis::policy::{Accept, AppraisalPolicy, References, Revocation, Roots, Tolerated};
 use portcullis::refusal::{Denied, Reason};
 use portcullis::verify::memo::NoMemo;
 use portcullis::verify::{Appraisal, Appraiser, Grounds};
@@ -214,7 +214,7 @@ fn captured_collateral_is_vouched_for_under_the_names_of_the_vendors_service() {
     let vocabularies: Vec<_> = PLATFORMS.iter().map(|platform| platform.verifier.vocabulary()).collect();
     let anchors = platform::anchors(&AppraisalPolicy::genuine(&vocabularies));
     for case in captured() {
-        let grounds = Grounds { anchors: &anchors, revocation: Revocation::Required, memo: &NoMemo, now: case.at };
+        let grounds = Grounds { anchors: &anchors, revocation: Revocation::Required, references: References::Required, memo: &NoMemo, now: case.at };
         let needs = case.platform.verifier.needs(&case.evidence).expect("a quote");
         let mut names: Vec<_> = needs.iter().map(|id| id.name).collect();
         names.sort_unstable();

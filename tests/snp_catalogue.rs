@@ -568,7 +568,13 @@ fn microcode_is_held_to_the_number_of_its_own_stepping() {
         let (policy, _) = AppraisalPolicy::load(br#"{ "version": 1, "name": "p", "insecure_roots": ["simulator"], "accept": [] }"#, &platform::vocabularies())
             .unwrap_or_else(|problems| panic!("{problems:?}"));
         let anchors = platform::anchors(&policy);
-        let grounds = portcullis::verify::Grounds { anchors: &anchors, revocation: portcullis::policy::Revocation::Required, memo: &NoMemo, now: NOW };
+        let grounds = portcullis::verify::Grounds {
+            anchors: &anchors,
+            revocation: portcullis::policy::Revocation::Required,
+            references: portcullis::policy::References::Required,
+            memo: &NoMemo,
+            now: NOW,
+        };
         platform.verifier.standing(&quote.evidence, &quote.endorsements, &grounds).expect("a standing").short
     };
     for (product, cpuid, least) in NUMBERS {

@@ -15,7 +15,7 @@ use portcullis::evidence::hcl::{HclReport, RuntimeClaims};
 use portcullis::evidence::tpm::{Attest, Extras, Hash, Instance, MEDIA_TYPE, Member, Pcrs, Signature};
 use portcullis::evidence::{Auxiliary, Endorsements, Evidence, Timestamp};
 use portcullis::platform;
-use portcullis::policy::AppraisalPolicy;
+use portcullis::policy::{AppraisalPolicy, References};
 use portcullis::refusal::Reason;
 use portcullis::verify::memo::NoMemo;
 use portcullis::verify::tpm::{AttestationKey, prove};
@@ -194,7 +194,13 @@ fn a_captured_certificate_leads_to_googles_root() {
         let bytes = Member::encode(&quote.member.signed, &quote.member.signature.encode(), &quote.member.pcrs, &extras);
         let mut evidence = Evidence::new("application/vnd.example", Vec::new());
         evidence.auxiliary.push(Auxiliary { label: "vtpm".to_owned(), media_type: MEDIA_TYPE.to_owned(), bytes });
-        let grounds = Grounds { anchors: &anchors, revocation: policy.revocation, memo: &NoMemo, now: Timestamp::parse(at).expect("a moment") };
+        let grounds = Grounds {
+            anchors: &anchors,
+            revocation: policy.revocation,
+            references: References::Required,
+            memo: &NoMemo,
+            now: Timestamp::parse(at).expect("a moment"),
+        };
         beside(&evidence, &Endorsements::default(), &grounds).map(|certified| certified.expect("a quote").origin).map_err(|denied| denied.reason())
     };
     const THEN: &str = "2026-02-02T07:57:47Z";

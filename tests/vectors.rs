@@ -671,7 +671,7 @@ mod command_line {
         format!(" --policy {}", desk.path("policy.json").display())
     }
 
-    /// Without reference measurements a device's state cannot be judged, and just that is said: its chain and signature are good.
+    /// The manifest's verdicts. Where the files hold no reference measurements, the state was compared with nothing, and that is said.
     #[test]
     fn folders_of_devices_are_judged_as_far_as_they_go() {
         let folder = folder();
@@ -688,14 +688,22 @@ mod command_line {
             let found = (document["verdict"].as_str().expect("a word"), document["reason"].as_str().unwrap_or_default());
             let field = document["findings"][0]["field"].as_str().unwrap_or_default();
             let wanted = match (expected.starts_with("accept"), has_file(case, "/driver_rim.xml")) {
-                (true, true) => found == ("accept", ""),
-                (true, false) => found == ("undecided", "collateral_unavailable") && field == "gpu.rim",
+                (true, _) => found == ("accept", ""),
                 // One of its two files is not as it was signed; what the other says decides.
                 (false, true) => found == ("reject", "measurement_unknown") && field.starts_with("gpu.measurements."),
                 (false, false) => found == ("reject", "signature_invalid"),
             };
             assert!(wanted, "{id}: {expected}: {}", run.shown());
             let (claims, theirs) = (&document["claims"]["gpu/0"], &case["claims"]);
+            if expected.starts_with("accept") {
+                let compared = has_file(case, "/driver_rim.xml");
+                assert_eq!(claims["state_compared"], compared, "{id}: {}", run.shown());
+                let at = case["verify_at"].as_str().expect("a time");
+                let text = desk.run(&format!("verify {} --at {at}", folder.join(id).display()));
+                for said in [&document["warnings"].to_string(), &text.stdout] {
+                    assert_eq!(said.contains("the state of gpu/0 was compared with nothing"), !compared, "{id}: {said}");
+                }
+            }
             assert_eq!((&claims["nonce"], &claims["measurement_blocks"]), (&theirs["nonce"], &theirs["measurement_blocks"]), "{id}");
             for (ours, theirs) in
                 [("driver_version", &theirs["opaque"]["DRIVER_VERSION"]), ("fwid", &theirs["fwid"]), ("vbios_version", &theirs["vbios_version"])]

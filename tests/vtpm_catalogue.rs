@@ -316,7 +316,13 @@ fn what_google_publishes_is_asked_for_by_its_measurement_and_kept_only_if_it_is_
         assert!(read.window.holds(NOW) && read.endorsement.media_type == launch::MEDIA_TYPE);
         assert!(portcullis::collateral::read(launch::NAME, b"<html>", None).is_err());
         let anchors = &appraiser(tee, "").anchors;
-        let grounds = Grounds { anchors, revocation: portcullis::policy::Revocation::Required, memo: &NoMemo, now: NOW };
+        let grounds = Grounds {
+            anchors,
+            revocation: portcullis::policy::Revocation::Required,
+            references: portcullis::policy::References::Required,
+            memo: &NoMemo,
+            now: NOW,
+        };
         let at = portcullis::evidence::EndorsementId { path: id.place("").1.to_owned(), ..id.clone() };
         let vouched = |launch: &LaunchForge| verifier.vouch(&at, &item(launch.sign()).endorsement, &|_| None, &grounds).map_err(|denied| denied.reason());
         assert_eq!(vouched(&endorsed(tee)), Ok(()));

@@ -17,7 +17,7 @@ use crate::collateral::{self, Address, Collateral, Item, Kind, NotVouched, Pace,
 use crate::config::{self, CollateralPlace, Config};
 use crate::evidence::{Auxiliary, Challenge, Endorsement, EndorsementId, Endorsements, Timestamp};
 use crate::platform::{self, PLATFORMS};
-use crate::policy::{AppraisalPolicy, Revocation, Roots};
+use crate::policy::{AppraisalPolicy, References, Revocation, Roots};
 use crate::proxy::appraisal::{Appraisals, Memo, items};
 use crate::verify::{Grounds, TrustAnchors};
 
@@ -124,7 +124,7 @@ impl Vouching {
 
 impl Vet for Vouching {
     fn vet(&self, item: &Item, endorsement: &Endorsement, others: &dyn Fn(&EndorsementId) -> Option<Endorsement>, now: Timestamp) -> Result<(), NotVouched> {
-        let grounds = Grounds { anchors: &self.anchors, revocation: Revocation::Required, memo: &self.memo, now };
+        let grounds = Grounds { anchors: &self.anchors, revocation: Revocation::Required, references: References::Required, memo: &self.memo, now };
         // An item at an address of its own is of whichever platform knows it.
         let shared = PLATFORMS.iter().any(|platform| platform.vendor_service == item.service);
         let rows = PLATFORMS.iter().filter(|platform| !shared || platform.vendor_service == item.service);

@@ -85,6 +85,7 @@ fn devices(name: String, AtHand { evidence, endorsements, .. }: AtHand, policy: 
         if !appraisal.revocation_checked() {
             warnings.push("revocation was not checked: there is no current OCSP response for each certificate among the files".to_owned());
         }
+        warnings.extend(uncompared(appraisal));
     }
     let claims = Some(verdict.as_ref().map_or_else(|_| auxiliary::read(&evidence.auxiliary), |appraisal| appraisal.claims().clone()));
     Judged { name, verdict, evidence: Some(evidence), platform: None, claims, warnings, ignored }
@@ -205,7 +206,19 @@ fn warn_of(appraisal: &Appraisal, policy: &Loaded, at_hand: &AtHand, platform: &
         let why = if list { "the revocation list at hand is not current or not the root's" } else { "no revocation list was given" };
         warnings.push(format!("revocation was not checked: {why}; add the vendor's current list to the files{lists}"));
     }
+    warnings.extend(uncompared(appraisal));
     warnings.extend(standing(appraisal, policy));
+}
+
+/// That the state of devices was compared with nothing.
+fn uncompared(appraisal: &Appraisal) -> Option<String> {
+    let devices = appraisal.uncompared();
+    (!devices.is_empty()).then(|| {
+        format!(
+            "the state of {} was compared with nothing: debug mode and any firmware pass; add its vendor's reference measurements to the files",
+            devices.join(", ")
+        )
+    })
 }
 
 /// What an acceptance rests on that nobody should rest on for long.

@@ -17,7 +17,7 @@ use super::output::{self, Rendered};
 use super::{Outcome, input};
 use crate::diagnostic::{Diagnostic, Source, render};
 use crate::platform::vocabularies;
-use crate::policy::AppraisalPolicy;
+use crate::policy::{AppraisalPolicy, References};
 use crate::verify::Appraiser;
 
 /// Write, extend, check and read policy files.
@@ -71,10 +71,10 @@ impl Loaded {
         Self::of(AppraisalPolicy::genuine(&vocabularies()))
     }
 
-    /// The same under the roots that another policy names.
+    /// What proves genuine what is to be trusted under the roots that another policy names: with a device's state.
     fn genuine_under(policy: &AppraisalPolicy) -> Self {
         let genuine = AppraisalPolicy::genuine(&vocabularies());
-        Self::of(AppraisalPolicy { roots: policy.roots, keys: policy.keys.clone(), ..genuine })
+        Self::of(AppraisalPolicy { roots: policy.roots, keys: policy.keys.clone(), references: References::Required, ..genuine })
     }
 
     fn of(policy: AppraisalPolicy) -> Self {

@@ -13,7 +13,7 @@ use super::{Outcome, probe};
 use crate::clock::Clock;
 use crate::evidence::{Endorsement, Endorsements, Evidence, Timestamp};
 use crate::platform;
-use crate::policy::Revocation;
+use crate::policy::{References, Revocation};
 use crate::refusal::Denied;
 use crate::tls::Tier;
 use crate::verify::memo::NoMemo;
@@ -90,7 +90,7 @@ fn standing(appraiser: &Appraiser, evidence: &Evidence, endorsements: &Endorseme
         return crate::refusal::Finding::new(crate::refusal::Reason::EvidenceUnsupported, "tee.type", "a platform of this build", evidence.media_type.clone())
             .refuse();
     };
-    let grounds = Grounds { anchors: &appraiser.anchors, revocation: Revocation::WhenPresent, memo: &NoMemo, now };
+    let grounds = Grounds { anchors: &appraiser.anchors, revocation: Revocation::WhenPresent, references: References::Required, memo: &NoMemo, now };
     platform.verifier.standing(evidence, endorsements, &grounds)
 }
 

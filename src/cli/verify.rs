@@ -21,13 +21,14 @@ use crate::refusal::Denied;
 /// (a certificate or revocation list) for the others; a DIR holds a report with its endorsements. `-` is stdin. Files
 /// are recognised by name or content and are read up to 1 MiB each.
 ///
-/// Without --policy this proves genuineness only: nothing is pinned.
+/// Without --policy this proves genuineness only: nothing is pinned, and a GPU's state is compared only where its reference
+/// measurements are among the files.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// What to judge.
     #[arg(required = true, value_name = "FILE|DIR")]
     files: Vec<PathBuf>,
-    /// Judge by this policy file; without it any genuine evidence passes.
+    /// Judge by this policy file; without it any genuine evidence passes, also of a GPU without its reference measurements.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Judge as of this moment (RFC 3339) instead of now.

@@ -4,7 +4,7 @@ use jsonc_parser::ast::Value;
 
 use super::json::{DIGESTS, Problems, Table, array, duration, hex, number, parse};
 use super::vocabulary::{Field, Rule, Vocabulary};
-use super::{AppraisalPolicy, Denial, Entry, MAX_POLICY, Mode, OperatorKey, Revocation, Roots, entry};
+use super::{AppraisalPolicy, Denial, Entry, MAX_POLICY, Mode, OperatorKey, References, Revocation, Roots, entry};
 use crate::crypto::sha256;
 use crate::diagnostic::{Diagnostic, nearest};
 use crate::evidence::{Timestamp, spki};
@@ -37,7 +37,7 @@ impl AppraisalPolicy {
     }
 
     /// What `verify` judges by when no policy is given: any genuine, non-debug guest of the platforms. Nothing is pinned,
-    /// and a revocation list is used only when there is one. Never for admitting a peer.
+    /// a revocation list and a device's reference measurements are used only when there are any. Never for admitting a peer.
     #[must_use]
     pub fn genuine(vocabularies: &[&'static Vocabulary]) -> Self {
         let accept = |vocabulary: &&'static Vocabulary| Entry {
@@ -58,6 +58,7 @@ impl AppraisalPolicy {
             max_evidence_age: DAY,
             clock_skew: 120,
             revocation: Revocation::WhenPresent,
+            references: References::WhenPresent,
             insecure: Vec::new(),
             roots: Roots::Vendor,
             deny_list: None,
@@ -88,6 +89,7 @@ fn read(root: &Value<'_>, digest: [u8; 32], vocabularies: &[&'static Vocabulary]
         max_evidence_age: duration(&mut table, "max_evidence_age", HOUR, DAY, problems),
         clock_skew: duration(&mut table, "clock_skew", 120, 600, problems),
         revocation: revocation(&mut table, &mut insecure, problems),
+        references: References::Required,
         roots: roots(&mut table, &mut insecure, problems),
         keys: keys(&mut table, vocabularies, problems),
         deny_list: None,

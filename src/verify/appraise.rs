@@ -131,6 +131,7 @@ pub(super) fn appraise(
         until,
         origin: authentic.origin,
         revocation_checked: authentic.revocation_checked,
+        uncompared: Vec::new(),
         observed,
         claims: authentic.claims,
     })

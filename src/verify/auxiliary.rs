@@ -44,6 +44,17 @@ pub struct Device {
     pub origin: Origin,
     /// Whether the vendor's current word on revocation was at hand.
     pub revocation_checked: bool,
+    /// What its state was compared with.
+    pub state: State,
+}
+
+/// What a device's state was compared with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum State {
+    /// With its vendor's references, and it is one of them.
+    Compared,
+    /// With nothing: any state would pass.
+    Uncompared,
 }
 
 /// Every kind of this build.
@@ -77,15 +88,16 @@ pub fn read(members: &[Auxiliary]) -> Claims {
     claims
 }
 
-/// Judges every member of these kinds and puts its claims under its label. A device has one label: under two it would pass
-/// for two.
+/// Judges every member of these kinds and puts its claims under its label; returns the labels of those whose state was compared
+/// with nothing. A device has one label: under two it would pass for two.
 pub(super) fn join(
     authentic: &mut AuthenticClaims,
     evidence: &Evidence,
     endorsements: &Endorsements,
     nonce: Option<&[u8; 32]>,
     grounds: &Grounds<'_>,
-) -> Result<(), Denied> {
+) -> Result<Vec<&'static str>, Denied> {
+    let mut uncompared = Vec::new();
     let mut seen: Vec<([u8; 48], &str)> = Vec::new();
     for member in &evidence.auxiliary {
         let Some((kind, label)) = of(member) else { continue };
@@ -97,7 +109,8 @@ pub(super) fn join(
         authentic.until = authentic.until.min(device.until);
         authentic.origin = authentic.origin.with(device.origin);
         authentic.revocation_checked = authentic.revocation_checked && device.revocation_checked;
+        uncompared.extend(Some(label).filter(|_| device.state == State::Uncompared));
         authentic.claims.push(label, ClaimValue::Map(device.claims));
     }
-    Ok(())
+    Ok(uncompared)
 }

@@ -8,7 +8,7 @@
 //! 4. the report's signature over the received octets
 //! 5. the firmware that the certificate was issued for is the one that the report names ([`firmware`])
 //! 6. reference measurements for exactly this driver and firmware, signed under NVIDIA's root, and each measurement is one of
-//!    them ([`golden`])
+//!    them ([`golden`]); only a file that is asked whether it is genuine, with no policy, may have none at all
 //! 7. revocation: a current OCSP response for each certificate below a root ([`unrevoked`])
 //!
 //! Debug mode and a device out of its confidential mode show in the measurements: NVIDIA gives reference values for the
@@ -17,7 +17,7 @@
 use x509_parser::prelude::X509Certificate;
 
 use super::Grounds;
-use super::auxiliary::Device;
+use super::auxiliary::{Device, State};
 use super::chain::{self, SigningKey, untrusted};
 use super::memo::verifies_once;
 use super::roots::{Anchor, Origin};
@@ -27,7 +27,7 @@ pub use crate::evidence::gpu::{OCSP, RIM};
 use crate::evidence::ocsp::{Der, Response, Single, Status};
 use crate::evidence::rim::Rim;
 use crate::evidence::{ClaimValue, Endorsements, Timestamp};
-use crate::policy::Revocation;
+use crate::policy::{References, Revocation};
 use crate::refusal::{Denied, Finding, Reason};
 
 /// The name under which anchors are NVIDIA's.
@@ -69,11 +69,17 @@ pub fn authenticate(member: &[u8], endorsements: &Endorsements, nonce: Option<&[
     }
     golden(&report, &tags)?;
     // What is at hand may already say that the state is another: that comes before what is not at hand.
-    missing.map_or(Ok(()), Err)?;
+    let none_at_hand = !endorsements.iter().any(|endorsement| endorsement.name.starts_with(RIM));
+    let state = match missing {
+        None => State::Compared,
+        Some(_) if grounds.references == References::WhenPresent && none_at_hand => State::Uncompared,
+        Some(denied) => return Err(denied),
+    };
     let mut claims = device.claims;
     claims.push("reference_measurements", ClaimValue::Texts(tags.iter().map(|tag| format!("{} {}", tag.product, tag.version)).collect()));
+    claims.push("state_compared", ClaimValue::Truth(state == State::Compared));
     let until = revoked.map_or(until, |end| end.min(until));
-    Ok(Device { claims, identity: device.identity, until, origin: device.origin, revocation_checked: revoked.is_some() })
+    Ok(Device { claims, until, revocation_checked: revoked.is_some(), state, ..device })
 }
 
 /// Proves that a device under a root for device identities signed the report. Establishes nothing about its state.
@@ -94,7 +100,7 @@ pub fn device(received: &[u8], report: &Report, chain: &[X509Certificate<'_>], g
     claims.push("device_serial", ClaimValue::Bytes(leaf.raw_serial().to_vec()));
     // The report's own key is of the firmware too; that of its issuer is the device's.
     let identity = chain.get(1).unwrap_or(leaf).public_key().raw;
-    Ok(Device { claims, identity: sha384(&[identity]), until, origin, revocation_checked: false })
+    Ok(Device { claims, identity: sha384(&[identity]), until, origin, revocation_checked: false, state: State::Uncompared })
 }
 
 /// The certificates of a chain, read.

@@ -34,7 +34,7 @@ use std::fmt::Debug;
 use crate::evidence::binding::Binding;
 use crate::evidence::cmw::Collection;
 use crate::evidence::{Auxiliary, Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence, KeyDigest, Timestamp};
-use crate::policy::{AppraisalPolicy, Entry, Revocation, Vocabulary};
+use crate::policy::{AppraisalPolicy, Entry, References, Revocation, Vocabulary};
 use crate::refusal::{Denied, Finding, Reason};
 
 pub use memo::SignatureMemo;
@@ -130,6 +130,8 @@ pub struct Grounds<'a> {
     pub anchors: &'a TrustAnchors,
     /// Whether a revocation list is needed.
     pub revocation: Revocation,
+    /// Whether the references of a device's state are needed.
+    pub references: References,
     /// Signatures known to verify.
     pub memo: &'a dyn SignatureMemo,
     /// The present.
@@ -158,6 +160,7 @@ pub struct Appraisal {
     pub(in crate::verify) until: Timestamp,
     pub(in crate::verify) origin: Origin,
     pub(in crate::verify) revocation_checked: bool,
+    pub(in crate::verify) uncompared: Vec<&'static str>,
     pub(in crate::verify) observed: Vec<Finding>,
 }
 
@@ -208,6 +211,12 @@ impl Appraisal {
     #[must_use]
     pub const fn revocation_checked(&self) -> bool {
         self.revocation_checked
+    }
+
+    /// The devices whose state was compared with nothing, by their labels. None where a policy file judged, or a connection.
+    #[must_use]
+    pub fn uncompared(&self) -> &[&'static str] {
+        &self.uncompared
     }
 
     /// Mismatches that `observe` mode let pass.
@@ -294,9 +303,11 @@ impl Appraiser {
     ) -> Result<AttestationResult, Denied> {
         appraise::permitted(&self.policy, binding.key())?;
         appraise::bound(verifier, presented, binding)?;
-        let mut authentic = verifier.authenticate(&presented.tee, &presented.endorsements, &self.grounds(memo, now))?;
+        // Whatever the policy says: only files are judged without the references of a device's state.
+        let grounds = Grounds { references: References::Required, ..self.grounds(memo, now) };
+        let mut authentic = verifier.authenticate(&presented.tee, &presented.endorsements, &grounds)?;
         appraise::answers(&authentic.bound, binding)?;
-        auxiliary::join(&mut authentic, &presented.tee, &presented.endorsements, Some(binding.device_nonce()), &self.grounds(memo, now))?;
+        auxiliary::join(&mut authentic, &presented.tee, &presented.endorsements, Some(binding.device_nonce()), &grounds)?;
         let mut appraisal = appraise::appraise(authentic, &presented.tee, &self.policy, since, now)?;
         appraisal.until = binding.until().map_or(appraisal.until, |until| until.min(appraisal.until));
         Ok(AttestationResult { key: *binding.key(), appraisal })
@@ -315,12 +326,12 @@ impl Appraiser {
         now: Timestamp,
     ) -> Result<Appraisal, Denied> {
         let mut authentic = verifier.authenticate(evidence, endorsements, &self.grounds(memo, now))?;
-        auxiliary::join(&mut authentic, evidence, endorsements, None, &self.grounds(memo, now))?;
-        appraise::appraise(authentic, evidence, &self.policy, now, now)
+        let uncompared = auxiliary::join(&mut authentic, evidence, endorsements, None, &self.grounds(memo, now))?;
+        Ok(Appraisal { uncompared, ..appraise::appraise(authentic, evidence, &self.policy, now, now)? })
     }
 
-    /// Judges devices beside which there is no TEE: files. Says whether each is genuine and as its vendor describes it; no entry
-    /// of a policy is met by that. Opens nothing.
+    /// Judges devices beside which there is no TEE: files. Says whether each is genuine and, but for [`Appraisal::uncompared`],
+    /// as its vendor describes it; no entry of a policy is met by that. Opens nothing.
     ///
     /// # Errors
     /// `evidence_unsupported` without any device, else every code about them.
@@ -337,7 +348,7 @@ impl Appraiser {
             revocation_checked: true,
         };
         let evidence = Evidence { auxiliary: members.to_vec(), ..Evidence::new(kind.media_type, Vec::new()) };
-        auxiliary::join(&mut authentic, &evidence, endorsements, None, &self.grounds(memo, now))?;
+        let uncompared = auxiliary::join(&mut authentic, &evidence, endorsements, None, &self.grounds(memo, now))?;
         Ok(Appraisal {
             platform: authentic.platform,
             policy: self.policy.name.clone(),
@@ -346,6 +357,7 @@ impl Appraiser {
             until: authentic.until,
             origin: authentic.origin,
             revocation_checked: authentic.revocation_checked,
+            uncompared,
             observed: Vec::new(),
             claims: authentic.claims,
         })
@@ -354,6 +366,6 @@ impl Appraiser {
     /// What stage 1 judges by.
     #[must_use]
     pub fn grounds<'a>(&'a self, memo: &'a dyn SignatureMemo, now: Timestamp) -> Grounds<'a> {
-        Grounds { anchors: &self.anchors, revocation: self.policy.revocation, memo, now }
+        Grounds { anchors: &self.anchors, revocation: self.policy.revocation, references: self.policy.references, memo, now }
     }
 }

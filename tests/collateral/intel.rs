@@ -41,6 +41,7 @@ async fn a_server_of_intels_protocol_gives_what_a_verdict_needs_and_faults_of_it
         let grounds = portcullis::verify::Grounds {
             anchors: &judge.anchors,
             revocation: portcullis::policy::Revocation::Required,
+            references: portcullis::policy::References::Required,
             memo: &portcullis::verify::memo::NoMemo,
             now: now(),
         };

@@ -408,7 +408,7 @@ impl DeviceAttester for SimulatedGpus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Revocation;
+    use crate::policy::{References, Revocation};
     use crate::verify::auxiliary::Device;
     use crate::verify::memo::NoMemo;
     use crate::verify::{Anchor, Grounds, Origin, TrustAnchors, gpu};
@@ -418,7 +418,7 @@ mod tests {
     fn judged(forge: &GpuForge, revocation: Revocation) -> Result<Device, crate::refusal::Denied> {
         let anchor = |(name, spki)| Anchor { platform: gpu::NAME, name, spki, origin: Origin::Simulator };
         let anchors: TrustAnchors = roots().into_iter().map(anchor).collect();
-        let grounds = Grounds { anchors: &anchors, revocation, memo: &NoMemo, now: NOW };
+        let grounds = Grounds { anchors: &anchors, revocation, references: References::Required, memo: &NoMemo, now: NOW };
         let member = forge.members(&[7; 32]).pop().expect("a device");
         gpu::authenticate(&member.bytes, &forge.endorsements(), Some(&[7; 32]), &grounds)
     }
