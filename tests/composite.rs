@@ -3,9 +3,12 @@
 
 #![cfg(feature = "simulator")]
 
+#[path = "support/references.rs"]
+mod references;
+
 use std::collections::BTreeMap;
 
-use data_encoding::HEXLOWER;
+use data_encoding::{BASE64, HEXLOWER};
 use portcullis::attester::simulator::gpu::GpuForge;
 use portcullis::attester::simulator::{Forge, MEASUREMENT};
 use portcullis::evidence::batch::Proof;
@@ -243,6 +246,68 @@ fn a_state_without_references_passes_in_files_without_a_policy_alone() {
     let foreign = World { references: Some(GpuForge::new(3, 1, NOW).impostor()), ..World::new() };
     assert_eq!(said(examined(&genuine, &foreign, all).0), Err(Reason::ChainUntrusted), "references of another signer");
     assert_eq!(said(examined(&genuine, &World::of(GpuForge::new(3, 1, NOW).impostor()), none).0), Err(Reason::ChainUntrusted), "another vendor's device");
+}
+
+/// A wrong code fails: for each region of the reference measurements and the responses that a peer staples, by the verdict on its
+/// session.
+#[test]
+fn each_region_of_references_and_of_responses_has_its_code() {
+    let world = World::new();
+    let appraiser = world.appraiser();
+    let (presented, binding) = world.present(|_| {}, |_| {});
+    let (mut wrong, mut told) = (Vec::new(), BTreeMap::<String, usize>::new());
+    let all: Vec<Endorsement> = presented.endorsements.iter().cloned().collect();
+    for (which, endorsement) in all.iter().enumerate() {
+        let changes = match endorsement.name.as_str() {
+            name if name.starts_with(gpu::RIM) => references::of_rim(&endorsement.bytes, 61),
+            name if name.starts_with(gpu::OCSP) => references::of_ocsp(&endorsement.bytes, 41),
+            _ => continue,
+        };
+        for changed in changes {
+            let mut all = all.clone();
+            all[which].bytes = changed.bytes;
+            let other = Collection { endorsements: all.into_iter().collect(), ..presented.clone() };
+            let denied = judged(&appraiser, &other, &binding).err();
+            let found = denied.as_ref().and_then(|denied| denied.findings().next()).map(|finding| (finding.reason, finding.field.as_ref()));
+            *told.entry(format!("{}: {} {}", changed.what, changed.refused.0, changed.refused.1)).or_default() += 1;
+            if found != Some(changed.refused) {
+                wrong.push(format!("{}: {}: {found:?}, not {:?}", endorsement.name, changed.what, changed.refused));
+            }
+        }
+    }
+    println!("{told:#?}");
+    assert!(wrong.is_empty(), "{} octets: {wrong:#?}", wrong.len());
+    assert_eq!(told.len(), 21, "{told:#?}");
+}
+
+/// Another value with the digest of the document that has it: what was signed is another digest.
+#[test]
+fn a_digest_that_was_made_anew_is_not_what_was_signed() {
+    let forge = GpuForge::new(3, 1, NOW);
+    for name in ["gpu-rim-driver", "gpu-rim-vbios"] {
+        let good = String::from_utf8(forge.endorsements().find(name).expect("minted").to_vec()).expect("text");
+        let digest = |text: &str| {
+            let (head, _) = text.split_once("<ds:Signature ").expect("a signature");
+            BASE64.encode(&portcullis::crypto::sha384(&[head.as_bytes(), b"</SoftwareIdentity>"]))
+        };
+        let value = good.split("active=\"True\"").nth(1).and_then(|rest| rest.split("Hash0=\"").nth(1)).expect("a value")[..96].to_owned();
+        let other = good.replace(&value, &"db".repeat(48));
+        let forged = other.replace(&digest(&good), &digest(&other));
+        assert!(good.contains(&digest(&good)) && forged != other, "the simulator writes the canonical form");
+        let denied = World::new().judge(
+            |_| {},
+            |presented| {
+                let mut all: Vec<Endorsement> = presented.endorsements.iter().cloned().collect();
+                all.iter_mut().find(|one| one.name == name).expect("stapled").bytes = forged.clone().into_bytes();
+                presented.endorsements = all.into_iter().collect();
+            },
+        );
+        let denied = denied.expect_err(name);
+        assert_eq!(
+            denied.findings().map(|finding| (finding.reason, finding.field.as_ref())).collect::<Vec<_>>(),
+            [(Reason::SignatureInvalid, "gpu.rim.signature")]
+        );
+    }
 }
 
 #[test]

@@ -1,25 +1,30 @@
 //! NVIDIA devices against captured evidence: reports and chains of GPUs and a switch, reference measurements, OCSP responses.
 //! What another implementation said of each is in the manifest.
 
+#[path = "support/references.rs"]
+mod references;
 #[path = "support/second_opinion.rs"]
 mod second_opinion;
 #[path = "support/skipped.rs"]
 mod skipped;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
-use portcullis::evidence::gpu::{Gpu, Report};
+use portcullis::evidence::gpu::{Gpu, MEDIA_TYPE, Report};
 use portcullis::evidence::ocsp::Response;
 use portcullis::evidence::rim::Rim;
-use portcullis::evidence::{Endorsement, Endorsements, Timestamp};
-use portcullis::policy::{References, Revocation};
+use portcullis::evidence::{Auxiliary, Endorsement, Endorsements, Timestamp};
+use portcullis::platform;
+use portcullis::policy::{AppraisalPolicy, References, Revocation};
 use portcullis::refusal::{Denied, Reason};
 use portcullis::verify::auxiliary::{Device, State};
 use portcullis::verify::gpu;
 use portcullis::verify::memo::NoMemo;
-use portcullis::verify::{Grounds, TrustAnchors};
+use portcullis::verify::{Appraiser, Grounds, TrustAnchors};
+use references::{Changed, certified, rooted};
 use serde_json::Value;
 
 #[derive(Clone)]
@@ -154,7 +159,7 @@ const FRONT_CODES: &[(&str, Range<usize>, Reason)] = &[
 /// A wrong code fails: for each region of captured reports, and for each certificate of their chains.
 #[test]
 fn each_region_of_a_report_and_its_chain_has_its_code() {
-    let (mut wrong, mut told) = (Vec::new(), std::collections::BTreeMap::<String, usize>::new());
+    let (mut wrong, mut told) = (Vec::new(), BTreeMap::<String, usize>::new());
     for case in cases().iter().filter(|case| case.device(&case.gpu.report).is_ok()) {
         let mut check = |what: &str, at: usize, changed: &Case, code: Reason| {
             let verdict = changed.device(&changed.gpu.report).map(drop).map_err(|denied| denied.reason());
@@ -212,22 +217,47 @@ fn values(report: &Report, received: &[u8]) -> Vec<(&'static str, Range<usize>, 
     regions
 }
 
-/// What an issuer signed of a certificate, and its signature. The algorithm named between the two is neither's.
-fn certified(der: &[u8]) -> Vec<Range<usize>> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(der).expect("a certificate");
-    let signature = certificate.signature_value.as_ref().len();
-    vec![place(der, certificate.tbs_certificate.as_ref()), der.len() - signature..der.len()]
-}
-
-fn rooted(der: &[u8]) -> Vec<Range<usize>> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(der).expect("a certificate");
-    vec![place(der, certificate.subject().as_raw()), place(der, certificate.public_key().raw)]
-}
-
-/// Where a part of these octets stands in them.
-fn place(all: &[u8], part: &[u8]) -> Range<usize> {
-    let start = part.as_ptr() as usize - all.as_ptr() as usize;
-    start..start + part.len()
+/// A wrong code fails: for each region of captured reference measurements and of the responses for the device's certificates, by
+/// the verdict on files. What is at hand and not as it was signed refuses also where a state may go without references.
+#[test]
+fn each_region_of_references_and_of_responses_has_its_code() {
+    let Some(case) = cases().into_iter().find(|case| case.endorsements.iter().any(|endorsement| endorsement.name.starts_with(gpu::OCSP))) else { return };
+    let examined = |endorsements: &[Endorsement], revocation, at: Timestamp| {
+        let policy = AppraisalPolicy { revocation, ..AppraisalPolicy::genuine(&platform::vocabularies()) };
+        let appraiser = Appraiser { anchors: platform::anchors(&policy), policy };
+        let member = Auxiliary { label: "gpu/0".to_owned(), media_type: MEDIA_TYPE.to_owned(), bytes: case.gpu.encode() };
+        appraiser.examine_devices(&[member], &endorsements.iter().cloned().collect(), &NoMemo, at)
+    };
+    let (mut wrong, mut told) = (Vec::new(), BTreeMap::<String, usize>::new());
+    let mut check = |all: &[Endorsement], which: usize, changed: Changed, revocation, at| {
+        let mut all = all.to_vec();
+        all[which].bytes = changed.bytes;
+        let denied = examined(&all, revocation, at).err();
+        let found = denied.as_ref().and_then(|denied| denied.findings().next()).map(|finding| (finding.reason, finding.field.as_ref()));
+        *told.entry(format!("{}: {} {}", changed.what, changed.refused.0, changed.refused.1)).or_default() += 1;
+        if found != Some(changed.refused) {
+            wrong.push(format!("{}: {}: {found:?}, not {:?}", all[which].name, changed.what, changed.refused));
+        }
+    };
+    let all: Vec<Endorsement> = case.endorsements.iter().cloned().collect();
+    assert!(examined(&all, Revocation::WhenPresent, case.at).is_ok_and(|appraisal| appraisal.uncompared().is_empty()));
+    for (which, rim) in all.iter().enumerate().filter(|(_, one)| one.name.starts_with(gpu::RIM)) {
+        for changed in references::of_rim(&rim.bytes, 23) {
+            check(&all, which, changed, Revocation::WhenPresent, case.at);
+        }
+    }
+    // Of the two days, the one on which each certificate of the device itself is vouched for.
+    let at = Timestamp::parse("2025-08-21T12:00:00Z").expect("a time");
+    let device: Vec<Endorsement> = all.into_iter().filter(|one| one.name.starts_with("gpu-ocsp-gpu_certificate")).collect();
+    assert!(examined(&device, Revocation::Required, at).is_ok_and(|appraisal| appraisal.revocation_checked()) && device.len() == 3);
+    for (which, response) in device.iter().enumerate() {
+        for changed in references::of_ocsp(&response.bytes, 5) {
+            check(&device, which, changed, Revocation::Required, at);
+        }
+    }
+    println!("{told:#?}");
+    assert!(wrong.is_empty(), "{} octets: {wrong:#?}", wrong.len());
+    assert_eq!(told.len(), 21, "{told:#?}");
 }
 
 #[test]
