@@ -22,6 +22,7 @@ use super::limits::HandshakePlace;
 use super::listen::From;
 use super::plan::{Listener, Originate, Terminate, Upstream};
 use super::reach::{Reached, Shared, There, Unreached, reach};
+use super::record::{self, About, Pace};
 use super::standing;
 use super::stream::{Socket, Stream};
 use super::tcp::{End, Ended, Forwarded, Life, forward, lead};
@@ -115,7 +116,7 @@ pub(super) async fn serve(accepting: &Arc<Accepting>, (mut socket, mut from): (S
         outcome = live => outcome,
         () = cut(&mut phase) => Outcome::Cut,
     };
-    conclude(accepting, &from, &known, &outcome, started);
+    record(accepting, &from, &known, &outcome, started, None);
 }
 
 /// Serves one connection of an admitted session to its end. Dropping the future resets both sides.
@@ -144,18 +145,7 @@ pub(super) async fn within(accepting: &Arc<Accepting>, upstream: &Upstream, sess
         outcome = live => outcome,
         () = cut(&mut phase) => Outcome::Cut,
     };
-    conclude(accepting, &session.from, &known, &outcome, started);
-}
-
-/// Counts and records how a connection ended.
-fn conclude(accepting: &Accepting, from: &From, known: &Known, outcome: &Outcome, started: Instant) {
-    let (listener, metrics) = (&accepting.listener.name, &accepting.parts.metrics);
-    match outcome {
-        Outcome::Refused(end, denied) => metrics.refused(listener, end.name(), denied.reason().code()),
-        Outcome::Withdrawn(end, denied) => metrics.withdrawn(listener, end.name(), denied.reason().code()),
-        _ => {}
-    }
-    record(accepting, from, known, outcome, started);
+    record(accepting, &session.from, &known, &outcome, started, Some(&session.pace));
 }
 
 /// Learns who really connected, where a proxy has to say so.
@@ -183,7 +173,7 @@ async fn tcp(accepting: &Arc<Accepting>, to: To<'_>, (socket, from): (Socket, &F
     let (here, there, mut downstream, mut far_end, ahead, plain) = match (ready, to) {
         (Ok(Ready::Ends { here, there, downstream, upstream, ahead, plain }), _) => (here, there, downstream, upstream, ahead, plain),
         // Every connection of a session goes to one upstream: a listener whose clients choose takes none.
-        (Ok(Ready::Session(..)), To::Chosen(..)) => return Outcome::Cut,
+        (Ok(Ready::Session(..)), To::Chosen(..)) => return Outcome::Refused(End::Downstream, no_session()),
         (Ok(Ready::Session(here, stream)), To::One(upstream, _)) => {
             // Boxed: hardly any connection is one.
             let far::Session { ended, connections } = Box::pin(far::serve(accepting, upstream, (here, stream), from, &mut known.forwarded)).await;
@@ -264,6 +254,11 @@ async fn http(
         },
         ended = serving => Outcome::Forwarded(ended),
     }
+}
+
+fn no_session() -> Denied {
+    let expected = "a protocol for one connection: each client says where it wants to go";
+    Finding::new(Reason::AlpnMismatch, "alpn", expected, "portcullis1/tunnel").fix("take multiplex out of the other side's upstream").into()
 }
 
 /// What was admitted.
@@ -359,75 +354,48 @@ const fn handshakes<'a>(listener: &'a Listener, parts: &'a Parts) -> Handshakes<
     Handshakes { listener: listener.name.as_str(), limits: &listener.limits, parts }
 }
 
-/// The one record of a connection.
-fn record(accepting: &Accepting, from: &From, known: &Known, outcome: &Outcome, started: Instant) {
-    let about = known.upstream.as_ref().filter(|ground| !matches!(ground, Ground::Local)).or(known.downstream.as_ref());
-    let (tier, entry, digest) = match about {
-        Some(Ground::Attested(tier, result)) => {
-            let appraisal = result.appraisal();
-            (tier.name(), appraisal.entry().to_owned(), data_encoding::HEXLOWER.encode(appraisal.policy_digest()))
-        }
-        Some(Ground::AnyClient(tier)) => (tier.name(), String::new(), String::new()),
-        Some(Ground::Local) | None => ("", String::new(), String::new()),
-    };
+/// Counts and records how a connection ended: one record of each, as far as `pace` allows of those that were refused.
+fn record(accepting: &Accepting, from: &From, known: &Known, outcome: &Outcome, started: Instant, pace: Option<&Pace>) {
     let upstream = match &accepting.carries {
         Carries::Tcp(upstream, _) => upstream.name.as_str(),
         Carries::Chosen(..) | Carries::Http(_) => known.upstream_name.as_str(),
     };
-    let wanted = known.wanted.as_deref().unwrap_or_default();
-    let (listener, peer) = (accepting.listener.name.as_str(), from.name.as_str());
-    let target = known.target.as_deref().unwrap_or_default();
-    let Forwarded { up, down } = known.forwarded;
-    let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let about = About {
+        listener: &accepting.listener.name,
+        peer: &from.name,
+        wanted: known.wanted.as_deref().unwrap_or_default(),
+        upstream,
+        address: known.target.as_deref().unwrap_or_default(),
+        ground: known.upstream.as_ref().filter(|ground| !matches!(ground, Ground::Local)).or(known.downstream.as_ref()),
+        forwarded: Some(known.forwarded),
+        started: Some(started),
+    };
+    let ((tier, entry, policy_digest), duration_ms) = (about.verdict(), about.duration_ms());
+    let (About { listener, peer, wanted, address, .. }, Forwarded { up, down }) = (about, known.forwarded);
     match outcome {
         Outcome::Answered => tracing::info!(target: "connection", event = "challenge_answered", listener, peer, duration_ms),
         Outcome::Forwarded(ended) => {
             let ended = ended.to_string();
             tracing::info!(
-                target: "connection", event = "forwarded", listener, peer, wanted, upstream, address = target, tier, entry, policy_digest = digest,
+                target: "connection", event = "forwarded", listener, peer, wanted, upstream, address, tier, entry, policy_digest,
                 bytes_received = up, bytes_sent = down, duration_ms, ended,
             );
         }
         Outcome::Session(ended, connections) => {
             let ended = ended.to_string();
             tracing::info!(
-                target: "connection", event = "session", listener, peer, upstream, tier, entry, policy_digest = digest, connections,
+                target: "connection", event = "session", listener, peer, upstream, tier, entry, policy_digest, connections,
                 bytes_received = up, bytes_sent = down, duration_ms, ended,
             );
         }
         Outcome::Cut => {
             tracing::warn!(
-                target: "connection", event = "cut", listener, peer, wanted, upstream, address = target, tier, entry, policy_digest = digest,
+                target: "connection", event = "cut", listener, peer, wanted, upstream, address, tier, entry, policy_digest,
                 bytes_received = up, bytes_sent = down, duration_ms,
             );
         }
-        Outcome::Refused(end, denied) => {
-            let mut findings = denied.findings();
-            if let Some(first) = findings.next() {
-                tracing::warn!(
-                    target: "connection", event = "refused", listener, peer, wanted, upstream, address = target, refused = %end, reason = first.reason.code(),
-                    field = &*first.field, expected = first.expected, found = first.found, fix = first.advice(), duration_ms,
-                );
-            }
-            for more in findings {
-                tracing::warn!(
-                    target: "connection", event = "finding", listener, peer, reason = more.reason.code(), field = &*more.field,
-                    expected = more.expected, found = more.found, fix = more.advice(),
-                );
-            }
-        }
-        Outcome::Withdrawn(end, denied) => {
-            for finding in denied.findings() {
-                tracing::warn!(
-                    target: "connection", event = "withdrawn", listener, peer, wanted, upstream, address = target, tier, entry, policy_digest = digest,
-                    bytes_received = up, bytes_sent = down, duration_ms, refused = %end, reason = finding.reason.code(), field = &*finding.field,
-                    expected = finding.expected, found = finding.found, fix = finding.advice(),
-                );
-            }
-        }
-        Outcome::Unreachable(tried) => {
-            let tried = tried.iter().map(|(target, error)| format!("{target}: {error}")).collect::<Vec<_>>().join("; ");
-            tracing::error!(target: "connection", event = "unreachable", listener, peer, wanted, upstream, tried, duration_ms);
-        }
+        Outcome::Refused(end, denied) => record::refused(&accepting.parts.metrics, &about, pace, *end, denied),
+        Outcome::Unreachable(tried) => record::unreachable(&about, pace, tried),
+        Outcome::Withdrawn(end, denied) => record::withdrawn(&accepting.parts.metrics, &about, *end, denied),
     }
 }

@@ -18,6 +18,7 @@ pub mod passed;
 pub mod plan;
 mod probe;
 mod reach;
+mod record;
 mod standing;
 mod stream;
 mod tcp;

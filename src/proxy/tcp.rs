@@ -72,7 +72,7 @@ impl fmt::Display for Ended {
 }
 
 /// What was forwarded.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Forwarded {
     /// Octets from downstream to upstream.
     pub(super) up: u64,

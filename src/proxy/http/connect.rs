@@ -21,8 +21,9 @@ use super::request::{Answer, Record};
 use crate::proxy::admit::Ground;
 use crate::proxy::choice::Wanted;
 use crate::proxy::reach::{Reached, Unreached, reach};
+use crate::proxy::record::{self, About};
 use crate::proxy::standing;
-use crate::proxy::tcp::{Forwarded, Life, forward};
+use crate::proxy::tcp::{End, Forwarded, Life, forward};
 use crate::refusal::Denied;
 
 /// Opens a tunnel, or says why not.
@@ -32,7 +33,8 @@ pub(super) async fn serve(connection: &Arc<Connection>, mut parts: Parts, author
     let Some(wanted) = Wanted::read(authority) else {
         return Err(Problem::request(StatusCode::BAD_REQUEST, "CONNECT to what is no HOST:PORT"));
     };
-    let upstream = site.plan.destinations.lead(&wanted).map_err(|denied| refused(connection, "downstream", &wanted, Problem::forbidden(&denied), &denied))?;
+    let upstream =
+        site.plan.destinations.lead(&wanted).map_err(|denied| refused(connection, End::Downstream, &wanted, Problem::forbidden(&denied), &denied))?;
     record.to(&upstream.name);
     let Some(on) = parts.extensions.remove::<OnUpgrade>() else {
         return Err(Problem::request(StatusCode::BAD_REQUEST, "a connection that cannot become a tunnel"));
@@ -51,9 +53,14 @@ pub(super) async fn serve(connection: &Arc<Connection>, mut parts: Parts, author
         Err(Unreached::Refused(target, denied)) => {
             record.at(target.unwrap_or_default());
             let problem = Problem::of(&Failure::Refused(denied.clone()), &Fate::default());
-            return Err(refused(connection, "upstream", &wanted, problem, &denied));
+            return Err(refused(connection, End::Upstream, &wanted, problem, &denied));
         }
-        Err(Unreached::Unreachable(tried)) => return Err(Problem::of(&Failure::Unreachable(tried), &Fate::default())),
+        Err(Unreached::Unreachable(tried)) => {
+            let wanted = wanted.to_string();
+            let about = About { listener: &around.listener, peer: &connection.from, wanted: &wanted, upstream: &upstream.name, ..About::default() };
+            record::unreachable(&about, Some(&connection.pace), &tried);
+            return Err(Problem::of(&Failure::Unreachable(tried), &Fate::default()));
+        }
     };
     record.at(reached.target.clone());
     connection.patient()?;
@@ -65,15 +72,11 @@ pub(super) async fn serve(connection: &Arc<Connection>, mut parts: Parts, author
 }
 
 /// Notes a refusal where operators look for it.
-fn refused(connection: &Connection, side: &'static str, wanted: &Wanted, problem: Problem, denied: &Denied) -> Problem {
+fn refused(connection: &Connection, side: End, wanted: &Wanted, problem: Problem, denied: &Denied) -> Problem {
     let around = &connection.site.around;
-    around.parts.metrics.refused(&around.listener, side, denied.reason().code());
-    for finding in denied.findings() {
-        tracing::warn!(
-            target: "connection", event = "refused", listener = around.listener, peer = connection.from, wanted = %wanted, refused = side,
-            reason = finding.reason.code(), field = &*finding.field, expected = finding.expected, found = finding.found, fix = finding.advice(),
-        );
-    }
+    let wanted = wanted.to_string();
+    let about = About { listener: &around.listener, peer: &connection.from, wanted: &wanted, ..About::default() };
+    record::refused(&around.parts.metrics, &about, Some(&connection.pace), side, denied);
     problem
 }
 
@@ -94,8 +97,9 @@ fn tunnel(connection: &Arc<Connection>, downstream: OnUpgrade, reached: Reached,
             ended = there.ended(&around.parts.clock) => match ended {
                 standing::Ended::Expired => "at the end of its permitted life".to_owned(),
                 standing::Ended::Withdrawn(denied) => {
-                    around.parts.metrics.withdrawn(&around.listener, "upstream", denied.reason().code());
-                    format!("withdrawn: {}", denied.reason().code())
+                    let wanted = wanted.to_string();
+                    let about = About { listener: &around.listener, peer: &shared.from, wanted: &wanted, address: &target, ground: there.ground(), forwarded: Some(forwarded), ..About::default() };
+                    return record::withdrawn(&around.parts.metrics, &about, End::Upstream, &denied);
                 }
             },
             ended = forward((&mut downstream, &mut upstream), life, (&uncounted, &uncounted), &mut forwarded) => {

@@ -42,6 +42,7 @@ use super::admit::{self, Admitted, Ground};
 use super::around::Around;
 use super::listen::From;
 use super::reach::Shared;
+use super::record::Pace;
 use super::stream::Stream;
 use super::tcp::{End, Ended, Forwarded};
 use crate::admin::metrics::{HttpMetrics, ListenerMetrics};
@@ -102,6 +103,8 @@ struct Connection {
     begun: AtomicUsize,
     ended: AtomicUsize,
     abandoned: AtomicUsize,
+    /// Of what is written of requests that are refused.
+    pace: Pace,
     /// Streams of HTTP/2 and tunnels; they end with the connection.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -323,6 +326,7 @@ pub(super) async fn serve(site: &Arc<Running>, admitted: Arc<Admitted>, mut stre
         begun: AtomicUsize::new(0),
         ended: AtomicUsize::new(0),
         abandoned: AtomicUsize::new(0),
+        pace: Pace::default(),
         tasks: Mutex::default(),
         site: Arc::clone(site),
         admitted,
@@ -331,6 +335,7 @@ pub(super) async fn serve(site: &Arc<Running>, admitted: Arc<Admitted>, mut stre
     let _all = Ends(Arc::clone(&connection));
     let ended = http(&connection, wire, version).await;
     (forwarded.up, forwarded.down) = (gauge.received(), gauge.sent());
+    connection.pace.end(&site.around.listener, &connection.from);
     if let Some(veto) = gauge.vetoed() {
         site.around.parts.metrics.limit_rejected(&site.around.listener, veto.name());
         tracing::warn!(target: "connection", event = "vetoed", listener = site.around.listener, peer = connection.from, why = veto.name());

@@ -21,8 +21,10 @@ use crate::proxy::Phase;
 use crate::proxy::admit::Admitted;
 use crate::proxy::around::Around;
 use crate::proxy::plan::Originate;
+use crate::proxy::record::{self, About};
 use crate::proxy::standing::Ended;
 use crate::proxy::stream::Stream;
+use crate::proxy::tcp::End;
 use crate::proxy::upstream;
 use crate::refusal::Denied;
 use crate::tls::ALPN_H2;
@@ -252,8 +254,7 @@ impl Pool {
             Ok(socket) => socket.holding(held),
             Err(error) => {
                 metrics.upstream_connect(self.name(), "unreachable");
-                tracing::warn!(target: "upstream", event = "unreachable", upstream = self.name(), address = %spot.target, %error);
-                return Err(Failure::Unreachable(vec![(spot.target.to_string(), error)]));
+                return Err(self.unreached(spot, error));
             }
         };
         metrics.upstream_connect(self.name(), "ok");
@@ -261,8 +262,9 @@ impl Pool {
             Originate::Plain => (Stream::Plain(socket), None, self.backend.speaks == Speaks::Http2),
             Originate::Attested(side) => {
                 let refused = |denied: Denied| {
-                    metrics.refused(&around.listener, "upstream", denied.reason().code());
-                    tracing::warn!(target: "upstream", event = "refused", upstream = self.name(), address = %spot.target, reason = denied.reason().code(), detail = %denied);
+                    let address = spot.target.to_string();
+                    let about = About { listener: &around.listener, upstream: self.name(), address: &address, ..About::default() };
+                    record::refused(metrics, &about, None, End::Upstream, &denied);
                     // A verdict is remembered for 5 s at most (PROTOCOL 3.6); only this target is left out.
                     spot.eject(self.backend.ejection.min(Duration::from_secs(5)), Some(denied.clone()));
                     Failure::Refused(denied)
@@ -272,7 +274,20 @@ impl Pool {
                 (stream, Some(there), two)
             }
         };
-        self.drive(stream, there, two).await.map_err(Failure::Lost)
+        // Nothing of a request was sent yet.
+        let made = self.drive(stream, there, two).await.map_err(|error| self.unreached(spot, io::Error::new(io::ErrorKind::ConnectionReset, error)))?;
+        spot.reached();
+        Ok(made)
+    }
+
+    /// Notes a target that cannot be reached; it is told once, until it can be again.
+    fn unreached(&self, spot: &Spot, error: io::Error) -> Failure {
+        let tried = vec![(spot.target.to_string(), error)];
+        if spot.unreached() {
+            let about = About { listener: &self.around.listener, upstream: self.name(), ..About::default() };
+            record::unreachable(&about, None, &tried);
+        }
+        Failure::Unreachable(tried)
     }
 
     /// Sets HTTP up on a stream and lets it run, until its life ends or the proxy is cut.
@@ -316,7 +331,7 @@ impl Pool {
         let (clock, metrics, listener) = (self.around.parts.clock.clone(), Arc::clone(&self.around.parts.metrics), self.around.listener.clone());
         let over = async move {
             match there {
-                Some(there) => there.ended(&clock).await,
+                Some(there) => (there.ended(&clock).await, there.ground),
                 None => std::future::pending().await,
             }
         };
@@ -325,9 +340,9 @@ impl Pool {
                 ended = connection => if let Err(error) = ended {
                     tracing::debug!(target: "upstream", event = "lost", upstream = name, %error);
                 },
-                ended = over => if let Ended::Withdrawn(denied) = ended {
-                    metrics.withdrawn(&listener, "upstream", denied.reason().code());
-                    tracing::warn!(target: "upstream", event = "withdrawn", upstream = name, reason = denied.reason().code(), detail = %denied);
+                (ended, ground) = over => if let Ended::Withdrawn(denied) = ended {
+                    let about = About { listener: &listener, upstream: &name, ground: Some(&ground), ..About::default() };
+                    record::withdrawn(&metrics, &about, End::Upstream, &denied);
                 },
                 () = tokio::time::sleep_until(end.into()) => {}
                 _ = phase.wait_for(|phase| *phase == Phase::Cut) => {}

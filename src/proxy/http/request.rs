@@ -109,6 +109,8 @@ impl Drop for Record {
         if !tracing::enabled!(target: "access", tracing::Level::INFO) {
             return;
         }
+        // Who asks for what is refused is not to fill the log with it.
+        let Some(left_out) = self.problem.as_ref().map_or(Some(None), |_| self.connection.pace.more()) else { return };
         let address = self.address.as_ref().map(ToString::to_string).unwrap_or_default();
         let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
         let (tier, entry) = match &self.connection.admitted.ground {
@@ -120,6 +122,7 @@ impl Drop for Record {
             target: "access", event = "request", listener = site.around.listener, peer = self.connection.from, tier, entry, method = self.method.as_str(),
             host = self.host, path = self.path, status = self.status, upstream = self.upstream, address, request_id,
             finished = self.finished, duration_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX), problem = self.problem.as_deref().unwrap_or_default(),
+            left_out,
         );
     }
 }

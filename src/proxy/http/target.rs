@@ -18,6 +18,8 @@ pub(super) struct Spot {
     pub(super) in_flight: AtomicUsize,
     /// What active checks found.
     pub(super) well: AtomicBool,
+    /// Whether it could not be reached when last tried.
+    lost: AtomicBool,
     links: Mutex<Links>,
     /// Held while a shared connection is being made, so that one handshake serves all who wait.
     pub(super) connecting: tokio::sync::Mutex<()>,
@@ -70,12 +72,21 @@ impl Exclusive {
 
 impl Spot {
     pub(super) fn new(target: Target) -> Arc<Self> {
-        let (in_flight, well) = (AtomicUsize::new(0), AtomicBool::new(true));
-        Arc::new(Self { target, in_flight, well, links: Mutex::default(), connecting: tokio::sync::Mutex::default() })
+        let (in_flight, well, lost) = (AtomicUsize::new(0), AtomicBool::new(true), AtomicBool::new(false));
+        Arc::new(Self { target, in_flight, well, lost, links: Mutex::default(), connecting: tokio::sync::Mutex::default() })
     }
 
     fn links(&self) -> MutexGuard<'_, Links> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn reached(&self) {
+        self.lost.store(false, Ordering::SeqCst);
+    }
+
+    /// Notes that it cannot be reached; whether that is news.
+    pub(super) fn unreached(&self) -> bool {
+        !self.lost.swap(true, Ordering::SeqCst)
     }
 
     /// A shared connection with room for one more, counted on it.

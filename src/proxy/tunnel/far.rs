@@ -18,6 +18,7 @@ use crate::proxy::connection::{self, Outcome};
 use crate::proxy::http::wire::{Gauge, Wire};
 use crate::proxy::listen::From;
 use crate::proxy::plan::Upstream;
+use crate::proxy::record::Pace;
 use crate::proxy::standing;
 use crate::proxy::stream::Stream;
 use crate::proxy::tcp::{End, Ended, Forwarded};
@@ -36,6 +37,8 @@ pub(in crate::proxy) struct Admission {
     taken: AtomicUsize,
     live: AtomicUsize,
     abandoned: AtomicUsize,
+    /// Of what is written of connections in it that come to nothing.
+    pub(in crate::proxy) pace: Pace,
 }
 
 /// How a session went.
@@ -74,6 +77,7 @@ pub(in crate::proxy) async fn serve(
         taken: AtomicUsize::new(0),
         live: AtomicUsize::new(0),
         abandoned: AtomicUsize::new(0),
+        pace: Pace::default(),
         here,
     });
     let gauge = Gauge::new();
@@ -92,6 +96,7 @@ pub(in crate::proxy) async fn serve(
         ended
     };
     (forwarded.up, forwarded.down) = (gauge.received(), gauge.sent());
+    session.pace.end(&accepting.listener.name, &from.name);
     if let Some(veto) = gauge.vetoed() {
         parts.metrics.limit_rejected(&accepting.listener.name, veto.name());
         tracing::warn!(target: "connection", event = "vetoed", listener = accepting.listener.name, peer = from.name, why = veto.name());
@@ -165,7 +170,9 @@ fn begin(accepting: &Arc<Accepting>, upstream: &Arc<Upstream>, session: &Arc<Adm
     let (listener, metrics) = (accepting.listener.name.as_str(), &accepting.parts.metrics);
     if let Err((status, why)) = asks(&request) {
         metrics.limit_rejected(listener, "tunnel_request");
-        tracing::warn!(target: "connection", event = "refused_stream", listener, peer = session.from.name, why);
+        if let Some(left_out) = session.pace.more() {
+            tracing::warn!(target: "connection", event = "refused_stream", listener, peer = session.from.name, why, left_out);
+        }
         answer(&mut respond, status);
         return;
     }
@@ -173,7 +180,9 @@ fn begin(accepting: &Arc<Accepting>, upstream: &Arc<Upstream>, session: &Arc<Adm
         Ok(place) => place,
         Err(full) => {
             metrics.limit_rejected(listener, full.name());
-            tracing::warn!(target: "connection", event = "turned_away", listener, peer = session.from.name, limit = full.name());
+            if let Some(left_out) = session.pace.more() {
+                tracing::warn!(target: "connection", event = "turned_away", listener, peer = session.from.name, limit = full.name(), left_out);
+            }
             respond.send_reset(Reason::REFUSED_STREAM);
             return;
         }

@@ -18,7 +18,9 @@ use crate::proxy::admit::Admitted;
 use crate::proxy::around::Around;
 use crate::proxy::http::wire::{Gauge, Wire};
 use crate::proxy::plan::{Multiplex, Upstream};
+use crate::proxy::record::{self, About};
 use crate::proxy::standing;
+use crate::proxy::tcp::End;
 use crate::proxy::upstream::{Dialled, Unreachable, dial};
 use crate::refusal::{Denied, Finding, Reason};
 use crate::tls::ClientSide;
@@ -187,7 +189,7 @@ impl Sessions {
     where
         C: Future<Output = Result<(), h2::Error>> + Send + 'static,
     {
-        let (around, name, idle) = (&self.around, self.upstream.name.clone(), self.plan.idle);
+        let (around, name, idle) = (self.around.clone(), self.upstream.name.clone(), self.plan.idle);
         let (clock, mut phase, alive) = (around.parts.clock.clone(), around.phase.clone(), around.alive.clone());
         let counted = around.parts.metrics.tunnel_session(&around.listener, Direction::Outbound);
         tokio::spawn(async move {
@@ -236,7 +238,9 @@ impl Sessions {
             };
             session.retire();
             if let Some(standing::Ended::Withdrawn(denied)) = &ended {
-                tracing::warn!(target: "upstream", event = "withdrawn", upstream = name, reason = denied.reason().code(), detail = %denied);
+                let about =
+                    About { listener: &around.listener, upstream: &name, address: &session.target, ground: Some(&session.admitted.ground), ..About::default() };
+                record::withdrawn(&around.parts.metrics, &about, End::Upstream, denied);
             }
             // Before its streams are lost with it.
             tell.send_replace(ended);
