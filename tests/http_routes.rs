@@ -192,6 +192,33 @@ async fn connections_become_what_is_listed_and_nothing_else() {
     }
 }
 
+/// What comes behind a wish that is not granted was meant for what the connection did not become: no request of anybody's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_smuggled_behind_a_refused_upgrade() {
+    let mirror = Mirror::start().await;
+    let pair = Pair::start(mirror.address, Setup::default()).await;
+    let hidden = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
+    let asks = |more: &str| format!("GET /asked HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n{more}\r\n");
+    let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    // Without a key, with a body, and early where an upstream would be asked.
+    for (more, body) in [("", ""), ("Content-Length: 2\r\n", "ab"), (key, "")] {
+        let answer = say(pair.entrance, format!("{}{body}{hidden}", asks(more)).as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{more:?}: {answer}");
+        assert!(answer.matches("HTTP/1.1 ").count() == 1 && field(&answer, "connection").as_deref() == Some("close"), "{more:?}: {answer}");
+    }
+    assert_eq!(mirror.heads().len(), 0, "{:?}", mirror.heads());
+    // The upstream does not agree, and the connection ends with that.
+    let mut stream = TcpStream::connect(pair.entrance).await.expect("a listener");
+    stream.write_all(asks(key).as_bytes()).await.expect("written");
+    let answer = heard(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 502 ") && answer.ends_with("Bad Gateway\n"), "{answer}");
+    assert_eq!(field(&answer, "connection").as_deref(), Some("close"), "{answer}");
+    let _ = stream.write_all(hidden.as_bytes()).await;
+    assert_eq!(heard(&mut stream).await, "");
+    assert!(mirror.heads().iter().all(|head| head.starts_with("GET /asked ")) && mirror.heads().len() == 1, "{:?}", mirror.heads());
+    pair.end().await;
+}
+
 /// A server that is always unwell, and keeps the first line of what it is asked.
 async fn always_500() -> (SocketAddr, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -230,11 +257,11 @@ async fn a_refused_target_leaves_the_others_alone() {
     let mut refused = 0;
     for _ in 0..10 {
         let answer = curl(&[&url]).await;
-        if answer.contains(" 502") {
+        if answer.starts_with("HTTP/1.1 502 ") {
             assert!(answer.contains("measurement_unknown"), "{answer}");
             refused += 1;
         } else {
-            assert!(answer.contains(" 200"), "{answer}");
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         }
     }
     // The request that met the refusal is not tried elsewhere; those after it do not go there.

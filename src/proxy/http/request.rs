@@ -132,7 +132,7 @@ pub(super) async fn serve(connection: Arc<Connection>, parts: Box<Parts>, incomi
     let (incoming, over) = Unread::new(incoming, parts.version);
     let mut record = Record::new(&connection, &parts);
     let form = answer::Form::of(&parts.method, &parts.headers);
-    let tunnel = parts.method == Method::CONNECT && parts.version != Version::HTTP_2;
+    let becomes = becomes(&connection, &parts);
     let mut response = match answered(&connection, parts, incoming, &mut record).await {
         Ok(response) => response.map(|body| match body {
             Answer::Upstream(incoming) => Ok(incoming),
@@ -141,14 +141,13 @@ pub(super) async fn serve(connection: Arc<Connection>, parts: Box<Parts>, incomi
         Err(problem) => {
             record.problem = Some(problem.detail.clone());
             Box::pin(over.briefly()).await;
-            let mut refused = problem.answer(connection.audience(), form);
-            if tunnel {
-                // What may follow was meant for the tunnel, perhaps by somebody else than who asked for it: no request of theirs.
-                refused.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            refused.map(Err)
+            problem.answer(connection.audience(), form).map(Err)
         }
     };
+    if becomes.is_some_and(|status| status != response.status()) {
+        // What may follow was meant for what it should have become, perhaps by somebody else than who asked: no request of theirs.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     record.status = response.status().as_u16();
     if let Some(id) = &record.request_id {
         response.headers_mut().insert(fields::REQUEST_ID, id.clone());
@@ -161,6 +160,18 @@ pub(super) async fn serve(connection: Arc<Connection>, parts: Box<Parts>, incomi
             body
         }
     }))
+}
+
+/// Whether a request of HTTP/1.1 is to make something else of its connection, and the status that says so.
+fn becomes(connection: &Connection, parts: &Parts) -> Option<StatusCode> {
+    if parts.version == Version::HTTP_2 {
+        return None;
+    }
+    if parts.method == Method::CONNECT {
+        return Some(StatusCode::OK);
+    }
+    let allowed = fields::wanted_upgrade(&parts.headers).is_some_and(|protocol| connection.site.plan.upgrades.contains(&protocol));
+    allowed.then_some(StatusCode::SWITCHING_PROTOCOLS)
 }
 
 /// Whose body an answer has.

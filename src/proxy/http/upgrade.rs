@@ -86,6 +86,10 @@ pub(super) async fn serve(
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Problem::new(StatusCode::BAD_GATEWAY, "http_upgrade_failed", "the upstream switched to another protocol than asked for"));
         }
+        if version == Version::HTTP_2 && response.status().is_success() {
+            // To a client of HTTP/2 that would say that the upstream agreed (RFC 8441 5).
+            return Err(Problem::new(StatusCode::BAD_GATEWAY, "http_upgrade_failed", "the upstream answered and did not switch protocols"));
+        }
         record.holds(lease);
         return Ok(returned(connection, response)?.map(Answer::Upstream));
     }
