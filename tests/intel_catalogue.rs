@@ -16,6 +16,7 @@ use portcullis::evidence::cmw::Collection;
 use portcullis::evidence::intel::Body;
 use portcullis::evidence::intel::collateral::Signed;
 use portcullis::evidence::intel::log::{Events, GuestEvent, LABEL, MEDIA_TYPE};
+use portcullis::evidence::tpm::Hash;
 use portcullis::evidence::{Auxiliary, Endorsement, ReportData, Timestamp};
 use portcullis::platform::{self, PLATFORMS};
 use portcullis::policy::AppraisalPolicy;
@@ -347,6 +348,30 @@ fn an_event_with_two_values_tells_of_neither() {
     assert_eq!(judged(&[b"\x66", b"\x01"], r#""app-id=01""#), Err(Reason::MeasurementUnknown));
     assert_eq!(judged(&[b"\x01", b"\x66"], r#""app-id=01""#), Err(Reason::MeasurementUnknown));
     assert_eq!(judged(&[b"\x66", b"\x01"], r#""app-id=01", "app-id=66""#), Ok(()), "both are wanted");
+}
+
+/// An event that is not told is not judged either: what went before cannot be hidden among the firmware's, whose events are
+/// digests without a name.
+#[test]
+fn an_event_of_the_guest_is_not_hidden_in_the_firmwares_log() {
+    let judged = |hidden: bool| {
+        let mut forge = Of::Tdx15.forge();
+        for payload in [&b"\x66"[..], b"\x01"] {
+            measure(&mut forge, &event("app-id", payload));
+        }
+        let mut unwanted = log(&mut forge).firmware.events[0].clone();
+        unwanted.register = 4;
+        unwanted.digests = vec![(Hash::Sha384.id(), event("app-id", b"\x66").digest().to_vec())];
+        match hidden {
+            true => log(&mut forge).firmware.events.push(unwanted),
+            false => log(&mut forge).guest.push(event("app-id", b"\x66")),
+        }
+        log(&mut forge).guest.push(event("app-id", b"\x01"));
+        let entry = format!(r#"{}, "rtmr3_events": ["app-id=01"]"#, Of::Tdx15.pins());
+        judge(&appraiser(Of::Tdx15, &entry, ""), Of::Tdx15, &made(&forge)).map(drop).map_err(|denied| denied.reason())
+    };
+    assert_eq!(judged(false), Err(Reason::MeasurementUnknown), "told");
+    assert_eq!(judged(true), Err(Reason::EventLogMismatch), "hidden");
 }
 
 /// A connection stays open past the end of a tolerance, or into the days of a higher floor: it is judged by the present.
