@@ -213,6 +213,10 @@ const fn converge(platform: Status, part: Status) -> Status {
         (Status::OutOfDate | Status::OutOfDateConfigurationNeeded, Status::ConfigurationNeeded | Status::ConfigurationAndSWHardeningNeeded) => {
             Status::OutOfDateConfigurationNeeded
         }
+        // Intel gives parts no other; should it, they count as the platform's.
+        (part, Status::UpToDate) => part,
+        (Status::SWHardeningNeeded | Status::ConfigurationAndSWHardeningNeeded, Status::ConfigurationNeeded)
+        | (Status::ConfigurationNeeded | Status::ConfigurationAndSWHardeningNeeded, Status::SWHardeningNeeded) => Status::ConfigurationAndSWHardeningNeeded,
         (_, platform) => platform,
     }
 }
@@ -229,6 +233,6 @@ const fn relaunch(launched: Status, running: Status) -> Status {
         (Status::OutOfDate, Status::UpToDate | Status::SWHardeningNeeded) => Status::TDRelaunchAdvised,
         (Status::OutOfDate | Status::OutOfDateConfigurationNeeded, Status::ConfigurationNeeded | Status::ConfigurationAndSWHardeningNeeded)
         | (Status::OutOfDateConfigurationNeeded, Status::UpToDate | Status::SWHardeningNeeded) => Status::TDRelaunchAdvisedConfigurationNeeded,
-        (launched, _) => launched,
+        (launched, running) => converge(launched, running),
     }
 }
