@@ -167,6 +167,7 @@ const FORGED: &[(&str, Of, Reason, Forging)] = &[
     ("sgx-provision-key", Of::Sgx, Reason::GuestPolicyViolation, |forge| forge.enclave().attributes[0] |= 0x10),
     ("sgx-launch-key", Of::Sgx, Reason::GuestPolicyViolation, |forge| forge.enclave().attributes[0] |= 0x20),
     ("sgx-reserved-attribute", Of::Sgx, Reason::ReservedBitsSet, |forge| forge.enclave().attributes[0] |= 8),
+    ("sgx-reserved-miscselect", Of::Sgx, Reason::ReservedBitsSet, |forge| forge.enclave().misc_select |= 1 << 2),
     ("sgx-wrong-mrenclave", Of::Sgx, Reason::MeasurementUnknown, |forge| forge.enclave().mr_enclave[0] ^= 1),
     // Event logs.
     ("rtmr-log-mismatch", Of::Tdx15, Reason::EventLogMismatch, |forge| log(forge).firmware.events[0].digests[0].1[0] ^= 1),

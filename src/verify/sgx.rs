@@ -72,9 +72,16 @@ impl Verifier for Sgx {
 /// PROVISIONKEY, EINITTOKEN_KEY, CET, KSS, AEXNOTIFY.
 const ATTRIBUTES_DEFINED: u64 = 1 | 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 10;
 
+/// The bits of MISCSELECT that have a meaning (the same, "MISCSELECT Field"): EXINFO, CPINFO.
+const MISC_DEFINED: u32 = 1 | 1 << 1;
+
 /// Refuses what no processor reports.
 fn plausible(quote: &Quote, _: &TcbInfo) -> Result<(), Denied> {
     let Body::Enclave(report) = &quote.body else { return Ok(()) };
+    if report.misc_select & !MISC_DEFINED != 0 {
+        let found = format!("{:#x}", report.misc_select);
+        return Finding::new(Reason::ReservedBitsSet, "report.misc_select", format!("no bits beyond {MISC_DEFINED:#x}"), found).refuse();
+    }
     if report.flags() & !ATTRIBUTES_DEFINED != 0 {
         let found = format!("{:#x}", report.flags());
         return Finding::new(Reason::ReservedBitsSet, "report.attributes", format!("no bits beyond {ATTRIBUTES_DEFINED:#x}"), found).refuse();
