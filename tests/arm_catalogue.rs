@@ -224,6 +224,27 @@ fn a_device_is_known_by_its_own_key_alone() {
     assert_eq!(judged(&of_cca), Err(Reason::ChainUntrusted), "a key for another platform");
 }
 
+/// A key that all instances share speaks for those without a key of their own: whoever has it is not every device.
+#[test]
+fn a_device_with_a_key_of_its_own_is_not_spoken_for_by_the_shared_one() {
+    let named = |name: &str| EcKey::derive(Curve::P256, &[name.as_bytes()]);
+    let (own, shared) = ("the device's own", "every other's");
+    let mut forge = device();
+    forge.token.implementation = [3; 32];
+    let [exact, family] = key_names(&forge.token.implementation, &forge.token.instance);
+    let key = |name: &str, key: &str| format!(r#"{{ "tee": "psa", "name": "{name}", "key": "{}" }}"#, hex(&named(key).spki()));
+    let both = format!(r#", "keys": [ {}, {} ]"#, key(&exact, own), key(&family, shared));
+    let judged = |by: &str, instance: Option<[u8; 33]>| {
+        let mut forge = device();
+        (forge.token.implementation, forge.key) = ([3; 32], named(by));
+        forge.token.instance = instance.unwrap_or(forge.token.instance);
+        psa(forge.quote(&asked().long.0), "", &both).0.map_err(|denied| denied.reason())
+    };
+    assert_eq!(judged(own, None), Ok(()));
+    assert_eq!(judged(shared, Some([1; 33])), Ok(()), "a device without a key of its own");
+    assert_eq!(judged(shared, None), Err(Reason::SignatureInvalid), "another device in its name");
+}
+
 /// The published trust anchor whose point is not on its curve, and its like, are refused where they are loaded.
 #[test]
 fn a_key_off_its_curve_is_no_anchor() {

@@ -11,10 +11,12 @@ use crate::refusal::{Denied, Finding, Reason};
 /// operator takes off the list is refused from then on.
 pub(super) const UNBOUNDED: Timestamp = Timestamp(253_402_300_799);
 
-/// Proves that a token is signed by a key that is listed under one of `names`, the most exact first.
+/// Proves that a token is signed by a key that is listed under the first of `names` that any is listed under: the most exact
+/// stands first, and whoever has the key of a family does not speak for a device with a key of its own.
 pub(super) fn signed(what: &'static str, platform: &'static str, names: &[String], sign1: &Sign1<'_>, grounds: &Grounds<'_>) -> Result<Origin, Denied> {
     let mut refused = None;
-    for anchor in names.iter().flat_map(|name| grounds.anchors.of(platform, name)) {
+    let listed = names.iter().find(|name| grounds.anchors.of(platform, name).next().is_some());
+    for anchor in listed.into_iter().flat_map(|name| grounds.anchors.of(platform, name)) {
         match one(what, anchor, sign1) {
             Ok(()) => return Ok(anchor.origin),
             Err(denied) => refused = Some(denied),
