@@ -245,6 +245,22 @@ fn a_device_with_a_key_of_its_own_is_not_spoken_for_by_the_shared_one() {
     assert_eq!(judged(shared, None), Err(Reason::SignatureInvalid), "another device in its name");
 }
 
+/// Parts without a type cannot be told apart by it: each that is listed is wanted.
+#[test]
+fn a_part_without_a_type_is_missed() {
+    let untyped = |count: usize| {
+        let mut forge = device();
+        forge.token.components.iter_mut().for_each(|part| part.kind = None);
+        forge.token.components.truncate(count);
+        forge
+    };
+    let all = device().token.components.len();
+    assert!(all > 1);
+    let appraiser = appraiser("psa", &components(&untyped(all).token.components), SIMULATED);
+    let judged = |count: usize| verdicts("psa", untyped(count).quote(&asked().long.0), &appraiser).0.map_err(|denied| denied.reason());
+    assert_eq!((judged(all), judged(all - 1)), (Ok(()), Err(Reason::MeasurementUnknown)));
+}
+
 /// The published trust anchor whose point is not on its curve, and its like, are refused where they are loaded.
 #[test]
 fn a_key_off_its_curve_is_no_anchor() {

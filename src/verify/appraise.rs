@@ -392,7 +392,8 @@ fn wrong_register(reason: Reason, claim: &str, name: &str, values: &[Vec<u8>], r
     Some(Finding::new(reason, format!("report.{claim}.{name}"), any_of(values.iter().map(|value| hex(value))), shown))
 }
 
-/// The parts of the firmware that are none of `wanted`, and the types of `wanted` that are not there.
+/// The parts of the firmware that are none of `wanted`, and the types of `wanted` that are not there. Without a type nothing
+/// says which parts stand for one another: each is wanted.
 fn wrong_parts(reason: Reason, claim: &str, wanted: &[FirmwarePart], found: &[Claims]) -> Vec<Finding> {
     let hex = |octets: Option<&[u8]>| octets.map_or_else(|| "none".to_owned(), |octets| data_encoding::HEXLOWER.encode(octets));
     let shown = |measurement, signer| format!("measurement {} signer {}", hex(measurement), hex(signer));
@@ -410,10 +411,12 @@ fn wrong_parts(reason: Reason, claim: &str, wanted: &[FirmwarePart], found: &[Cl
             findings.push(Finding::new(reason, name(kind), expected, shown(part.bytes("measurement"), part.bytes("signer"))));
         }
     }
-    let mut missing: Vec<Option<&str>> = wanted.iter().map(|wanted| wanted.kind.as_deref()).collect();
-    missing.retain(|kind| !found.iter().any(|part| part.text("type") == *kind));
+    let mut missing: Vec<&str> = wanted.iter().filter_map(|wanted| wanted.kind.as_deref()).collect();
+    missing.retain(|kind| !found.iter().any(|part| part.text("type") == Some(kind)));
     missing.dedup();
-    findings.extend(missing.into_iter().map(|kind| Finding::new(reason, name(kind), "a part of this type", "none")));
+    findings.extend(missing.into_iter().map(|kind| Finding::new(reason, name(Some(kind)), "a part of this type", "none")));
+    let untyped = of_kind(None).into_iter().filter(|wanted| !found.iter().any(|part| part.text("type").is_none() && fits(part, wanted)));
+    findings.extend(untyped.map(|wanted| Finding::new(reason, name(None), shown(Some(&wanted.measurement), Some(&wanted.signer)), "none")));
     findings
 }
 

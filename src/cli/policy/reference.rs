@@ -80,7 +80,7 @@ fn written(field: &Field) -> String {
             format!("hex of {length} octets{zero}, or `{{ \"any_of\": [hex, …] }}`{beside}")
         }
         Rule::Components { .. } => {
-            "a list of `{ \"type\": text, \"measurement\": hex, \"signer\": hex }`; each part of the evidence is one of them, each type of them is there"
+            "a list of `{ \"type\": text, \"measurement\": hex, \"signer\": hex }`; each part of the evidence is one of them, each type of them is there, and each without a type"
                 .to_owned()
         }
         Rule::Digest { zero, .. } => {
