@@ -201,9 +201,10 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// A finding without advice of its own. Texts are cut at [`MAX_TEXT`] octets: a peer may have chosen them.
+    /// A finding without advice of its own. A peer may have chosen the texts: they are cut at [`MAX_TEXT`] octets, and control
+    /// characters are written out, so that a line of a log stays one line.
     pub fn new(reason: Reason, field: impl Into<Cow<'static, str>>, expected: impl Into<String>, found: impl Into<String>) -> Self {
-        Self { reason, field: field.into(), expected: cut(expected.into()), found: cut(found.into()), fix: Cow::Borrowed("") }
+        Self { reason, field: plain(field.into()), expected: cut(expected.into()), found: cut(found.into()), fix: Cow::Borrowed("") }
     }
 
     /// The same finding with advice.
@@ -231,7 +232,20 @@ impl Finding {
 /// What was expected or found is told in at most this many octets, and how many there were.
 pub const MAX_TEXT: usize = 1024;
 
-fn cut(mut text: String) -> String {
+/// The text with its control characters written out (`\n`).
+fn plain(text: Cow<'static, str>) -> Cow<'static, str> {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let mut out = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter.is_control() { out.extend(letter.escape_default()) } else { out.push(letter) }
+    }
+    out.into()
+}
+
+fn cut(text: String) -> String {
+    let mut text = plain(text.into()).into_owned();
     let length = text.len();
     if length > MAX_TEXT {
         let end = (0..=MAX_TEXT).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
@@ -299,6 +313,16 @@ mod tests {
         let finding = Finding::new(Reason::NameMismatch, "bind.names", "é".repeat(20_000), "x".repeat(MAX_TEXT));
         assert!(finding.expected.len() < MAX_TEXT + 32 && finding.expected.ends_with("… (40000 octets)"));
         assert_eq!(finding.found.len(), MAX_TEXT);
+    }
+
+    /// A peer that chooses a text does not write lines of its own into the log.
+    #[test]
+    fn a_finding_is_one_line() {
+        let forged = "x\n2026-12-01T00:00:00Z  INFO audit: event=\"peer.appraised\" result=\"allow\"\r\u{1b}[2K";
+        let finding = Finding::new(Reason::EvidenceUnsupported, format!("cmw.{forged}"), forged, forged);
+        assert!(!finding.to_string().contains(char::is_control), "{finding:?}");
+        assert!(finding.to_string().contains(r"x\n2026-12-01T00:00:00Z") && finding.found.ends_with(r"\r\u{1b}[2K"));
+        assert_eq!(Finding::new(Reason::NameMismatch, "names", "é", "a b").to_string(), "name_mismatch: names: expected é, found a b");
     }
 
     #[test]
