@@ -255,7 +255,7 @@ pub struct Listener {
     /// Networks that announce connections by the PROXY protocol, with the number of bits that count.
     pub proxy_protocol_from: Vec<(std::net::IpAddr, u8)>,
     /// In which form of the PROXY protocol the upstream is told who connected.
-    pub proxy_protocol_to: Option<&'static str>,
+    pub proxy_protocol_to: Option<Onward>,
     /// Whether clients may put many connections into one session.
     pub multiplex: bool,
     /// Deadlines and caps.
@@ -271,6 +271,15 @@ impl Listener {
         };
         self.attested.is_none() && self.public.is_none() && matches!(&self.forward, Forward::Http(site) if only(site))
     }
+}
+
+/// A form of the PROXY protocol, version 2.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Onward {
+    /// Addresses and what is verified.
+    Plain,
+    /// The client's certificate besides.
+    WithCertificate,
 }
 
 /// What is done with connections.

@@ -51,7 +51,7 @@ impl Builder<'_> {
         };
         let network = |(address, bits): &(std::net::IpAddr, u8)| Network { address: *address, bits: *bits };
         let proxy_protocol =
-            plan::ProxyProtocol { from: listener.proxy_protocol_from.iter().map(network).collect(), onward: onward(listener.proxy_protocol_to) };
+            plan::ProxyProtocol { from: listener.proxy_protocol_from.iter().map(network).collect(), onward: listener.proxy_protocol_to.map(onward) };
         let raw = |name: &str| {
             let written = self.written(name)?;
             self.upstream(written, if written.multiplex { Inner::Tunnel } else { Inner::Raw })
@@ -130,8 +130,11 @@ impl Builder<'_> {
     }
 }
 
-fn onward(version: Option<&str>) -> Option<plan::Onward> {
-    version.map(|version| if version == "v2-certificate" { plan::Onward::WithCertificate } else { plan::Onward::Plain })
+const fn onward(form: config::Onward) -> plan::Onward {
+    match form {
+        config::Onward::Plain => plan::Onward::Plain,
+        config::Onward::WithCertificate => plan::Onward::WithCertificate,
+    }
 }
 
 /// What is spoken inside TLS.

@@ -64,9 +64,9 @@ pub(super) fn backend(written: &config::Upstream, upstream: plan::Upstream) -> B
     let speaks = if written.targets.iter().all(|target| target.transport == Transport::Http2) { Speaks::Http2 } else { Speaks::Http1 };
     let default = Backend::of(Arc::new(upstream), speaks);
     let balance = match written.http.balance {
-        Some("hash") => Balance::Hash,
-        Some("least-request") => Balance::LeastRequest,
-        _ => Balance::RoundRobin,
+        Some(config::http::Balance::Hash) => Balance::Hash,
+        Some(config::http::Balance::LeastRequest) => Balance::LeastRequest,
+        Some(config::http::Balance::RoundRobin) | None => Balance::RoundRobin,
     };
     let health = written.http.health.clone().map(|(path, every)| HealthCheck { path, every });
     let ejection = written.http.ejection.unwrap_or(default.ejection);

@@ -18,10 +18,8 @@ pub(super) fn read(file: &Section<'_>, folder: &Path) -> Option<Acme> {
         let span = section.has("agree_tos").unwrap_or_else(|| section.span.clone());
         section.wrong(&span, "the CA's terms of service are not agreed to", "read them, then write agree_tos = true");
     }
-    let challenge = match section.parsed("challenge", |text| one_of(text, "challenge", &["tls-alpn-01", "http-01"])).map(|challenge| challenge.value) {
-        Some("http-01") => AcmeChallenge::Http01,
-        _ => AcmeChallenge::TlsAlpn01,
-    };
+    let challenges = [("tls-alpn-01", AcmeChallenge::TlsAlpn01), ("http-01", AcmeChallenge::Http01)];
+    let challenge = section.parsed("challenge", |text| one_of(text, "challenge", &challenges)).map_or(AcmeChallenge::TlsAlpn01, |challenge| challenge.value);
     Some(Acme { directory: directory?.value, roots, contact, state_dir: state_dir?, challenge })
 }
 

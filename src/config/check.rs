@@ -296,18 +296,11 @@ fn unused(file: &Section<'_>, policies: &[(At<String>, Option<Policy>)], collect
 
 fn log(file: &Section<'_>) -> Log {
     let Some(log) = file.table("log", &schema::LOG) else { return Log::default() };
-    let format = match log.string("format").map(|format| (format.value, format.span)) {
-        None | Some(("text", _)) => LogFormat::Text,
-        Some(("json", _)) => LogFormat::Json,
-        Some((other, span)) => {
-            log.wrong(&span, format!("unknown format \"{other}\""), "one of \"text\", \"json\"");
-            LogFormat::Text
-        }
-    };
-    let Some(written) = log.string("level") else { return Log { format, ..Log::default() } };
-    let level = ["error", "warn", "info", "debug"].into_iter().find(|level| *level == written.value);
-    if level.is_none() {
-        log.wrong(&written.span, format!("unknown level \"{}\"", written.value), "one of \"error\", \"warn\", \"info\", \"debug\"");
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let levels = ["error", "warn", "info", "debug"].map(|level| (level, level));
+    let default = Log::default();
+    Log {
+        format: log.parsed("format", |text| values::one_of(text, "format", &formats)).map_or(default.format, |format| format.value),
+        level: log.parsed("level", |text| values::one_of(text, "level", &levels)).map_or(default.level, |level| level.value),
     }
-    Log { format, level: level.unwrap_or("info") }
 }

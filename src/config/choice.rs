@@ -75,13 +75,8 @@ pub(super) enum Protocol {
 
 impl Protocol {
     pub(super) fn read(section: &Section<'_>) -> Self {
-        let known = ["tcp", "http", "socks5", "tls-passthrough"];
-        match section.parsed("protocol", |text| one_of(text, "protocol", &known)).map(|protocol| protocol.value) {
-            Some("http") => Self::Http,
-            Some("socks5") => Self::Socks5,
-            Some("tls-passthrough") => Self::TlsPassthrough,
-            _ => Self::Tcp,
-        }
+        let known = [("tcp", Self::Tcp), ("http", Self::Http), ("socks5", Self::Socks5), ("tls-passthrough", Self::TlsPassthrough)];
+        section.parsed("protocol", |text| one_of(text, "protocol", &known)).map_or(Self::Tcp, |protocol| protocol.value)
     }
 }
 
@@ -94,7 +89,7 @@ pub(super) fn choice(
     collected: &mut Collected,
 ) -> Option<Option<Choice>> {
     let tls = kind != Kind::Plain;
-    let capture = section.parsed("capture", |text| one_of(text, "capture", &["redirect", "tproxy"]));
+    let capture = section.parsed("capture", |text| one_of(text, "capture", &[("redirect", Capture::Redirect), ("tproxy", Capture::Tproxy)]));
     if protocol != Protocol::Socks5 {
         needs(section, "users_file", "protocol = \"socks5\"");
     }
@@ -112,8 +107,7 @@ pub(super) fn choice(
         (Protocol::Http, _) => return Some(None),
         (Protocol::Socks5, _) => By::Socks5(section.parsed("users_file", |path| users(&folder.join(path))).map(|users| users.value)),
         (Protocol::TlsPassthrough, _) => By::ServerNamePassing,
-        (Protocol::Tcp, Some("tproxy")) => By::Captured(Capture::Tproxy),
-        (Protocol::Tcp, Some(_)) => By::Captured(Capture::Redirect),
+        (Protocol::Tcp, Some(capture)) => By::Captured(capture),
         (Protocol::Tcp, None) if section.has("capture").is_some() => return None,
         (Protocol::Tcp, None) if tls && section.has("destination").is_some() => By::ServerName,
         (Protocol::Tcp, None) => {

@@ -135,8 +135,8 @@ pub struct Limits {
 /// What an upstream is for HTTP.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Upstream {
-    /// Its spelling in the file; `None` for the default.
-    pub balance: Option<&'static str>,
+    /// How a request finds its target; `None` for the default.
+    pub balance: Option<Balance>,
     /// The path to ask for, and how often.
     pub health: Option<(String, Duration)>,
     /// How long the head of an answer may take.
@@ -144,6 +144,20 @@ pub struct Upstream {
     /// How long a failed target is left out.
     pub ejection: Option<Duration>,
 }
+
+/// How a request finds its target.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Balance {
+    /// By the client's address and the host asked for.
+    Hash,
+    /// The one with the fewest requests.
+    LeastRequest,
+    /// Each in turn.
+    RoundRobin,
+}
+
+/// How the file spells them.
+const BALANCES: [(&str, Balance); 3] = [("round-robin", Balance::RoundRobin), ("least-request", Balance::LeastRequest), ("hash", Balance::Hash)];
 
 type Upstreams = BTreeMap<String, Option<super::Upstream>>;
 
@@ -154,7 +168,7 @@ pub(super) fn upstream(section: &Section<'_>) -> Upstream {
         Some((path.value, within(&health, "every", Duration::from_millis(100), Duration::from_secs(3600)).unwrap_or(Duration::from_secs(5))))
     });
     Upstream {
-        balance: section.parsed("balance", |text| one_of(text, "balance", &["round-robin", "least-request", "hash"])).map(|balance| balance.value),
+        balance: section.parsed("balance", |text| one_of(text, "balance", &BALANCES)).map(|balance| balance.value),
         health,
         first_byte: within(section, "first_byte", Duration::from_millis(10), Duration::from_secs(86_400)),
         ejection: within(section, "ejection", Duration::from_millis(10), Duration::from_secs(3600)),
@@ -183,7 +197,7 @@ pub(super) fn site(section: &Section<'_>, upstreams: &Upstreams, (kind, attested
         whole &= to.is_some();
         routes.extend(to.map(|to| Route { host: None, paths: Vec::new(), methods: Vec::new(), to }));
     }
-    if let Some(default) = section.parsed("default", |text| one_of(text, "default", &["deny"])) {
+    if let Some(default) = section.parsed("default", |text| one_of(text, "default", &[("deny", ())])) {
         if !routed {
             needs(section, "default", "`route`");
         } else if section.has("upstream").is_some() {
@@ -213,7 +227,7 @@ pub(super) fn site(section: &Section<'_>, upstreams: &Upstreams, (kind, attested
 }
 
 fn to(section: &Section<'_>, upstreams: &Upstreams, vouched: bool, collected: &mut Collected) -> Option<To> {
-    if let Some(redirect) = section.parsed("redirect", |text| one_of(text, "redirect", &["https"])) {
+    if let Some(redirect) = section.parsed("redirect", |text| one_of(text, "redirect", &[("https", ())])) {
         if section.has("upstream").is_some() {
             section.wrong(&redirect.span, "`redirect` beside `upstream`", "leave one of them out");
         }
@@ -249,9 +263,7 @@ fn identity(section: &Section<'_>, attested: bool) -> (Vec<IdentityHeader>, Opti
         return (Vec::new(), None);
     }
     let Some(table) = section.table("identity_headers", &schema::IDENTITY_HEADERS) else { return (vec![IdentityHeader::Structured], None) };
-    let known = MODES.map(|(name, _)| name);
-    let mode = |text: &str| one_of(text, "mode", &known).map(|name| MODES.iter().find(|(mode, _)| *mode == name).and_then(|(_, form)| *form));
-    let modes = table.parsed_list("modes", mode);
+    let modes = table.parsed_list("modes", |text| one_of(text, "mode", &MODES));
     if let Some(none) = modes.iter().find(|mode| mode.value.is_none() && modes.len() > 1) {
         table.wrong(&none.span, "\"none\" beside others", "leave one of them out");
     }

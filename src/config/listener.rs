@@ -10,7 +10,7 @@ use super::peer::{ANY_PLATFORM, REPLAY, acknowledge, freshness, identified, peer
 use super::sides::{Collected, Known, insecure, name, needs, plain_values, reference, something_attested};
 use super::tree::{At, Section, Wrong};
 use super::upstream::multiplex;
-use super::{Bind, CertificateFiles, Forward, Freshness, Limits, Listener, Peer, Public, Serve, Upstream, files, schema, values};
+use super::{Bind, CertificateFiles, Forward, Freshness, Limits, Listener, Onward, Peer, Public, Serve, Upstream, files, schema, values};
 
 /// A listener with the place its address was written at, for clashes.
 pub(super) type Placed = (Listener, Range<usize>);
@@ -67,7 +67,8 @@ pub(super) fn read(section: &Section<'_>, known: &Known<'_>, upstreams: &BTreeMa
         }
     };
     let proxy_protocol_from = section.parsed_list("proxy_protocol_from", values::network).into_iter().map(|network| network.value).collect();
-    let version = section.parsed("proxy_protocol_to", |text| values::one_of(text, "version", &["v2", "v2-certificate"]));
+    let versions = [("v2", Onward::Plain), ("v2-certificate", Onward::WithCertificate)];
+    let version = section.parsed("proxy_protocol_to", |text| values::one_of(text, "version", &versions));
     if let (Some(version), true) = (&version, http) {
         section.wrong(&version.span, "`proxy_protocol_to` with protocol \"http\"", "leave it out: requests carry their client in fields");
     }
@@ -110,8 +111,8 @@ fn tcp(section: &Section<'_>, upstreams: &BTreeMap<String, Option<Upstream>>, tl
 
 /// Notes keys that matter for requests.
 fn requests_alone(section: &Section<'_>) {
-    for key in ["route", "default", "redirect", "allow", "identity_headers", "strip_headers", "trusted_proxies", "upgrades", "evidence"] {
-        needs(section, key, "protocol = \"http\"");
+    for key in schema::LISTENER.keys.iter().filter(|key| key.of_requests) {
+        needs(section, key.key, "protocol = \"http\"");
     }
 }
 
@@ -129,11 +130,10 @@ pub(super) enum Kind {
 }
 
 fn certificate(section: &Section<'_>) -> Kind {
-    let read = |text: &str| match text {
-        "attested" => Ok(Kind::Attested),
-        "files" => Ok(Kind::Files),
-        "webpki" => Ok(Kind::WebPki),
-        _ => Err(Wrong::new(format!("unknown certificate \"{text}\""), "one of \"attested\", \"files\", \"webpki\"; leave the key out for plain bytes")),
+    let known = [("attested", Kind::Attested), ("files", Kind::Files), ("webpki", Kind::WebPki)];
+    let read = |text: &str| {
+        let besides = |wrong: Wrong| Wrong { help: wrong.help + "; leave the key out for plain bytes", ..wrong };
+        values::one_of(text, "certificate", &known).map_err(besides)
     };
     let unreadable = if section.has("certificate").is_some() { Kind::Attested } else { Kind::Plain };
     section.parsed("certificate", read).map_or(unreadable, |kind| kind.value)

@@ -13,13 +13,8 @@ pub(super) const ANY_PLATFORM: &str = "insecure_allow_any_genuine_platform";
 pub(super) const REPLAY: &str = "insecure_accept_replay_risk";
 
 pub(super) fn freshness(section: &Section<'_>) -> Option<Freshness> {
-    let read = |text: &str| match text {
-        "session-mutual" => Ok(Freshness::SessionMutual),
-        "session" => Ok(Freshness::Session),
-        "certificate" => Ok(Freshness::Certificate),
-        _ => Err(Wrong::new(format!("unknown freshness \"{text}\""), "one of \"session-mutual\", \"session\", \"certificate\"")),
-    };
-    section.parsed("freshness", read).map(|freshness| freshness.value)
+    let known = [Freshness::SessionMutual, Freshness::Session, Freshness::Certificate].map(|freshness| (freshness.name(), freshness));
+    section.parsed("freshness", |text| values::one_of(text, "freshness", &known)).map(|freshness| freshness.value)
 }
 
 pub(super) fn acknowledge(section: &Section<'_>, place: &Section<'_>, freshness: Freshness) {

@@ -23,10 +23,16 @@ pub struct Key {
     pub default: &'static str,
     /// What it does, and what happens without it.
     pub doc: &'static str,
+    /// Whether it is about requests: on a listener of another protocol than `http` it would do nothing, and is refused.
+    pub of_requests: bool,
 }
 
 const fn key(key: &'static str, value: &'static str, default: &'static str, doc: &'static str) -> Key {
-    Key { key, value, default, doc }
+    Key { key, value, default, doc, of_requests: false }
+}
+
+const fn of_requests(key: Key) -> Key {
+    Key { of_requests: true, ..key }
 }
 
 /// The file's outermost table.
@@ -186,25 +192,35 @@ pub static LISTENER: Section = Section {
             "Takes connections that the system's rules captured on their way to a destination. `redirect`: their destination was rewritten; `tproxy`: they were handed over as they are, which needs CAP_NET_ADMIN.",
         ),
         key("users_file", "file", "anybody who reaches it", "The accounts that protocol `socks5` asks for: lines `USER:PASSWORD`. Read at the start."),
-        key("route", "list of tables", "none", "Where requests go, the first that fits. Only with protocol `http`."),
-        key("default", "`\"deny\"`", "`\"deny\"`", "What becomes of a request that no route fits. Only with `route` and without `upstream`."),
-        key(
+        of_requests(key("route", "list of tables", "none", "Where requests go, the first that fits. Only with protocol `http`.")),
+        of_requests(key("default", "`\"deny\"`", "`\"deny\"`", "What becomes of a request that no route fits. Only with `route` and without `upstream`.")),
+        of_requests(key(
             "redirect",
             "`\"https\"`",
             "none",
             "Answers every request with a redirect to the same address by https. In place of `upstream`. Such a plain listener may be reached from everywhere, and answers the challenge `http-01` of `[acme]`.",
-        ),
-        key(
+        )),
+        of_requests(key(
             "allow",
             "list of tables",
             "everything",
             "What attested clients may call, by the policy entry they were accepted for. With it, what no rule allows is refused.",
-        ),
-        key("identity_headers", "table", "structured, with attested clients", "How the application is told who its client is."),
-        key("strip_headers", "list of field names", "none", "Further fields to remove from requests and responses, beside every identity field that is known."),
-        key("trusted_proxies", "list of addresses or networks", "none", "Clients whose `Forwarded` and `X-Forwarded-*` fields are kept."),
-        key("evidence", "table", "off", "Serves fresh evidence to browsers: for a nonce of theirs, about the key of their connection. See `docs/http.md`."),
-        key("upgrades", "list of words", "`[\"websocket\"]`", "What connections may be upgraded to."),
+        )),
+        of_requests(key("identity_headers", "table", "structured, with attested clients", "How the application is told who its client is.")),
+        of_requests(key(
+            "strip_headers",
+            "list of field names",
+            "none",
+            "Further fields to remove from requests and responses, beside every identity field that is known.",
+        )),
+        of_requests(key("trusted_proxies", "list of addresses or networks", "none", "Clients whose `Forwarded` and `X-Forwarded-*` fields are kept.")),
+        of_requests(key(
+            "evidence",
+            "table",
+            "off",
+            "Serves fresh evidence to browsers: for a nonce of theirs, about the key of their connection. See `docs/http.md`.",
+        )),
+        of_requests(key("upgrades", "list of words", "`[\"websocket\"]`", "What connections may be upgraded to.")),
         key(
             "proxy_protocol_from",
             "list of addresses or networks",
@@ -568,7 +584,7 @@ pub fn reference() -> String {
     for section in SECTIONS {
         page += &format!("\n## `{}`\n\n{}\n", section.name, section.doc);
         page += "\n| key | value | default | |\n|---|---|---|---|\n";
-        for Key { key, value, default, doc } in section.keys {
+        for Key { key, value, default, doc, .. } in section.keys {
             page += &format!("| `{key}` | {value} | {default} | {doc} |\n");
         }
     }

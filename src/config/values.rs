@@ -224,10 +224,11 @@ pub(super) fn network(text: &str) -> Result<(IpAddr, u8), Wrong> {
     if bits <= most { Ok((address, bits)) } else { Err(wrong()) }
 }
 
-/// One of the words that are `known`; `what` it is, for people.
-pub(super) fn one_of(text: &str, what: &str, known: &[&'static str]) -> Result<&'static str, Wrong> {
-    let choices = known.iter().map(|known| format!("\"{known}\"")).collect::<Vec<_>>().join(", ");
-    known.iter().find(|known| **known == text).copied().ok_or_else(|| Wrong::new(format!("unknown {what} \"{text}\""), format!("one of {choices}")))
+/// What one of the `known` words stands for; `what` it is, for people.
+pub(super) fn one_of<T: Copy>(text: &str, what: &str, known: &[(&str, T)]) -> Result<T, Wrong> {
+    let choices = || known.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
+    let found = known.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);
+    found.ok_or_else(|| Wrong::new(format!("unknown {what} \"{text}\""), format!("one of {}", choices())))
 }
 
 #[cfg(test)]
