@@ -2,6 +2,7 @@
 //! error has its words, its place and its advice.
 #![cfg(feature = "cli")]
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -397,6 +398,43 @@ fn a_wrong_file_is_refused_with_the_place_and_what_to_write() {
             told += &format!("## {name}\n\n{}\n\n", error.trim_end());
         }
         insta::assert_snapshot!(group, told);
+    }
+}
+
+/// One rule for every secret: refused where others may write it, a warning where they may read it.
+#[test]
+fn secrets_are_their_owners() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("p.json"), POLICY).expect("a policy");
+    std::fs::write(path("chain.pem"), "chain").expect("a file");
+    std::fs::write(path("secret"), "me:password").expect("a file");
+    let socks = "[[listener]]\nname = \"socks\"\nbind = \"127.0.0.1:1\"\nprotocol = \"socks5\"\nusers_file = \"secret\"\ndestination = [{ to = \"a:1\", upstream = \"far\" }]\n[policy.p]";
+    for (what, text) in [
+        ("a key of [identity]", LEAST.replace("names =", "certificate = \"chain.pem\"\nkey = \"secret\"\nnames =")),
+        (
+            "a key of a listener",
+            LEAST.replace("\"attested\"", "\"files\"\nprotocol = \"http\"\nevidence = {}\nfiles = { chain = \"chain.pem\", key = \"secret\" }"),
+        ),
+        ("accounts", LEAST.replace("[policy.p]", socks)),
+    ] {
+        let read = |mode: u32| {
+            std::fs::set_permissions(path("secret"), std::fs::Permissions::from_mode(mode)).expect("a mode");
+            let config = Config::parse("c.toml", &text, folder.path()).map_err(|error| error.to_string())?;
+            // There are others, about the policy.
+            Ok::<_, String>(config.warnings.iter().map(portcullis::config::Report::warnings).filter(|warning| warning.contains("secret")).collect::<String>())
+        };
+        for mode in [0o600, 0o400] {
+            assert_eq!(read(mode).as_deref().map_err(String::as_str), Ok(""), "{what} {mode:o}");
+        }
+        for (mode, told) in [(0o644, "mode 0644: every user of this machine may read it"), (0o640, "mode 0640: its group may read it")] {
+            let warnings = read(mode).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert!(warnings.contains(told) && warnings.contains("\"secret\"") && warnings.contains("= help: chmod 0600"), "{what}: {warnings}");
+        }
+        for (mode, told) in [(0o660, "mode 0660: its group may write it"), (0o602, "mode 0602: every user of this machine may write it")] {
+            let error = read(mode).expect_err("others may write it");
+            assert!(error.contains(told) && error.contains("^^^^") && error.contains("= help: chmod 0600"), "{what}: {error}");
+        }
     }
 }
 

@@ -320,6 +320,14 @@ async fn policies_and_keys_are_looked_at() {
         let (found_state, found, _) = one(&document, "private key");
         assert!(found_state == state && found.contains(&format!("mode {mode:04o}")), "{found}");
     }
+    desk.write("users", "me:password\n");
+    let socks = "[[listener]]\nname = \"socks\"\nbind = \"127.0.0.1:3\"\nprotocol = \"socks5\"\nusers_file = \"users\"\n";
+    desk.write("c.toml", desk.text("c.toml") + socks + "destination = [{ to = \"a:1\", upstream = \"far\" }]\n");
+    for (mode, state) in [(0o644, "bad"), (0o600, "good")] {
+        fs::set_permissions(desk.path("users"), fs::Permissions::from_mode(mode)).expect("a mode");
+        let (_, document) = doctor(&desk, "--config c.toml");
+        assert_eq!(one(&document, "accounts").0, state, "{document:#}");
+    }
 }
 
 fn open_files(shown: &str) -> String {

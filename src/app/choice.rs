@@ -17,7 +17,7 @@ pub(super) fn choice(choice: &written::Choice, upstream: impl FnMut(&str) -> any
         written::By::Captured(written::Capture::Tproxy) => By::Captured(Capture::Tproxy),
         written::By::ServerName => By::ServerName,
         written::By::ServerNamePassing => By::ServerNamePassing,
-        written::By::Socks5(accounts) => By::Socks5(accounts.clone().map(|accounts| Arc::new(Accounts::new(accounts)))),
+        written::By::Socks5(accounts) => By::Socks5(accounts.clone().map(|accounts| Arc::new(Accounts::new(accounts.digests)))),
     };
     Ok(Choice { by, among: destinations(&choice.among, upstream)? })
 }

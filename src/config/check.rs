@@ -32,7 +32,7 @@ pub(super) fn read(name: &str, text: &str, folder: &Path) -> Result<Config, Conf
     // A tree with holes gives errors that are none.
     let config = if errors.is_empty() { file(&Section::open(&schema::FILE, table.get_ref(), 0..0, &faults), folder, &mut notes) } else { None };
     let mut reports = notes.errors;
-    let diagnostics = faults.into_vec();
+    let (diagnostics, warnings) = faults.into_both();
     if !diagnostics.is_empty() {
         reports.insert(0, Report { name: name.to_owned(), text: text.to_owned(), diagnostics });
     }
@@ -40,8 +40,8 @@ pub(super) fn read(name: &str, text: &str, folder: &Path) -> Result<Config, Conf
         Some(config) if reports.is_empty() => config,
         _ => return Err(ConfigError(reports)),
     };
-    if !notes.own_warnings.is_empty() {
-        config.warnings.push(Report { name: name.to_owned(), text: text.to_owned(), diagnostics: notes.own_warnings });
+    if !warnings.is_empty() {
+        config.warnings.push(Report { name: name.to_owned(), text: text.to_owned(), diagnostics: warnings });
     }
     config.warnings.extend(notes.warnings);
     config.digest = crate::crypto::sha256(&[text.as_bytes()]);
@@ -53,7 +53,6 @@ pub(super) fn read(name: &str, text: &str, folder: &Path) -> Result<Config, Conf
 pub(super) struct Notes {
     pub(super) errors: Vec<Report>,
     warnings: Vec<Report>,
-    own_warnings: Vec<Diagnostic>,
 }
 
 fn file(file: &Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Config> {
@@ -75,7 +74,7 @@ fn file(file: &Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Config> 
         observe.parsed("bind", values::address)
     });
     clashes(file, &listeners, observe.as_ref());
-    unused(file, &policies, &collected, notes);
+    unused(file, &policies, &collected);
     let drain_grace = identity::within(file, "drain_grace", Duration::ZERO, Duration::from_secs(3600)).unwrap_or(DRAIN_GRACE);
     let log = log(file);
     Some(Config {
@@ -280,16 +279,14 @@ fn clash(one: &SocketAddr, other: &SocketAddr) -> bool {
     one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || (same_family && (wild(one) || wild(other))) || dual(one) || dual(other))
 }
 
-fn unused(file: &Section<'_>, policies: &[(At<String>, Option<Policy>)], collected: &Collected, notes: &mut Notes) {
+fn unused(file: &Section<'_>, policies: &[(At<String>, Option<Policy>)], collected: &Collected) {
     for (name, _) in policies.iter().filter(|(name, _)| !collected.used_policies.contains(&name.value)) {
-        notes
-            .own_warnings
-            .push(Diagnostic::new(name.span.clone(), format!("policy \"{}\" is used by nothing", name.value)).help("remove it, or name it where it is meant"));
+        file.faults.warn(&name.span, format!("policy \"{}\" is used by nothing", name.value), "remove it, or name it where it is meant");
     }
     for section in file.tables("upstream", &schema::UPSTREAM) {
         if let Some(name) = section.string("name").filter(|name| !collected.used_upstreams.iter().any(|used| used == name.value)) {
             let message = format!("upstream \"{}\" is used by no listener", name.value);
-            notes.own_warnings.push(Diagnostic::new(name.span, message).help("remove it, or name it where it is meant"));
+            file.faults.warn(&name.span, message, "remove it, or name it where it is meant");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::listener::Kind;
 use super::sides::{Collected, needs, reference, something_attested};
@@ -29,8 +29,17 @@ pub enum By {
     ServerName,
     /// The name in a handshake that is not for us.
     ServerNamePassing,
-    /// SOCKS5, with the SHA-256 of users and passwords where they have to give them (see [`crate::crypto::account`]).
-    Socks5(Option<Vec<[u8; 32]>>),
+    /// SOCKS5, with the accounts where clients have to give one.
+    Socks5(Option<Accounts>),
+}
+
+/// The accounts of a SOCKS5 listener.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Accounts {
+    /// The file.
+    pub file: PathBuf,
+    /// The SHA-256 of each user and password: see [`crate::crypto::account`].
+    pub digests: Vec<[u8; 32]>,
 }
 
 /// How connections are captured.
@@ -105,7 +114,7 @@ pub(super) fn choice(
     }
     let by = match (protocol, capture.as_ref().map(|capture| capture.value)) {
         (Protocol::Http, _) => return Some(None),
-        (Protocol::Socks5, _) => By::Socks5(section.parsed("users_file", |path| users(&folder.join(path))).map(|users| users.value)),
+        (Protocol::Socks5, _) => By::Socks5(accounts(section, folder)),
         (Protocol::TlsPassthrough, _) => By::ServerNamePassing,
         (Protocol::Tcp, Some(capture)) => By::Captured(capture),
         (Protocol::Tcp, None) if section.has("capture").is_some() => return None,
@@ -214,14 +223,20 @@ fn place(text: &str) -> Result<(Place, Option<u16>), Wrong> {
 const MOST_USERS: usize = 1000;
 const MOST_OCTETS: usize = 1 << 20;
 
-/// A file of lines `USER:PASSWORD`, as the digests of both. No password is kept.
-fn users(path: &Path) -> Result<Vec<[u8; 32]>, Wrong> {
-    let bytes = files::read(path, MOST_OCTETS)?;
+/// The accounts of `users_file`.
+fn accounts(section: &Section<'_>, folder: &Path) -> Option<Accounts> {
+    let (file, bytes) = files::secret(section, "users_file", folder, MOST_OCTETS)?;
+    let digests = section.faults.keep(&section.has("users_file")?, users(&file, &bytes))?;
+    Some(Accounts { file, digests })
+}
+
+/// Lines `USER:PASSWORD`, as the digests of both. No password is kept.
+fn users(path: &Path, bytes: &[u8]) -> Result<Vec<[u8; 32]>, Wrong> {
     let wrong = |line: usize| {
         let message = format!("line {line} of {} is no USER:PASSWORD", path.display());
         Wrong::new(message, "write one account on a line, 1 to 255 octets of each; empty lines and lines that begin with # are skipped")
     };
-    let text = std::str::from_utf8(&bytes).map_err(|_| wrong(1))?;
+    let text = std::str::from_utf8(bytes).map_err(|_| wrong(1))?;
     let mut accounts = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
         let (user, password) = line.split_once(':').ok_or_else(|| wrong(number + 1))?;

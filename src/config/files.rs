@@ -1,12 +1,13 @@
 //! The files a configuration names, read under bounds.
 
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 
-use super::tree::Wrong;
+use super::tree::{Section, Wrong};
+use crate::file::Exposure;
 
 /// More root certificates than this are a mistake.
 const MAX_ROOTS: usize = 256;
@@ -15,15 +16,40 @@ const MAX_PEM: usize = 1 << 20;
 
 /// The whole of a file of at most `bound` octets.
 pub(super) fn read(path: &Path, bound: usize) -> Result<Vec<u8>, Wrong> {
+    read_looking(path, bound).map(|(bytes, _)| bytes)
+}
+
+/// The path and the content of the secret that `key` names. One that others may write is refused; where they may read it,
+/// a warning is noted.
+pub(super) fn secret(section: &Section<'_>, key: &str, folder: &Path, bound: usize) -> Option<(PathBuf, Vec<u8>)> {
+    let written = section.string(key)?;
+    let path = folder.join(written.value);
+    let (bytes, exposure) = section.faults.keep(&written.span, read_looking(&path, bound))?;
+    let help = format!("chmod 0600 {} (a mounted Secret: defaultMode: 0400)", path.display());
+    match exposure {
+        Some(Exposure::Written(how)) => {
+            section.wrong(&written.span, format!("{} is a secret of others too: {how}", path.display()), help);
+            None
+        }
+        Some(Exposure::Read(how)) => {
+            section.faults.warn(&written.span, format!("{} is no secret: {how}", path.display()), help);
+            Some((path, bytes))
+        }
+        None => Some((path, bytes)),
+    }
+}
+
+fn read_looking(path: &Path, bound: usize) -> Result<(Vec<u8>, Option<Exposure>), Wrong> {
     let unreadable = |error: std::io::Error| Wrong::new(format!("{} cannot be read: {error}", path.display()), "check the path and its permissions");
     let file = crate::file::open(path).map_err(unreadable)?;
+    let exposure = crate::file::exposure(&file.metadata().map_err(unreadable)?);
     let mut bytes = Vec::new();
     let limit = u64::try_from(bound).unwrap_or(u64::MAX).saturating_add(1);
     file.take(limit).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() > bound {
         return Err(Wrong::new(format!("{} is larger than {bound} octets", path.display()), "no such file is read beyond that"));
     }
-    Ok(bytes)
+    Ok((bytes, exposure))
 }
 
 /// The roots in a PEM file, at least one.

@@ -121,13 +121,13 @@ fn names(section: &Section<'_>) -> Vec<String> {
 
 fn certificate(section: &Section<'_>, folder: &Path) -> Option<CertificateFiles> {
     let readable = |path: &str| super::files::read(&folder.join(path), 1 << 20).map(|_| folder.join(path));
-    let (chain, key) = (section.parsed("certificate", readable), section.parsed("key", readable));
+    let (chain, key) = (section.parsed("certificate", readable), super::files::secret(section, "key", folder, 1 << 20));
     match (section.has("certificate"), section.has("key")) {
         (Some(span), None) => section.wrong(&span, "`certificate` without `key`", "write both, or neither for a self-made certificate"),
         (None, Some(span)) => section.wrong(&span, "`key` without `certificate`", "write both, or neither for a self-made certificate"),
         _ => {}
     }
-    Some(CertificateFiles { chain: chain?.value, key: key?.value })
+    Some(CertificateFiles { chain: chain?.value, key: key?.0 })
 }
 
 pub(super) fn within(section: &Section<'_>, key: &str, least: Duration, most: Duration) -> Option<Duration> {

@@ -169,8 +169,8 @@ fn public(section: &Section<'_>, known: &Known<'_>, kind: Kind) -> Option<Public
             let readable = |path: &str| files::read(&known.folder.join(path), 1 << 20).map(|_| known.folder.join(path));
             table.required("chain");
             table.required("key");
-            let (chain, key) = (table.parsed("chain", readable), table.parsed("key", readable));
-            Some(Public::Files(CertificateFiles { chain: chain?.value, key: key?.value }))
+            let (chain, key) = (table.parsed("chain", readable), files::secret(&table, "key", known.folder, 1 << 20));
+            Some(Public::Files(CertificateFiles { chain: chain?.value, key: key?.0 }))
         }
     }
 }

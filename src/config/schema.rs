@@ -89,7 +89,12 @@ pub static IDENTITY: Section = Section {
             "self-made",
             "A PEM chain issued by your PKI, leaf first, in place of the self-made certificate. Session evidence binds its key. The files are looked at every two seconds: a renewed pair is presented once it passes the checks of the start, and until then the old one, to its end. Such a leaf carries no evidence of its own, so the `certificate` tier cannot be served with it.",
         ),
-        key("key", "file", "made in the process", "The PEM private key of `certificate`. Both or neither."),
+        key(
+            "key",
+            "file",
+            "made in the process",
+            "The PEM private key of `certificate`. Both or neither. A file of a secret (this one, `listener.files.key`, `users_file`) that its group or others may write is refused; one that others may read, or its group where the file is this user's own, is told as a warning.",
+        ),
         key(
             "batch_window",
             "duration, at most 1s",
@@ -191,7 +196,12 @@ pub static LISTENER: Section = Section {
             "none",
             "Takes connections that the system's rules captured on their way to a destination. `redirect`: their destination was rewritten; `tproxy`: they were handed over as they are, which needs CAP_NET_ADMIN.",
         ),
-        key("users_file", "file", "anybody who reaches it", "The accounts that protocol `socks5` asks for: lines `USER:PASSWORD`. Read at the start."),
+        key(
+            "users_file",
+            "file",
+            "anybody who reaches it",
+            "The accounts that protocol `socks5` asks for: lines `USER:PASSWORD`. Read at the start. A secret as keys are: see `[identity]` `key`.",
+        ),
         of_requests(key("route", "list of tables", "none", "Where requests go, the first that fits. Only with protocol `http`.")),
         of_requests(key("default", "`\"deny\"`", "`\"deny\"`", "What becomes of a request that no route fits. Only with `route` and without `upstream`.")),
         of_requests(key(

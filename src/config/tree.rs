@@ -22,21 +22,30 @@ impl<T> At<T> {
     }
 }
 
-/// What was found wrong so far.
+/// What was found wrong so far, and what is worth knowing.
 #[derive(Debug, Default)]
-pub(super) struct Faults(RefCell<Vec<Diagnostic>>);
+pub(super) struct Faults {
+    errors: RefCell<Vec<Diagnostic>>,
+    warnings: RefCell<Vec<Diagnostic>>,
+}
 
 impl Faults {
     /// Notes an error; a value that is looked at twice has it once.
     pub(super) fn note(&self, diagnostic: Diagnostic) {
-        let mut noted = self.0.borrow_mut();
+        let mut noted = self.errors.borrow_mut();
         if !noted.contains(&diagnostic) {
             noted.push(diagnostic);
         }
     }
 
-    pub(super) fn into_vec(self) -> Vec<Diagnostic> {
-        self.0.into_inner()
+    /// Notes what an operator should look at; it stops nothing.
+    pub(super) fn warn(&self, span: &Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+        self.warnings.borrow_mut().push(Diagnostic::new(span.clone(), message).help(help));
+    }
+
+    /// The errors and the warnings.
+    pub(super) fn into_both(self) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
+        (self.errors.into_inner(), self.warnings.into_inner())
     }
 
     /// The value, or `None` with the error noted at `span`.

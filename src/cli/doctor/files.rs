@@ -10,8 +10,10 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{Line, State};
 use crate::clock::Clock;
-use crate::config::{CertificateFiles, Config, Deny, Policy, Public};
+use crate::config::choice::{By, Choice};
+use crate::config::{CertificateFiles, Config, Deny, Forward, Policy, Public};
 use crate::evidence::Timestamp;
+use crate::file::{Exposure, exposure};
 use crate::policy::{Accept, Entry};
 
 const PART: &str = "configuration";
@@ -27,12 +29,15 @@ pub(super) fn lines(config: &Config) -> Vec<Line> {
     lines.extend(config.deny.as_ref().map(|deny| of_deny(deny, now)));
     if let Some(CertificateFiles { chain, key }) = config.identity.as_ref().and_then(|identity| identity.certificate.as_ref()) {
         lines.push(of_chain(chain, now));
-        lines.push(of_key(key));
+        lines.push(of_secret("private key", key));
     }
     for listener in &config.listeners {
         if let Some(Public::Files(CertificateFiles { chain, key })) = &listener.public {
             lines.push(of_chain(chain, now));
-            lines.push(of_key(key));
+            lines.push(of_secret("private key", key));
+        }
+        if let Forward::Chosen(Choice { by: By::Socks5(Some(accounts)), .. }) = &listener.forward {
+            lines.push(of_secret("accounts", &accounts.file));
         }
     }
     for option in &config.insecure {
@@ -105,17 +110,16 @@ fn of_chain(path: &Path, now: Timestamp) -> Line {
     line(State::Good, format!("until {end}"))
 }
 
-fn of_key(path: &Path) -> Line {
-    let line = |state, found| Line::new(PART, format!("private key ({})", path.display()), state, found);
+fn of_secret(what: &str, path: &Path) -> Line {
+    let line = |state, found| Line::new(PART, format!("{what} ({})", path.display()), state, found);
     let metadata = match fs::metadata(path).and_then(|metadata| fs::File::open(path).map(|_| metadata)) {
         Ok(metadata) => metadata,
-        Err(error) => return line(State::Bad, error.to_string()).fix("name the key's file, and let the user of the proxy read it"),
+        Err(error) => return line(State::Bad, error.to_string()).fix("name the file, and let the user of the proxy read it"),
     };
-    let mode = metadata.mode() & 0o7777;
-    if mode & 0o007 != 0 || mode & 0o020 != 0 {
-        let found = format!("mode {mode:04o}: {} may use it", if mode & 0o007 != 0 { "every user of this machine" } else { "its group may write it, and who" });
-        return line(State::Bad, found).fix(format!("chmod 0600 {} (a mounted Secret: defaultMode: 0400)", path.display()));
+    if let Some(Exposure::Read(how) | Exposure::Written(how)) = exposure(&metadata) {
+        return line(State::Bad, how).fix(format!("chmod 0600 {} (a mounted Secret: defaultMode: 0400)", path.display()));
     }
+    let mode = metadata.mode() & 0o7777;
     line(State::Good, format!("mode {mode:04o}, owner {}, group {}", metadata.uid(), metadata.gid()))
 }
 
