@@ -12,6 +12,7 @@ mod files;
 pub mod http;
 mod identity;
 mod listener;
+pub mod owner;
 mod peer;
 pub mod schema;
 mod sides;
@@ -243,6 +244,10 @@ pub struct Listener {
     pub bind: Bind,
     /// The permission bits of a Unix socket.
     pub mode: u32,
+    /// Whom a Unix socket is given to.
+    pub owner: owner::Owner,
+    /// Whether other processes of the same user may listen at the TCP address too.
+    pub reuse_port: bool,
     /// Whether nobody from beyond this machine may reach it: a plain listener that was not let. Checked here for what is
     /// written; of a socket that systemd passes, whoever takes it has to look.
     pub here_alone: bool,
@@ -252,8 +257,8 @@ pub struct Listener {
     pub public: Option<Public>,
     /// What is done with its connections.
     pub forward: Forward,
-    /// Networks that announce connections by the PROXY protocol, with the number of bits that count.
-    pub proxy_protocol_from: Vec<(std::net::IpAddr, u8)>,
+    /// Who announces connections by the PROXY protocol.
+    pub proxy_protocol_from: Vec<Announcer>,
     /// In which form of the PROXY protocol the upstream is told who connected.
     pub proxy_protocol_to: Option<Onward>,
     /// Whether clients may put many connections into one session.
@@ -271,6 +276,15 @@ impl Listener {
         };
         self.attested.is_none() && self.public.is_none() && matches!(&self.forward, Forward::Http(site) if only(site))
     }
+}
+
+/// Who announces connections by the PROXY protocol.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Announcer {
+    /// Addresses with a common beginning, and the number of bits that count.
+    Network(std::net::IpAddr, u8),
+    /// Whoever may connect to the listener's Unix socket.
+    Unix,
 }
 
 /// A form of the PROXY protocol, version 2.

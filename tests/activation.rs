@@ -85,6 +85,19 @@ fn listeners_take_the_sockets_of_their_names_and_leave_their_files() {
     assert!(path.exists(), "the socket's file is systemd's");
 }
 
+/// Only the socket itself tells who can announce connections at it.
+#[test]
+fn announcements_that_cannot_come_to_a_socket_stop_the_start() {
+    let announced = |from: &str| desk(&IN.replace("upstream", &format!("proxy_protocol_from = [{from}]\nupstream")), 9, 9);
+    let environment = [("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "in")];
+    let folder = Desk::new();
+    let unix = UnixListener::bind(folder.path("in.sock")).expect("a socket");
+    let said = refused(&announced("\"127.0.0.1\""), (unix.into(), None), &environment);
+    assert!(said.contains("proxy_protocol_from takes [\"unix\"]: it is a Unix socket"), "{said}");
+    let said = refused(&announced("\"unix\""), (tcp("127.0.0.1:0").into(), None), &environment);
+    assert!(said.contains("proxy_protocol_from takes addresses: it is a TCP socket"), "{said}");
+}
+
 /// Nothing is served where anything about the sockets is not as it should be, and each time the fix is named.
 #[test]
 fn what_was_not_passed_as_it_should_stops_the_start() {

@@ -57,6 +57,37 @@ async fn a_proxy_in_front_tells_who_connected() {
     server.drain().await;
 }
 
+/// Whoever may connect to the socket has to announce.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_in_front_of_a_unix_socket_tells_who_connected() {
+    let mirror = Mirror::start().await;
+    let desk = desk();
+    let socket = desk.path().join("in.sock");
+    let app = format!("[[upstream]]\nname = \"app\"\ntargets = [\"http://{}\"]\n", mirror.address);
+    let listener =
+        format!("[[listener]]\nname = \"in\"\nbind = \"unix:{}\"\nprotocol = \"http\"\nproxy_protocol_from = [\"unix\"]\n{ATTESTED}", socket.display());
+    let server = sidecar(&desk, &format!("{app}{listener}")).await;
+    for version in ["send-proxy", "send-proxy-v2"] {
+        let front = peers::free();
+        let sections = format!("listen front\n  mode tcp\n  bind {front}\n  server us unix@{} {version}\n", socket.display());
+        let Some(_haproxy) = haproxy(desk.path(), &sections, front).await else { return };
+        let answer = curl(&["-k", "--interface", "127.0.0.2", &format!("https://{front}/")]).await;
+        assert!(answer.contains(" 200"), "{version}: {answer}");
+        assert_eq!(field(&mirror.last(), "x-forwarded-for").as_deref(), Some("127.0.0.2"), "{version}");
+    }
+    let before = mirror.heads().len();
+    let silent = curl_at(&socket).await;
+    assert!(!silent.status.success(), "{silent:?}");
+    assert_eq!(mirror.heads().len(), before);
+    told(server.metrics(), "limits_rejected_total{listener=\"in\",limit=\"proxy_protocol\"}").await;
+    server.drain().await;
+}
+
+/// A client of the socket that announces nobody.
+async fn curl_at(socket: &std::path::Path) -> std::process::Output {
+    web::program("curl", &["-sk", "--unix-socket", &socket.display().to_string(), "https://far.test/"]).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plain_upstream_is_told_who_connected() {
     let mirror = Mirror::start().await;

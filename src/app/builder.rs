@@ -49,9 +49,12 @@ impl Builder<'_> {
                 Terminate::Attested(Arc::new(ServerSide::new(settings, self.clock.clone())?))
             }
         };
-        let network = |(address, bits): &(std::net::IpAddr, u8)| Network { address: *address, bits: *bits };
+        let announcer = |announcer: &config::Announcer| match *announcer {
+            config::Announcer::Network(address, bits) => plan::Announcer::Network(Network { address, bits }),
+            config::Announcer::Unix => plan::Announcer::Unix,
+        };
         let proxy_protocol =
-            plan::ProxyProtocol { from: listener.proxy_protocol_from.iter().map(network).collect(), onward: listener.proxy_protocol_to.map(onward) };
+            plan::ProxyProtocol { from: listener.proxy_protocol_from.iter().map(announcer).collect(), onward: listener.proxy_protocol_to.map(onward) };
         let raw = |name: &str| {
             let written = self.written(name)?;
             self.upstream(written, if written.multiplex { Inner::Tunnel } else { Inner::Raw })
@@ -78,9 +81,10 @@ impl Builder<'_> {
             }
         };
         let bind = match &listener.bind {
+            config::Bind::Tcp(address) if listener.reuse_port => plan::Bind::TcpShared(*address),
             config::Bind::Tcp(address) => plan::Bind::Tcp(*address),
             config::Bind::Systemd(name) => plan::Bind::Passed { name: name.clone(), here_alone: listener.here_alone },
-            config::Bind::Unix(path) => plan::Bind::Unix { path: path.clone(), mode: listener.mode },
+            config::Bind::Unix(path) => plan::Bind::Unix { path: path.clone(), mode: listener.mode, user: listener.owner.user, group: listener.owner.group },
             config::Bind::Vsock { cid, port } => plan::Bind::Vsock { cid: *cid, port: *port },
         };
         Ok(plan::Listener { name: listener.name.clone(), bind, terminate, forward, proxy_protocol, limits: limits(listener.limits) })

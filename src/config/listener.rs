@@ -10,7 +10,7 @@ use super::peer::{ANY_PLATFORM, REPLAY, acknowledge, freshness, identified, peer
 use super::sides::{Collected, Known, insecure, name, needs, plain_values, reference, something_attested};
 use super::tree::{At, Section, Wrong};
 use super::upstream::multiplex;
-use super::{Bind, CertificateFiles, Forward, Freshness, Limits, Listener, Onward, Peer, Public, Serve, Upstream, files, schema, values};
+use super::{Announcer, Bind, CertificateFiles, Forward, Freshness, Limits, Listener, Onward, Peer, Public, Serve, Upstream, files, schema, values};
 
 /// A listener with the place its address was written at, for clashes.
 pub(super) type Placed = (Listener, Range<usize>);
@@ -26,14 +26,10 @@ pub(super) fn read(section: &Section<'_>, known: &Known<'_>, upstreams: &BTreeMa
     }
     let bind = section.parsed("bind", values::bind);
     let mode = section.parsed("mode", values::mode);
-    match (&mode, &bind) {
-        (Some(mode), Some(At { value: Bind::Tcp(_) | Bind::Vsock { .. }, .. })) => {
-            section.wrong(&mode.span, "`mode` is for Unix sockets", "leave it out, or bind to \"unix:PATH\"");
-        }
-        (Some(mode), Some(At { value: Bind::Systemd(_), .. })) => {
-            section.wrong(&mode.span, "`mode` for a socket that systemd makes", "leave it out, and write SocketMode= in the .socket unit");
-        }
-        _ => {}
+    let owner = section.parsed("owner", super::owner::owner);
+    let reuse_port = section.flag("reuse_port");
+    if let Some(bind) = &bind {
+        fits(section, &bind.value);
     }
     let kind = certificate(section);
     if !matches!(kind, Kind::Files | Kind::WebPki) {
@@ -66,7 +62,7 @@ pub(super) fn read(section: &Section<'_>, known: &Known<'_>, upstreams: &BTreeMa
             }
         }
     };
-    let proxy_protocol_from = section.parsed_list("proxy_protocol_from", values::network).into_iter().map(|network| network.value).collect();
+    let proxy_protocol_from = announcers(section, bind.as_ref().map(|bind| &bind.value));
     let versions = [("v2", Onward::Plain), ("v2-certificate", Onward::WithCertificate)];
     let version = section.parsed("proxy_protocol_to", |text| values::one_of(text, "version", &versions));
     if let (Some(version), true) = (&version, http) {
@@ -88,6 +84,8 @@ pub(super) fn read(section: &Section<'_>, known: &Known<'_>, upstreams: &BTreeMa
             name: name?.value,
             bind: bind.value,
             mode,
+            owner: owner.map(|owner| owner.value).unwrap_or_default(),
+            reuse_port,
             here_alone: kind == Kind::Plain && !redirects(section, http) && !section.flag("insecure_remote_listener"),
             attested: attested?,
             public: shown?,
@@ -99,6 +97,59 @@ pub(super) fn read(section: &Section<'_>, known: &Known<'_>, upstreams: &BTreeMa
         },
         bind.span,
     ))
+}
+
+/// Notes keys that say nothing about such a place.
+fn fits(section: &Section<'_>, place: &Bind) {
+    for (key, unit) in [("mode", "SocketMode="), ("owner", "SocketUser= and SocketGroup=")] {
+        match (section.has(key), place) {
+            (Some(span), Bind::Tcp(_) | Bind::Vsock { .. }) => {
+                section.wrong(&span, format!("`{key}` is for Unix sockets"), "leave it out, or bind to \"unix:PATH\"");
+            }
+            (Some(span), Bind::Systemd(_)) => {
+                section.wrong(&span, format!("`{key}` for a socket that systemd makes"), format!("leave it out, and write {unit} in the .socket unit"));
+            }
+            (_, Bind::Unix(_)) | (None, _) => {}
+        }
+    }
+    match (section.has("reuse_port"), place) {
+        (Some(span), Bind::Tcp(address)) if address.port() == 0 => {
+            section.wrong(&span, "`reuse_port` with port 0", "write a port: the system chooses another one for each process");
+        }
+        (Some(span), Bind::Systemd(_)) => {
+            section.wrong(&span, "`reuse_port` for a socket that systemd makes", "leave it out, and write ReusePort=yes in the .socket unit");
+        }
+        (Some(span), Bind::Unix(_) | Bind::Vsock { .. }) => {
+            section.wrong(&span, "`reuse_port` is for TCP addresses", "leave it out: one process listens there");
+        }
+        (Some(_), Bind::Tcp(_)) | (None, _) => {}
+    }
+}
+
+/// Who announces connections, as far as such can come to the place.
+fn announcers(section: &Section<'_>, place: Option<&Bind>) -> Vec<Announcer> {
+    let read = |text: &str| if text == "unix" { Ok(Announcer::Unix) } else { values::network(text).map(|(address, bits)| Announcer::Network(address, bits)) };
+    let written = section.parsed_list("proxy_protocol_from", read);
+    for At { value, span } in &written {
+        match (value, place) {
+            (Announcer::Network(..), Some(Bind::Unix(_))) => {
+                let help = "write [\"unix\"]: everybody whom the socket's mode and owner let connect has to announce then";
+                section.wrong(span, "connections to a Unix socket come from no address", help);
+            }
+            (Announcer::Unix, Some(Bind::Tcp(_))) => {
+                section.wrong(span, "\"unix\" at a TCP address", "write the addresses of the proxies, or bind to \"unix:PATH\"");
+            }
+            (_, Some(Bind::Vsock { .. })) => {
+                section.wrong(
+                    span,
+                    "`proxy_protocol_from` at a vsock port",
+                    "leave it out: nobody over vsock is believed about others, for a context id proves nothing",
+                );
+            }
+            _ => {}
+        }
+    }
+    written.into_iter().map(|announcer| announcer.value).collect()
 }
 
 fn tcp(section: &Section<'_>, upstreams: &BTreeMap<String, Option<Upstream>>, tls: bool, collected: &mut Collected) -> Option<String> {

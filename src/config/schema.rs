@@ -233,9 +233,9 @@ pub static LISTENER: Section = Section {
         of_requests(key("upgrades", "list of words", "`[\"websocket\"]`", "What connections may be upgraded to.")),
         key(
             "proxy_protocol_from",
-            "list of addresses or networks",
+            "list of addresses or networks, or `[\"unix\"]`",
             "none",
-            "Proxies in front of this listener that tell who really connected by the PROXY protocol (version 1 or 2). They have to; nobody else may.",
+            "Proxies in front of this listener that tell who really connected by the PROXY protocol (version 1 or 2). They have to; nobody else may. At a Unix socket `[\"unix\"]`: everybody whom its `mode` and `owner` let connect has to. Not over vsock.",
         ),
         key(
             "proxy_protocol_to",
@@ -250,6 +250,18 @@ pub static LISTENER: Section = Section {
             "Lets clients put many connections into one attested session (`portcullis1/tunnel`), as their upstream's `multiplex` says; others still make one each. Every connection goes to this listener's own upstream. For protocol `tcp` and the session tiers.",
         ),
         key("mode", "octal digits", "`\"0600\"`", "The permission bits of a Unix socket."),
+        key(
+            "owner",
+            "`\"USER\"`, `\"USER:GROUP\"` or `\":GROUP\"`",
+            "the process's own",
+            "Whom a Unix socket is given to, with `mode`, before anybody can connect. Names are looked up in `/etc/passwd` and `/etc/group`; numbers need no entry there. Another user than the process's own needs CAP_CHOWN, and so does a group that it is not in; without, the start stops.",
+        ),
+        key(
+            "reuse_port",
+            "boolean",
+            "`false`",
+            "Lets other processes listen at the same TCP address (`SO_REUSEPORT`), where all of them say so and run as one user: the system spreads connections among them. Whoever runs as that user can take connections too.",
+        ),
         key("limits", "table", "see there", "Deadlines and caps."),
         key(
             "insecure_remote_listener",

@@ -3,7 +3,7 @@
 //! Whoever may send it may say anything: it is read from sources that the operator listed and from nobody else.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
@@ -55,12 +55,15 @@ impl std::fmt::Display for Unannounced {
     }
 }
 
+/// Where a connection came from, and where it came to.
+type Announced = (SocketAddr, SocketAddr);
+
 /// Reads an announcement, and not one octet behind it. `None`: the proxy speaks for itself.
-pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin), limit: Duration) -> Result<Option<SocketAddr>, Unannounced> {
+pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin), limit: Duration) -> Result<Option<Announced>, Unannounced> {
     tokio::time::timeout(limit, unhurried(stream)).await.unwrap_or(Err(Unannounced::Late))
 }
 
-async fn unhurried(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<SocketAddr>, Unannounced> {
+async fn unhurried(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<Announced>, Unannounced> {
     let mut begin = [0; 12];
     stream.read_exact(&mut begin).await.map_err(Unannounced::Lost)?;
     if begin == SIGNATURE {
@@ -85,7 +88,7 @@ async fn unhurried(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<Socke
     version1(&line).map_err(Unannounced::Malformed)
 }
 
-fn version1(line: &[u8]) -> Result<Option<SocketAddr>, &'static str> {
+fn version1(line: &[u8]) -> Result<Option<Announced>, &'static str> {
     let malformed = "a version 1 header that is none";
     let text = std::str::from_utf8(line).map_err(|_| malformed)?.strip_suffix("\r\n").ok_or(malformed)?;
     let words: Vec<&str> = text.split(' ').collect();
@@ -95,29 +98,27 @@ fn version1(line: &[u8]) -> Result<Option<SocketAddr>, &'static str> {
             let address: IpAddr = source.parse().map_err(|_| malformed)?;
             let target: IpAddr = target.parse().map_err(|_| malformed)?;
             let number = |port: &str| port.parse::<u16>().ok().filter(|number| number.to_string() == port);
-            let (Some(port), Some(_)) = (number(port), number(target_port)) else { return Err(malformed) };
+            let (Some(port), Some(target_port)) = (number(port), number(target_port)) else { return Err(malformed) };
             let right = (*family == "TCP4") == address.is_ipv4() && address.is_ipv4() == target.is_ipv4();
-            if right { Ok(Some(SocketAddr::new(address, port))) } else { Err(malformed) }
+            if right { Ok(Some((SocketAddr::new(address, port), SocketAddr::new(target, target_port)))) } else { Err(malformed) }
         }
         _ => Err(malformed),
     }
 }
 
-fn version2(command: u8, family: u8, rest: &[u8]) -> Result<Option<SocketAddr>, &'static str> {
-    let port = |octets: &[u8]| octets.first_chunk::<2>().map(|octets| u16::from_be_bytes(*octets));
+fn version2(command: u8, family: u8, rest: &[u8]) -> Result<Option<Announced>, &'static str> {
+    let port = |at: usize| rest.get(at..)?.first_chunk::<2>().map(|octets| u16::from_be_bytes(*octets));
+    let v4 = |at: usize| rest.get(at..)?.first_chunk::<4>().map(|octets| IpAddr::from(*octets));
+    let v6 = |at: usize| rest.get(at..)?.first_chunk::<16>().map(|octets| IpAddr::from(*octets));
+    let both = |source: Option<IpAddr>, target: Option<IpAddr>, ports: usize| {
+        Some((SocketAddr::new(source?, port(ports)?), SocketAddr::new(target?, port(ports.saturating_add(2))?)))
+    };
+    let lacking = "a version 2 header without its addresses";
     match (command, family) {
         // LOCAL: a health check of the proxy's own.
         (0x20, _) => Ok(None),
-        (0x21, 0x11) => {
-            let source = rest.first_chunk::<4>().map(|octets| Ipv4Addr::from(*octets));
-            let port = rest.get(8..12).and_then(port);
-            source.zip(port).map(|(source, port)| Some(SocketAddr::new(source.into(), port))).ok_or("a version 2 header without its addresses")
-        }
-        (0x21, 0x21) => {
-            let source = rest.first_chunk::<16>().map(|octets| Ipv6Addr::from(*octets));
-            let port = rest.get(32..36).and_then(port);
-            source.zip(port).map(|(source, port)| Some(SocketAddr::new(source.into(), port))).ok_or("a version 2 header without its addresses")
-        }
+        (0x21, 0x11) => both(v4(0), v4(4), 8).map(Some).ok_or(lacking),
+        (0x21, 0x21) => both(v6(0), v6(16), 32).map(Some).ok_or(lacking),
         (0x21, _) => Ok(None),
         _ => Err("a version 2 header of another version or command"),
     }
@@ -201,7 +202,7 @@ mod tests {
     async fn told(bytes: &[u8]) -> (Result<Option<SocketAddr>, String>, usize) {
         let mut rest = bytes;
         let told = read(&mut rest, Duration::from_secs(1)).await.map_err(|error| error.to_string());
-        (told, rest.len())
+        (told.map(|both| both.map(|(source, _)| source)), rest.len())
     }
 
     #[tokio::test]
@@ -220,6 +221,18 @@ mod tests {
         let (admitted, mapped) = (admit::local(), address("[::ffff:192.0.2.1]:1234"));
         let header = write(&Told { form: Onward::Plain, source: mapped, target: mapped, alpn: None, server_name: None, admitted: &admitted });
         assert_eq!((header[13], told(&header).await), (0x11, (Ok(address("192.0.2.1:1234")), 0)));
+        // Where it came to is read too.
+        let both = address("192.0.2.1:1").zip(address("192.0.2.2:443"));
+        assert_eq!(read(&mut &b"PROXY TCP4 192.0.2.1 192.0.2.2 1 443\r\n"[..], Duration::from_secs(1)).await.ok(), Some(both));
+        let header = write(&Told {
+            form: Onward::Plain,
+            source: both.map(|both| both.0),
+            target: both.map(|both| both.1),
+            alpn: None,
+            server_name: None,
+            admitted: &admitted,
+        });
+        assert_eq!(read(&mut &header[..], Duration::from_secs(1)).await.ok(), Some(both));
         // A check of the proxy's own.
         assert_eq!(told(&[&SIGNATURE[..], &[0x20, 0, 0, 0], b"x"].concat()).await, (Ok(None), 1));
     }

@@ -20,7 +20,7 @@ use super::handshake::Handshakes;
 use super::http;
 use super::limits::HandshakePlace;
 use super::listen::From;
-use super::plan::{Listener, Originate, Terminate, Upstream};
+use super::plan::{Announcer, Listener, Originate, Terminate, Upstream};
 use super::reach::{Reached, Shared, There, Unreached, reach};
 use super::record::{self, About, Pace};
 use super::standing;
@@ -150,11 +150,16 @@ pub(super) async fn within(accepting: &Arc<Accepting>, upstream: &Upstream, sess
 
 /// Learns who really connected, where a proxy has to say so.
 async fn announced(listener: &Listener, socket: &mut Socket, from: &mut From) -> Result<(), announce::Unannounced> {
-    let listed = from.source.is_some_and(|source| listener.proxy_protocol.from.iter().any(|network| network.holds(source)));
-    if listed && let Some(real) = announce::read(socket, listener.limits.handshake).await? {
+    let listed = listener.proxy_protocol.from.iter().any(|announcer| match (announcer, from.source) {
+        (Announcer::Network(network), Some(source)) => network.holds(source),
+        (Announcer::Unix, None) => true,
+        _ => false,
+    });
+    if listed && let Some((real, target)) = announce::read(socket, listener.limits.handshake).await? {
         from.name = format!("{real} by {}", from.name);
         from.source = Some(real.ip());
-        from.addresses = from.addresses.map(|(_, ours)| (real, ours));
+        // A Unix socket has no address of ours: the one that the client came to is what there is.
+        from.addresses = Some((real, from.addresses.map_or(target, |(_, ours)| ours)));
     }
     Ok(())
 }

@@ -3,14 +3,16 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
 
 use super::passed::{Given, Passed};
-use super::plan::Bind;
+use super::plan::{Announcer, Bind};
 use super::stream::Socket;
 use super::vsock;
 
@@ -81,7 +83,7 @@ impl Listening {
     /// `foreign`: whether connections to addresses of others may come, handed over by the system.
     pub(super) fn bind(place: &Bind, foreign: bool, passed: &mut Passed) -> io::Result<Self> {
         match place {
-            Bind::Tcp(address) => {
+            Bind::Tcp(address) | Bind::TcpShared(address) => {
                 let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
                 socket.set_reuseaddr(true)?;
                 if address.is_ipv6() && address.ip().is_unspecified() {
@@ -91,6 +93,9 @@ impl Listening {
                 if foreign {
                     transparent(&socket, address.is_ipv4())?;
                 }
+                if matches!(place, Bind::TcpShared(_)) {
+                    socket.set_reuseport(true)?;
+                }
                 socket.bind(*address)?;
                 socket.listen(BACKLOG.into()).map(Self::Tcp)
             }
@@ -98,11 +103,11 @@ impl Listening {
                 Given::Tcp(listener) => TcpListener::from_std(listener).map(Self::Tcp),
                 Given::Unix(listener) => Ok(Self::Unix(UnixListener::from_std(listener)?, None)),
             },
-            Bind::Unix { path, mode } => {
+            Bind::Unix { path, mode, user, group } => {
                 remove_left_over(path)?;
                 let (socket, file) = bound(path, *mode)?;
-                // What the umask took away.
-                fs::set_permissions(path, fs::Permissions::from_mode(*mode))?;
+                settle(path, *mode, (*user, *group))?;
+                // From here on it can be connected to.
                 Ok(Self::Unix(socket.listen(BACKLOG.into())?, Some(file)))
             }
             Bind::Vsock { cid, port } => {
@@ -120,6 +125,17 @@ impl Listening {
             // An abstract socket has no path.
             Self::Unix(listener, None) => Ok(Address::Unix(listener.local_addr()?.as_pathname().unwrap_or(Path::new("@")).to_owned())),
         }
+    }
+
+    /// Whether those who announce connections can come here; of a socket that was passed, nothing was known before.
+    pub(super) fn announced_by(&self, from: &[Announcer]) -> io::Result<()> {
+        let come = |announcer: &Announcer| matches!((self, announcer), (Self::Tcp(_), Announcer::Network(_)) | (Self::Unix(..), Announcer::Unix));
+        let expected = match self {
+            Self::Tcp(_) => "addresses: it is a TCP socket",
+            Self::Unix(..) => "[\"unix\"]: it is a Unix socket, whose connections have no address",
+            Self::Vsock(..) => "nothing: who is behind a vsock address is not known",
+        };
+        if from.iter().all(come) { Ok(()) } else { Err(io::Error::other(format!("proxy_protocol_from takes {expected}"))) }
     }
 
     pub(super) async fn accept(&self) -> io::Result<(Socket, From)> {
@@ -157,9 +173,30 @@ fn transparent(socket: &TcpSocket, v4: bool) -> io::Result<()> {
 /// the socket, less the umask.
 fn bound(path: &Path, mode: u32) -> io::Result<(UnixSocket, RemovedOnDrop)> {
     let socket = UnixSocket::new_stream()?;
-    rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(mode))?;
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode))?;
     socket.bind(path)?;
     Ok((socket, RemovedOnDrop(path.to_owned())))
+}
+
+/// Gives a socket's file its owner and all of its mode, before it listens: until then nobody can connect. No link that
+/// somebody puts in its place is followed.
+fn settle(path: &Path, mode: u32, (user, group): (Option<u32>, Option<u32>)) -> io::Result<()> {
+    let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    if !FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode).is_socket() {
+        return Err(io::Error::other("something else is in the socket's place: let nobody else write its folder"));
+    }
+    if user.is_some() || group.is_some() {
+        let (user, group) = (user.map(rustix::fs::Uid::from_raw), group.map(rustix::fs::Gid::from_raw));
+        rustix::fs::chownat(&file, "", user, group, AtFlags::EMPTY_PATH).map_err(|error| {
+            let fix = "`owner` needs CAP_CHOWN; without it, leave the user out and name a group that this process's user is in";
+            io::Error::new(error.kind(), format!("{error}: {fix}"))
+        })?;
+    }
+    if rustix::fs::fstat(&file)?.st_mode & 0o777 != mode {
+        // What the umask took away. The link leads to the very file that is open.
+        fs::set_permissions(format!("/proc/self/fd/{}", file.as_raw_fd()), fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
 }
 
 /// Removes a socket that nobody serves; leaves everything else to fail at binding.
@@ -184,8 +221,45 @@ mod tests {
             assert_eq!(bits(&path) & !mode, 0, "{:o} in place of {mode:o}", bits(&path));
         }
         let path = folder.path().join("all");
-        let listening = Listening::bind(&Bind::Unix { path: path.clone(), mode: 0o666 }, false, &mut Passed::default()).expect("bound");
+        let place = Bind::Unix { path: path.clone(), mode: 0o666, user: None, group: None };
+        let listening = Listening::bind(&place, false, &mut Passed::default()).expect("bound");
         assert_eq!(bits(&path), 0o666, "the umask takes nothing away");
         drop(listening);
+    }
+
+    #[tokio::test]
+    async fn a_link_in_the_sockets_place_is_not_followed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (victim, path) = (folder.path().join("victim"), folder.path().join("socket"));
+        fs::write(&victim, "").expect("a file");
+        fs::set_permissions(&victim, fs::Permissions::from_mode(0o600)).expect("a mode");
+        std::os::unix::fs::symlink(&victim, &path).expect("a link");
+        let error = settle(&path, 0o666, (Some(0), None)).expect_err("a link").to_string();
+        assert!(error.contains("something else is in the socket's place"), "{error}");
+        assert_eq!(fs::metadata(&victim).expect("a file").permissions().mode() & 0o777, 0o600);
+    }
+
+    #[tokio::test]
+    async fn nobody_connects_before_mode_and_owner_are_right() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        let (socket, _file) = bound(&path, 0o666).expect("bound");
+        let refused = std::os::unix::net::UnixStream::connect(&path).expect_err("it does not listen");
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        settle(&path, 0o666, (None, None)).expect("settled");
+        let _listening = socket.listen(1).expect("it listens");
+        std::os::unix::net::UnixStream::connect(&path).expect("now it does");
+    }
+
+    #[tokio::test]
+    async fn both_families_come_to_one_socket() {
+        let any = Bind::Tcp(SocketAddr::new(IpAddr::from([0_u16; 8]), 0));
+        let listening = Listening::bind(&any, false, &mut Passed::default()).expect("bound");
+        let Address::Tcp(address) = listening.address().expect("an address") else { panic!("TCP") };
+        for host in [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16])] {
+            let client = std::net::TcpStream::connect(SocketAddr::new(host, address.port())).expect("connected");
+            let (_, from) = listening.accept().await.expect("a connection");
+            assert_eq!(from.source.map(|source| source.to_canonical()), Some(host), "{client:?}");
+        }
     }
 }

@@ -123,8 +123,16 @@ pub enum StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Bind { listener, place: plan::Bind::Tcp(address), error } => {
-                write!(f, "listener {listener:?} cannot listen at {address}: {error} (`ss -ltnp` tells who does; or bind elsewhere)")
+            Self::Bind { listener, place: plan::Bind::Tcp(address), error } if error.kind() == io::ErrorKind::AddrInUse => {
+                let fix = "`ss -ltnp` tells who does; bind elsewhere, or write reuse_port = true in every process that is to share it";
+                write!(f, "listener {listener:?} cannot listen at {address}: {error} ({fix})")
+            }
+            Self::Bind { listener, place: plan::Bind::TcpShared(address), error } if error.kind() == io::ErrorKind::AddrInUse => {
+                let fix = "a process without reuse_port has it, or one of another user: `ss -ltnpe` tells; or bind elsewhere";
+                write!(f, "listener {listener:?} cannot listen at {address}: {error} ({fix})")
+            }
+            Self::Bind { listener, place: plan::Bind::Tcp(address) | plan::Bind::TcpShared(address), error } => {
+                write!(f, "listener {listener:?} cannot listen at {address}: {error} (`ip address` tells the addresses of this machine)")
             }
             Self::Bind { listener, place: plan::Bind::Unix { path, .. }, error } => {
                 write!(f, "listener {listener:?} cannot listen at unix:{}: {error}", path.display())
@@ -181,7 +189,10 @@ impl Proxy {
             if let Some(upstream) = listener.upstreams().find(across) {
                 vsock::available().map_err(|error| StartError::NoVsock { upstream: upstream.name.clone(), error })?;
             }
-            let bind = Listening::bind(&listener.bind, foreign(&listener), &mut passed).and_then(|listening| Ok((listening.address()?, listening)));
+            let bind = Listening::bind(&listener.bind, foreign(&listener), &mut passed).and_then(|listening| {
+                listening.announced_by(&listener.proxy_protocol.from)?;
+                Ok((listening.address()?, listening))
+            });
             let (address, listening) = bind.map_err(|error| StartError::Bind { listener: listener.name.clone(), place: listener.bind.clone(), error })?;
             addresses.push((listener.name.clone(), address));
             bound.push((listener, listening));

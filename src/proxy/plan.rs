@@ -27,10 +27,19 @@ pub struct Listener {
 /// The PROXY protocol on a listener.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ProxyProtocol {
-    /// Sources that have to announce every connection; nobody else may.
-    pub from: Vec<Network>,
+    /// Who has to announce every connection; nobody else may.
+    pub from: Vec<Announcer>,
     /// Whether a plain upstream is told, in version 2. For bytes alone.
     pub onward: Option<Onward>,
+}
+
+/// Who tells of the connections of others.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Announcer {
+    /// Whoever connects over TCP from these addresses.
+    Network(Network),
+    /// Whoever connects to a Unix socket. Its mode and owner say who may.
+    Unix,
 }
 
 /// What a plain upstream is told.
@@ -91,6 +100,8 @@ impl Listener {
 pub enum Bind {
     /// A TCP address; port 0 lets the system choose.
     Tcp(SocketAddr),
+    /// A TCP address that other processes of the same user may listen at too: the system spreads connections among them.
+    TcpShared(SocketAddr),
     /// A socket that was passed to the process under a name: see [`super::passed::Passed`].
     Passed {
         /// The name.
@@ -104,6 +115,10 @@ pub enum Bind {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+        /// The number of the user it is given to.
+        user: Option<u32>,
+        /// The number of the group it is given to.
+        group: Option<u32>,
     },
     /// A vsock port: connections come from this machine's host, or from its guests.
     Vsock {

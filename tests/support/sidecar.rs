@@ -264,7 +264,7 @@ impl<'a> Plan<'a> {
         let ahead = Arc::new(Upstream { multiplex: self.tunnels.near, ..Upstream::clone(&ahead) });
         let mut entrance = listener("entrance", loopback(), Terminate::Plain, ahead);
         if let Some(folder) = self.folder {
-            entrance.bind = Bind::Unix { path: folder.join("in"), mode: 0o600 };
+            entrance.bind = Bind::Unix { path: folder.join("in"), mode: 0o600, user: None, group: None };
         }
         let client = Proxy::start(vec![entrance], parts.clone()).unwrap_or_else(|error| panic!("{error}"));
         World { server, client, service, parts, identity }
