@@ -4,6 +4,8 @@
 
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/references.rs"]
+mod references;
 #[path = "support/sidecar.rs"]
 mod sidecar;
 
@@ -22,6 +24,7 @@ use portcullis::evidence::gpu::Gpu;
 use portcullis::evidence::leaf::Leaf;
 use portcullis::tls::ALPN_RAW;
 use program::Desk;
+use references::Changed;
 use rustls::pki_types::ServerName;
 use sidecar::careless_client;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -269,6 +272,40 @@ async fn a_local_service_answers_for_each_session_and_its_faults_are_told() {
         app.drain().await;
     }
     drop(wrong);
+}
+
+/// What the operator's folder holds is judged by the peer, for each session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn references_and_responses_that_were_changed_let_nobody_through() {
+    let (desk, (service, served)) = (desk(), echo().await);
+    let folder = endorsements(&desk);
+    let gpus = Service::start(&desk.path(""), free(), |nonce| document(&devices(), nonce));
+    let far = start(&desk, &server(service, &gpus.identity(&folder), "")).await;
+    let made = devices().endorsements();
+    let octets = |name: &str| made.find(name).expect("minted");
+    let changes = references::of_rim(octets("gpu-rim-vbios"), 61).into_iter().map(|changed| ("gpu-rim-vbios.xml", changed));
+    let changes = changes.chain(references::of_ocsp(octets("gpu-ocsp-ica"), 41).into_iter().map(|changed| ("gpu-ocsp-ica.der", changed)));
+    // One of each region. What cannot be read at all is not even stapled.
+    let mut regions: Vec<(&str, Changed)> = Vec::new();
+    for (file, changed) in changes.filter(|(_, changed)| changed.refused != references::NO_REFERENCE) {
+        if !regions.iter().any(|(known, other)| (*known, other.what) == (file, changed.what)) {
+            regions.push((file, changed));
+        }
+    }
+    for (file, changed) in regions {
+        let good = std::fs::read(desk.path("gpu").join(file)).expect("a file");
+        desk.write(&format!("gpu/{file}"), &changed.bytes);
+        let (through, before) = (start(&desk, &client("one", "", &far)).await, served.load(Ordering::SeqCst));
+        assert!(!through.metrics().text().contains(changed.refused.0.code()), "no reason is there before its refusal");
+        assert_eq!(exchange(&through, "refused").await, None, "{file}: {}", changed.what);
+        let metrics = through.metrics().text();
+        assert!(metrics.contains(changed.refused.0.code()), "{file}: {}: {metrics}", changed.what);
+        assert_eq!(served.load(Ordering::SeqCst), before, "{file}: {}: the service saw a connection", changed.what);
+        desk.write(&format!("gpu/{file}"), good);
+        assert_eq!(exchange(&through, "as it was").await.as_deref(), Some("as it was"), "{file}: {}", changed.what);
+        through.drain().await;
+    }
+    far.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

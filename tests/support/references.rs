@@ -16,7 +16,8 @@ pub(crate) struct Changed {
     pub(crate) refused: (Reason, &'static str),
 }
 
-const NO_REFERENCE: (Reason, &str) = (Reason::CollateralUnavailable, "gpu.rim");
+/// A file that says nothing: it cannot be read, or its digest is of another.
+pub(crate) const NO_REFERENCE: (Reason, &str) = (Reason::CollateralUnavailable, "gpu.rim");
 const UNSIGNED: (Reason, &str) = (Reason::SignatureInvalid, "gpu.rim.signature");
 const UNTRUSTED: (Reason, &str) = (Reason::ChainUntrusted, "gpu.rim.certificate");
 const NO_RESPONSE: (Reason, &str) = (Reason::CollateralUnavailable, "gpu.ocsp");
