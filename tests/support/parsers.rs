@@ -6,6 +6,7 @@ mod boot;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use portcullis::attester::simulator::intel::IntelForge;
 use portcullis::attester::simulator::{Forge, KeystoneForge};
@@ -23,7 +24,7 @@ use portcullis::evidence::cbor::Reader;
 use portcullis::evidence::cbor::foreign::Item;
 use portcullis::evidence::cmw::Collection;
 use portcullis::evidence::cose::{self, Sign1, decode_key, encode_key};
-use portcullis::evidence::gpu::{Gpu, Report as GpuReport, of_document};
+use portcullis::evidence::gpu::{self, Gpu, Report as GpuReport, of_document};
 use portcullis::evidence::intel::collateral::{QeIdentity, Signed, TcbInfo};
 use portcullis::evidence::intel::log::{Events, GuestEvent};
 use portcullis::evidence::intel::{Quote, chain};
@@ -31,11 +32,13 @@ use portcullis::evidence::keystone;
 use portcullis::evidence::leaf::Leaf;
 use portcullis::evidence::nitro::{self, Document};
 use portcullis::evidence::ocsp::Response;
+use portcullis::evidence::rim::Rim;
 use portcullis::evidence::snp::{MEDIA_TYPE, Product, REPORT_SIZE, Report, Vek, table};
 use portcullis::evidence::{Auxiliary, Endorsement, Endorsements, Evidence, KeyDigest, ReportData, Timestamp};
 use portcullis::evidence::{cca, psa};
 use portcullis::platform;
-use portcullis::policy::{AppraisalPolicy, Roots};
+use portcullis::policy::{AppraisalPolicy, Revocation, Roots};
+use portcullis::proxy::appraisal::Memo;
 use portcullis::proxy::choice::{hello, socks};
 use portcullis::session::frame::{self, Frame, Header};
 use portcullis::session::{Attest, Code, EvidenceMessage, Hello};
@@ -211,18 +214,42 @@ pub(crate) fn config(data: &[u8]) -> bool {
     }
 }
 
-/// A GPU's member, its report and certificates.
+/// A GPU's member, its report and certificates, and the verdict on it. What is accepted must be what the device signed.
 pub(crate) fn gpu(data: &[u8]) -> bool {
     let Ok(gpu) = Gpu::decode(data) else { return false };
     assert_eq!(gpu.encode(), data, "accepted another encoding");
     let Ok((report, behind)) = GpuReport::parse(&gpu.report) else { return false };
     assert!(report.signed + report.signature.len() + behind.len() == gpu.report.len(), "other octets are signed");
     let _ = (report.claims(), report.decoder_off());
+    if device_passes(data, MADE.iter().cloned().collect()) {
+        let signed = Gpu::decode(&gpu_seeds()[0]).expect("a member").report;
+        assert_eq!(gpu.report[..report.signed], signed[..report.signed], "accepted a report that was not signed");
+    }
     true
 }
 
 fn gpu_seeds() -> Vec<Vec<u8>> {
-    vec![GpuForge::new(1, 1, NOW).members(&[7; 32]).remove(0).bytes]
+    static SEED: LazyLock<Vec<u8>> = LazyLock::new(|| GpuForge::new(1, 1, NOW).members(&[7; 32]).remove(0).bytes);
+    vec![SEED.clone()]
+}
+
+/// What the simulator's vendor says of its devices.
+static MADE: LazyLock<Endorsements> = LazyLock::new(|| GpuForge::new(1, 1, NOW).endorsements());
+
+/// Whether a device is genuine, in a state that was compared, and vouched for, under the simulator's roots.
+fn device_passes(member: &[u8], endorsements: Endorsements) -> bool {
+    static JUDGE: LazyLock<(Appraiser, Memo)> = LazyLock::new(|| {
+        let genuine = AppraisalPolicy::genuine(&platform::vocabularies());
+        let policy = AppraisalPolicy { roots: Roots::VendorAndSimulator, revocation: Revocation::Required, ..genuine };
+        (Appraiser { anchors: platform::anchors(&policy), policy }, Memo::new())
+    });
+    let (appraiser, memo) = &*JUDGE;
+    let member = Auxiliary { label: "gpu/0".to_owned(), media_type: gpu::MEDIA_TYPE.to_owned(), bytes: member.to_vec() };
+    let verdict = appraiser.examine_devices(&[member], &endorsements, memo, NOW);
+    verdict.is_ok_and(|appraisal| {
+        assert!(appraisal.uncompared().is_empty() && appraisal.revocation_checked(), "accepted with less than was at hand");
+        true
+    })
 }
 
 /// The document of NVIDIA's tools; what a local service answers.
@@ -243,16 +270,34 @@ fn gpu_document_seeds() -> Vec<Vec<u8>> {
     vec![document.into_bytes()]
 }
 
-/// Reference measurements of GPUs (XML), and OCSP responses. What is read has the digest that it says.
+/// Reference measurements of GPUs (XML), and OCSP responses, and the verdict on a good device with them in place of its vendor's.
+/// What is accepted must say what the vendor signed.
 pub(crate) fn gpu_references(data: &[u8]) -> bool {
-    let response = Response::parse(data).is_ok();
-    portcullis::evidence::rim::Rim::parse(data).is_ok() || response
+    let made = |name: &str| MADE.find(name).expect("minted");
+    let passes_with = |name: &str| {
+        let others = MADE.iter().filter(|one| one.name != name).cloned();
+        let changed = Endorsement { name: name.to_owned(), media_type: String::new(), bytes: data.to_vec() };
+        device_passes(&gpu_seeds()[0], others.chain([changed]).collect())
+    };
+    let (references, response) = (Rim::parse(data), Response::parse(data));
+    if let Ok(references) = &references
+        && passes_with("gpu-rim-driver")
+    {
+        let signed = Rim::parse(made("gpu-rim-driver")).expect("minted");
+        assert_eq!((&references.version, &references.golden), (&signed.version, &signed.golden), "accepted references that were not signed");
+    }
+    if let Ok(response) = &response
+        && passes_with("gpu-ocsp-ica")
+    {
+        assert_eq!(response.signed, Response::parse(made("gpu-ocsp-ica")).expect("minted").signed, "accepted a response that was not signed");
+    }
+    references.is_ok() || response.is_ok()
 }
 
 fn gpu_references_seeds() -> Vec<Vec<u8>> {
+    assert!(device_passes(&gpu_seeds()[0], MADE.iter().cloned().collect()), "a good device");
     // One of each kind.
-    let made = GpuForge::new(1, 1, NOW).endorsements();
-    ["gpu-rim-driver", "gpu-ocsp-ica"].map(|name| made.find(name).expect("minted").to_vec()).to_vec()
+    ["gpu-rim-driver", "gpu-ocsp-ica"].map(|name| MADE.find(name).expect("minted").to_vec()).to_vec()
 }
 
 /// A Keystone report and its signatures.
