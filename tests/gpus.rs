@@ -2,6 +2,8 @@
 //! requires them and they are there; a service that is wrong stops the start; one that is slow holds up nobody else.
 #![cfg(all(feature = "cli", feature = "simulator"))]
 
+#[path = "support/configured.rs"]
+mod configured;
 #[path = "support/program.rs"]
 mod program;
 #[path = "support/references.rs"]
@@ -15,11 +17,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use configured::{PATIENCE, done, echo, exchange, start, tried};
 use data_encoding::{BASE64, HEXLOWER};
 use portcullis::app::App;
 use portcullis::attester::simulator::gpu::GpuForge;
 use portcullis::clock::Clock;
-use portcullis::config::Config;
 use portcullis::evidence::gpu::Gpu;
 use portcullis::evidence::leaf::Leaf;
 use portcullis::tls::ALPN_RAW;
@@ -28,10 +30,8 @@ use references::Changed;
 use rustls::pki_types::ServerName;
 use sidecar::careless_client;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpStream, UnixListener};
 use tokio::sync::Semaphore;
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A folder with a policy for the simulator's guest, and one for it with each of these sets of members.
 fn desk() -> Desk {
@@ -46,11 +46,6 @@ fn desk() -> Desk {
         desk.write(&format!("{name}.json"), with);
     }
     desk
-}
-
-fn done(desk: &Desk, words: &str) {
-    let run = desk.run(words);
-    assert_eq!(run.code, 0, "{words}\n{}", run.shown());
 }
 
 /// A server sidecar with these lines of `[identity]`, before a service.
@@ -71,49 +66,6 @@ fn client(policy: &str, identity: &str, server: &App) -> String {
          [[listener]]\nname = \"out\"\nbind = \"127.0.0.1:0\"\nupstream = \"far\"\n\
          [[upstream]]\nname = \"far\"\ntargets = [\"tls://{address}\"]\nattested = {{ policy = \"p\" }}\n"
     )
-}
-
-async fn start(desk: &Desk, text: &str) -> App {
-    tried(desk, text).await.unwrap_or_else(|error| panic!("{error}\n{text}"))
-}
-
-async fn tried(desk: &Desk, text: &str) -> Result<App, String> {
-    desk.write("config.toml", text);
-    let config = Config::load(&desk.path("config.toml")).unwrap_or_else(|error| panic!("{error}\n{text}"));
-    App::start(&config, Clock::system()).await.map_err(|error| format!("{error:#}"))
-}
-
-/// What comes back for `text`; `None` when the connection is closed before it did.
-async fn exchange(through: &App, text: &str) -> Option<String> {
-    let address = through.tcp_address("out").expect("TCP");
-    let both_ways = async {
-        let mut stream = TcpStream::connect(address).await.ok()?;
-        stream.write_all(text.as_bytes()).await.ok()?;
-        stream.shutdown().await.ok()?;
-        let mut echoed = String::new();
-        stream.read_to_string(&mut echoed).await.ok()?;
-        (!echoed.is_empty()).then_some(echoed)
-    };
-    tokio::time::timeout(PATIENCE, both_ways).await.expect("an answer or an end")
-}
-
-/// A service that says back what it hears, and counts who connects.
-async fn echo() -> (SocketAddr, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
-    let served = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&served);
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            counter.fetch_add(1, Ordering::SeqCst);
-            tokio::spawn(async move {
-                let (mut read, mut write) = stream.split();
-                let _ = tokio::io::copy(&mut read, &mut write).await;
-                let _ = write.shutdown().await;
-            });
-        }
-    });
-    (address, served)
 }
 
 const SIMULATED: &str = "[identity.simulator]\ngpus = 2";
