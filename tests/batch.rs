@@ -12,7 +12,7 @@ use portcullis::attester::{Attester, Quote, Unavailable};
 use portcullis::crypto::sha384;
 use portcullis::evidence::batch::{Node, challenge, fold};
 use portcullis::evidence::snp::{Product, Report};
-use portcullis::evidence::{Challenge, Endorsements, Evidence, ReportData, Timestamp};
+use portcullis::evidence::{Auxiliary, Challenge, Endorsements, Evidence, ReportData, Timestamp};
 
 const NOW: Timestamp = Timestamp(1_790_812_800);
 
@@ -211,4 +211,52 @@ async fn a_failure_or_panic_ends_one_batch_only() {
         assert_speaks_for(&batched, &leaf(2));
     }
     assert_eq!((batcher.counters().failures.get(), batcher.counters().quotes.get()), (3, 3));
+}
+
+/// An attester whose members cannot be read for now, and that notes how many tried at once.
+#[derive(Default)]
+struct Unread {
+    inside: AtomicUsize,
+    most_inside: AtomicUsize,
+    tries: AtomicUsize,
+}
+
+impl Attester for Unread {
+    fn platform(&self) -> &'static str {
+        "test"
+    }
+
+    fn provider(&self) -> &'static str {
+        "unread"
+    }
+
+    fn attest(&self, _: &Challenge) -> Result<Quote, Unavailable> {
+        Err(Unavailable { what: "test".to_owned(), why: "not now".to_owned(), fix: "wait".to_owned(), transient: true })
+    }
+
+    fn listed(&self) -> Result<Vec<Auxiliary>, Unavailable> {
+        self.most_inside.fetch_max(self.inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        self.tries.fetch_add(1, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(20));
+        self.inside.fetch_sub(1, Ordering::SeqCst);
+        Err(Unavailable { what: "metadata".to_owned(), why: "no answer".to_owned(), fix: "wait".to_owned(), transient: true })
+    }
+}
+
+/// Every session wants the members: while a host does not give them, sessions do not each hold a thread that asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_cannot_be_read_are_asked_for_once_for_all_that_wait() {
+    let attester = Arc::new(Unread::default());
+    let batcher = Batcher::start(Arc::clone(&attester) as Arc<dyn Attester>, BatchSettings::default());
+    let asked: Vec<_> = (0..200)
+        .map(|_| {
+            let batcher = batcher.clone();
+            tokio::spawn(async move { batcher.listed().await.map(drop) })
+        })
+        .collect();
+    for task in asked {
+        assert!(matches!(task.await.expect("no panic"), Err(QuoteError::Unavailable(why)) if why.what == "metadata"));
+    }
+    assert_eq!(attester.most_inside.load(Ordering::SeqCst), 1, "at once");
+    assert!(attester.tries.load(Ordering::SeqCst) < 20, "{} tries for 200 sessions", attester.tries.load(Ordering::SeqCst));
 }

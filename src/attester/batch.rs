@@ -76,6 +76,7 @@ pub struct Batcher {
     listed: Listed,
     leaves: Arc<Queue<Option<IpAddr>, Leaf>>,
     singles: mpsc::Sender<Single>,
+    listings: mpsc::Sender<Listing>,
     counters: QuoteMetrics,
     devices: Option<Devices>,
 }
@@ -98,10 +99,11 @@ impl Batcher {
     pub fn start_counted(attester: Arc<dyn Attester>, settings: BatchSettings, counters: QuoteMetrics) -> Self {
         let leaves = Arc::new(Queue::new(settings.queue.clamp(1, usize::try_from(MAX_SIZE).unwrap_or(usize::MAX))));
         let (singles, waiting_singles) = mpsc::channel(MAX_SINGLES);
+        let (listings, waiting_listings) = mpsc::channel(MAX_LISTINGS);
         let listed = Listed::default();
         let hardware = Hardware { attester: Arc::clone(&attester), listed: Arc::clone(&listed), counters: counters.clone(), idle_since: Instant::now() };
-        tokio::spawn(hardware.work(Arc::clone(&leaves), waiting_singles, settings.window));
-        Self { attester, listed, leaves, singles, counters, devices: None }
+        tokio::spawn(hardware.work(Arc::clone(&leaves), waiting_singles, waiting_listings, settings.window));
+        Self { attester, listed, leaves, singles, listings, counters, devices: None }
     }
 
     /// A quote that speaks for `leaf`, with the proof. Dropping the future withdraws the leaf and harms no other. `source`
@@ -122,20 +124,18 @@ impl Batcher {
         answer.await.unwrap_or_else(|_| Err(stopped()))
     }
 
-    /// The members that the binding claims list, as they were when the last quote was made.
+    /// The members that the binding claims list, as they were when the last quote was made; read in their turn where that
+    /// could not be done then, once for all that wait.
     ///
     /// # Errors
-    /// [`QuoteError::Unavailable`] when the attester cannot read them.
+    /// As [`Batcher::quote`], when the attester cannot read them.
     pub async fn listed(&self) -> Result<Arc<[Auxiliary]>, QuoteError> {
         if let Some(listed) = self.listed.load_full() {
             return Ok(Arc::clone(&listed));
         }
-        let attester = Arc::clone(&self.attester);
-        let read = tokio::task::spawn_blocking(move || attester.listed()).await;
-        let read = read.unwrap_or_else(|_| Err(panicked(self.attester.provider()))).map_err(QuoteError::Unavailable)?;
-        let read: Arc<[Auxiliary]> = read.into();
-        self.listed.store(Some(Arc::new(Arc::clone(&read))));
-        Ok(read)
+        let (reply, answer) = oneshot::channel();
+        self.ask(&self.listings, reply)?;
+        answer.await.unwrap_or_else(|_| Err(stopped()))
     }
 
     /// A quote that carries `challenge` alone, in its turn: for certificate evidence.
@@ -192,6 +192,9 @@ struct Leaf {
     reply: oneshot::Sender<Result<BatchedQuote, QuoteError>>,
 }
 
+/// Who waits for the members that the binding claims list.
+type Listing = oneshot::Sender<Result<Arc<[Auxiliary]>, QuoteError>>;
+
 #[derive(Debug)]
 struct Single {
     challenge: Challenge,
@@ -207,10 +210,20 @@ struct Hardware {
 }
 
 impl Hardware {
-    async fn work(mut self, leaves: Arc<Queue<Option<IpAddr>, Leaf>>, mut singles: mpsc::Receiver<Single>, window: Duration) {
+    async fn work(
+        mut self,
+        leaves: Arc<Queue<Option<IpAddr>, Leaf>>,
+        mut singles: mpsc::Receiver<Single>,
+        mut listings: mpsc::Receiver<Listing>,
+        window: Duration,
+    ) {
         loop {
-            // Unbiased, so that neither kind starves the other.
+            // Unbiased, so that no kind starves another.
             tokio::select! {
+                listing = listings.recv() => match listing {
+                    Some(listing) => self.answer_listings(listing, &mut listings).await,
+                    None => return,
+                },
                 single = singles.recv() => match single {
                     Some(single) => self.answer_single(single).await,
                     // The last handle is gone.
@@ -234,6 +247,32 @@ impl Hardware {
             // A caller that is gone by now is no error.
             let _ = reply.send(self.quote(challenge, 0).await);
         }
+    }
+
+    /// Reads the members once for everybody who waits by the end of it.
+    async fn answer_listings(&self, first: Listing, others: &mut mpsc::Receiver<Listing>) {
+        let mut waiting = vec![first];
+        waiting.extend(std::iter::from_fn(|| others.try_recv().ok()));
+        if waiting.iter().all(Listing::is_closed) {
+            return;
+        }
+        let read = match self.listed.load_full() {
+            Some(listed) => Ok((*listed).clone()),
+            None => self.read_listed().await,
+        };
+        waiting.extend(std::iter::from_fn(|| others.try_recv().ok()));
+        for reply in waiting {
+            let _ = reply.send(read.clone());
+        }
+    }
+
+    async fn read_listed(&self) -> Result<Arc<[Auxiliary]>, QuoteError> {
+        let attester = Arc::clone(&self.attester);
+        let read = tokio::task::spawn_blocking(move || attester.listed()).await;
+        let read = read.unwrap_or_else(|_| Err(panicked(self.attester.provider()))).map_err(QuoteError::Unavailable)?;
+        let read: Arc<[Auxiliary]> = read.into();
+        self.listed.store(Some(Arc::new(Arc::clone(&read))));
+        Ok(read)
     }
 
     async fn answer_batch(&mut self, batch: Vec<Leaf>) {
@@ -299,3 +338,6 @@ fn stopped() -> QuoteError {
 
 /// How many certificates may wait for evidence: identities in one process are few.
 const MAX_SINGLES: usize = 64;
+
+/// How many sessions may wait for the members that claims list: as many as usually wait for quotes.
+const MAX_LISTINGS: usize = 1024;

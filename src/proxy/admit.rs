@@ -358,7 +358,7 @@ async fn own_evidence<S: AsyncRead + AsyncWrite + Unpin>(
         Some(devices) => within(begun, around, devices.attest(agreed.device_nonce(identity.instance()), around.source)).await?,
         None => Attested::default(),
     };
-    let listed: Vec<_> = attester.listed().await.map_err(no_quote)?.iter().cloned().chain(beside.members).collect();
+    let listed: Vec<_> = within(begun, around, attester.listed()).await?.iter().cloned().chain(beside.members).collect();
     let claims = agreed.claims(key, identity.instance(), &listed);
     let leaf = {
         let exporter = pending.exporter(agreed.role(), agreed.nonce_client(), agreed.nonce_server())?;
