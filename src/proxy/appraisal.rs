@@ -190,6 +190,11 @@ impl Appraisals {
         let needs = catch_unwind(AssertUnwindSafe(|| platform.verifier.needs(&presented.tee))).ok()?.ok()?;
         let unseen = collateral.unseen(items(platform, needs));
         let grounds = judging.appraiser.grounds(&*self.memo, now);
+        // Nor on the word of somebody who made a machine up.
+        let unforged = || platform.verifier.unforged(&presented.tee, &grounds);
+        if unseen.is_empty() || !catch_unwind(AssertUnwindSafe(unforged)).is_ok_and(|unforged| unforged.is_ok()) {
+            return None;
+        }
         let of_name = |name: &str| presented.endorsements.iter().find(|endorsement| endorsement.name == name);
         // A host staples what it has: a certificate of another chip or TCB is none.
         let vouched = |id: &EndorsementId, item: &Endorsement, kind: Kind| {

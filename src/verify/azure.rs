@@ -109,6 +109,10 @@ impl Verifier for Azure {
         self.hardware.needs(&Parts::read(evidence, self.kind)?.hardware)
     }
 
+    fn unforged(&self, evidence: &Evidence, grounds: &Grounds<'_>) -> Result<(), Denied> {
+        self.hardware.unforged(&Parts::read(evidence, self.kind)?.hardware, grounds)
+    }
+
     fn standing(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<Standing, Denied> {
         self.hardware.standing(&Parts::read(evidence, self.kind)?.hardware, endorsements, grounds)
     }

@@ -110,13 +110,7 @@ impl Line {
     pub(super) fn authenticate(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<AuthenticClaims, Denied> {
         let quote = self.quote(evidence)?;
         let pems = pck_chain(&quote)?;
-        let link = self.endorsed(&pems, grounds)?;
-        quoting_enclave(&quote, &link, grounds)?;
-        let signed = evidence.bytes.get(..quote.signed_size()).unwrap_or_default();
-        if !verifies(Scheme::EcdsaP256Sha256, &point(&quote.attestation_key), signed, &quote.signature) {
-            return Finding::new(Reason::SignatureInvalid, "quote.signature", "a signature of header and body by the attestation key", "none that verifies")
-                .refuse();
-        }
+        let link = self.signed(&quote, &pems, evidence, grounds)?;
         let revoked = revocation(&link, endorsements, grounds)?;
         let collateral = self.collateral(&link, &revoked, endorsements, grounds)?;
         identified(&quote, &collateral.identity)?;
@@ -138,12 +132,7 @@ impl Line {
     pub(super) fn standing(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<Standing, Denied> {
         let quote = self.quote(evidence)?;
         let pems = pck_chain(&quote)?;
-        let link = self.endorsed(&pems, grounds)?;
-        quoting_enclave(&quote, &link, grounds)?;
-        let signed = evidence.bytes.get(..quote.signed_size()).unwrap_or_default();
-        if !verifies(Scheme::EcdsaP256Sha256, &point(&quote.attestation_key), signed, &quote.signature) {
-            return Finding::new(Reason::SignatureInvalid, "quote.signature", "a signature by the attestation key", "none that verifies").refuse();
-        }
+        let link = self.signed(&quote, &pems, evidence, grounds)?;
         let revoked = revocation(&link, endorsements, grounds)?;
         let collateral = self.collateral(&link, &revoked, endorsements, grounds)?;
         identified(&quote, &collateral.identity)?;
@@ -210,6 +199,22 @@ impl Line {
             }
         }
         Err(refused.unwrap_or_else(no_root))
+    }
+
+    /// The steps that need no collateral, 1 to 4.
+    pub(super) fn unforged(&self, evidence: &Evidence, grounds: &Grounds<'_>) -> Result<(), Denied> {
+        let quote = self.quote(evidence)?;
+        self.signed(&quote, &pck_chain(&quote)?, evidence, grounds).map(drop)
+    }
+
+    fn signed<'a>(&self, quote: &Quote, pems: &'a [Vec<u8>], evidence: &Evidence, grounds: &Grounds<'a>) -> Result<Link<'a>, Denied> {
+        let link = self.endorsed(pems, grounds)?;
+        quoting_enclave(quote, &link, grounds)?;
+        let signed = evidence.bytes.get(..quote.signed_size()).unwrap_or_default();
+        if verifies(Scheme::EcdsaP256Sha256, &point(&quote.attestation_key), signed, &quote.signature) {
+            return Ok(link);
+        }
+        Finding::new(Reason::SignatureInvalid, "quote.signature", "a signature of header and body by the attestation key", "none that verifies").refuse()
     }
 
     fn endorsed<'a>(&self, pems: &'a [Vec<u8>], grounds: &Grounds<'a>) -> Result<Link<'a>, Denied> {

@@ -69,6 +69,15 @@ pub trait Verifier: Debug + Sync {
     /// As [`Verifier::read`].
     fn needs(&self, evidence: &Evidence) -> Result<Vec<EndorsementId>, Denied>;
 
+    /// Refuses evidence that is plainly forged, by the certificates and signatures that it brings itself: before anybody is
+    /// asked about the machine that it says it is of. Establishes nothing for a verdict.
+    ///
+    /// # Errors
+    /// As [`Verifier::authenticate`].
+    fn unforged(&self, _: &Evidence, _: &Grounds<'_>) -> Result<(), Denied> {
+        Ok(())
+    }
+
     /// The endorsements that every peer of an entry of a policy will need, as far as the entry tells: got before the first
     /// one comes.
     fn foreseen(&self, _: &Entry) -> Vec<EndorsementId> {

@@ -45,6 +45,10 @@ impl Verifier for Sgx {
         LINE.needs(evidence)
     }
 
+    fn unforged(&self, evidence: &Evidence, grounds: &Grounds<'_>) -> Result<(), Denied> {
+        LINE.unforged(evidence, grounds)
+    }
+
     fn standing(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<Standing, Denied> {
         LINE.standing(evidence, endorsements, grounds)
     }

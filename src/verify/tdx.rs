@@ -74,6 +74,10 @@ impl Verifier for Tdx {
         Ok(needs)
     }
 
+    fn unforged(&self, evidence: &Evidence, grounds: &Grounds<'_>) -> Result<(), Denied> {
+        LINE.unforged(evidence, grounds)
+    }
+
     fn standing(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<Standing, Denied> {
         LINE.standing(evidence, endorsements, grounds)
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use portcullis::attester::simulator::intel::{CrlList, IntelCa, IntelForge};
-use portcullis::attester::simulator::{Flaw, ServiceFault};
+use portcullis::attester::simulator::{Flaw, Patch, ServiceFault};
 use portcullis::collateral::{Collateral, Item, NotVouched, Vet as _};
 use portcullis::evidence::{Endorsement, EndorsementId, ReportData};
 use portcullis::platform;
@@ -157,5 +157,29 @@ async fn a_machine_whose_certificate_is_revoked_loses_its_connections_and_anothe
         assert_eq!((outcome.field("event"), outcome.field("reason"), outcome.field("refused")), ("withdrawn", "chain_revoked", "upstream"), "{outcome:?}");
         assert!(outcome.field("field") == "pck" && stays.speaks().await, "{outcome:?}");
         assert!(!client.call().await && other.call().await, "nobody new is let in, and the other is");
+    }
+}
+
+/// A quote brings its own chain, and the questions depend on what its certificate says: whoever makes one up is refused, and
+/// gets no question asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_asked_on_the_word_of_a_quote_that_is_forged() {
+    let forging: [fn(&mut IntelForge); 3] = [
+        |forge| forge.ca = IntelCa::impostor(),
+        |forge| forge.binds_other_key = true,
+        |forge| forge.late_patches.push(Patch { offset: 54 + 136, octets: vec![0x5a] }),
+    ];
+    for (change, reason) in forging.into_iter().zip(["chain_untrusted", "quoting_enclave_invalid", "signature_invalid"]) {
+        let genuine = bare_intel(IntelForge::tdx15(74, now()));
+        let mut forged = genuine.clone();
+        change(&mut forged);
+        let server = Server::intel(&scene(), forged).await;
+        let parts = scene();
+        let (_, vendor) = pcs(&genuine).await;
+        let client = Client::start(&parts, appraisals(&parts, Some(collateral(&parts, vec![mirror(&vendor)]))), server.address);
+        assert!(!client.call().await, "{reason}");
+        assert_eq!(client.outcomes(1).await.swap_remove(0).field("reason"), reason);
+        assert_eq!(vendor.questions(), 0, "{reason}");
+        assert_eq!(server.reached(), 0, "{reason}");
     }
 }

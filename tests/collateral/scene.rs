@@ -159,10 +159,15 @@ fn patient() -> Limits {
 pub(crate) struct Server {
     pub address: SocketAddr,
     _proxy: Proxy,
-    _service: Service,
+    service: Service,
 }
 
 impl Server {
+    /// How often its service was dialled.
+    pub(crate) fn reached(&self) -> usize {
+        self.service.dialled()
+    }
+
     pub(crate) async fn start(parts: &Parts, forge: Forge) -> Self {
         Self::of(parts, Machine::of(forge).identity(parts).await).await
     }
@@ -183,7 +188,7 @@ impl Server {
         let mut plan = listener(&unique("server"), loopback(), Terminate::Attested(Arc::new(side)), upstream("service", service.address(), Originate::Plain));
         plan.limits = patient();
         let proxy = Proxy::start(vec![plan], parts.clone()).unwrap_or_else(|error| panic!("{error}"));
-        Self { address: address(&proxy), _proxy: proxy, _service: service }
+        Self { address: address(&proxy), _proxy: proxy, service }
     }
 }
 

@@ -95,6 +95,11 @@ impl Service {
         Self { address, dialled, received, serving }
     }
 
+    /// How often it was dialled.
+    pub(crate) fn dialled(&self) -> usize {
+        self.dialled.load(Ordering::SeqCst)
+    }
+
     fn over_unix(path: &Path) -> Self {
         let listener = UnixListener::bind(path).expect("a socket");
         let serving = tokio::spawn(async move {
@@ -322,7 +327,7 @@ impl World {
     }
 
     pub(crate) fn dialled(&self) -> usize {
-        self.service.dialled.load(Ordering::SeqCst)
+        self.service.dialled()
     }
 
     /// Octets that reached the service.
