@@ -19,9 +19,10 @@ use portcullis::evidence::snp::Product;
 use portcullis::evidence::{Auxiliary, ClaimValue, Endorsement, KeyDigest, Timestamp};
 use portcullis::platform;
 use portcullis::policy::{AppraisalPolicy, Roots};
+use portcullis::proxy::appraisal::Memo;
 use portcullis::refusal::{Denied, Reason};
 use portcullis::verify::memo::NoMemo;
-use portcullis::verify::{Appraisal, Appraiser, AttestationResult, gpu};
+use portcullis::verify::{Appraisal, Appraiser, AttestationResult, SignatureMemo, gpu};
 
 /// 2026-12-01T00:00:00Z.
 const NOW: Timestamp = Timestamp(1_796_083_200);
@@ -88,7 +89,7 @@ impl World {
     /// The verdict on such a session.
     fn judge(&self, change: impl Fn(&mut Vec<Auxiliary>), tamper: impl Fn(&mut Collection)) -> Result<AttestationResult, Denied> {
         let (presented, binding) = self.present(change, tamper);
-        judged(&self.appraiser(), &presented, &binding)
+        judged(&self.appraiser(), &presented, &binding, &NoMemo)
     }
 
     fn reason(&self, change: impl Fn(&mut Vec<Auxiliary>), tamper: impl Fn(&mut Collection)) -> Option<Reason> {
@@ -96,9 +97,9 @@ impl World {
     }
 }
 
-fn judged(appraiser: &Appraiser, presented: &Collection, binding: &Binding) -> Result<AttestationResult, Denied> {
+fn judged(appraiser: &Appraiser, presented: &Collection, binding: &Binding, memo: &dyn SignatureMemo) -> Result<AttestationResult, Denied> {
     let verifier = platform::of_evidence(&presented.tee).expect("the platform").verifier;
-    appraiser.judge(verifier, presented, binding, &NoMemo, NOW)
+    appraiser.judge(verifier, presented, binding, memo, NOW)
 }
 
 #[test]
@@ -209,7 +210,7 @@ fn a_state_without_references_passes_in_files_without_a_policy_alone() {
         presented.endorsements = presented.endorsements.iter().filter(|one| !one.name.starts_with(gpu::RIM) || keep(&one.name)).cloned().collect();
         let verifier = platform::of_evidence(&presented.tee).expect("the platform").verifier;
         let file = appraiser.examine(verifier, &presented.tee, &presented.endorsements, &NoMemo, NOW);
-        let session = judged(appraiser, &presented, &binding);
+        let session = judged(appraiser, &presented, &binding, &NoMemo);
         (file, session.map(|result| result.appraisal().clone()))
     };
     let compared = |appraisal: &Appraisal| match appraisal.claims().map("gpu/0").and_then(|claims| claims.find("state_compared")) {
@@ -253,7 +254,7 @@ fn a_state_without_references_passes_in_files_without_a_policy_alone() {
 #[test]
 fn each_region_of_references_and_of_responses_has_its_code() {
     let world = World::new();
-    let appraiser = world.appraiser();
+    let (appraiser, memo) = (world.appraiser(), Memo::new());
     let (presented, binding) = world.present(|_| {}, |_| {});
     let (mut wrong, mut told) = (Vec::new(), BTreeMap::<String, usize>::new());
     let all: Vec<Endorsement> = presented.endorsements.iter().cloned().collect();
@@ -267,7 +268,7 @@ fn each_region_of_references_and_of_responses_has_its_code() {
             let mut all = all.clone();
             all[which].bytes = changed.bytes;
             let other = Collection { endorsements: all.into_iter().collect(), ..presented.clone() };
-            let denied = judged(&appraiser, &other, &binding).err();
+            let denied = judged(&appraiser, &other, &binding, &memo).err();
             let found = denied.as_ref().and_then(|denied| denied.findings().next()).map(|finding| (finding.reason, finding.field.as_ref()));
             *told.entry(format!("{}: {} {}", changed.what, changed.refused.0, changed.refused.1)).or_default() += 1;
             if found != Some(changed.refused) {
