@@ -15,7 +15,7 @@ use portcullis::evidence::cbor::Writer;
 use portcullis::evidence::hcl::{HclReport, Kind};
 use portcullis::evidence::intel::Quote;
 use portcullis::evidence::saved::SavedFile;
-use portcullis::evidence::tpm::{Member, Signature};
+use portcullis::evidence::tpm::{Extras, Member, Signature};
 use portcullis::evidence::{Endorsement, Endorsements, Evidence, Timestamp};
 use portcullis::platform::{self, PLATFORMS, Platform};
 use portcullis::policy::{Accept, AppraisalPolicy, OperatorKey, Tolerated};
@@ -541,6 +541,44 @@ fn vtpm_regions(bytes: &[u8]) -> Vec<AzureRegion> {
         regions.push(("register", vtpm, end - value.len()..end, Reason::TpmQuoteInvalid));
     }
     regions
+}
+
+/// The one certificate of an attestation key that a capture has is without its issuer's, which is in no capture: it is refused
+/// for that alone, and each change of it with the same code. Beside another machine's quote it is of another key.
+#[test]
+fn a_captured_certificate_of_an_attestation_key_is_refused_without_its_issuer() {
+    let folder = folder();
+    let Some(cases) = cases(&folder) else { return };
+    let Ok(certificate) = std::fs::read(folder.join("az-tdx-vtpm/emr-v4-ak-cert/ak_cert.der")) else { return };
+    let (_, read) = x509_parser::parse_x509_certificate(&certificate).expect("a certificate");
+    // What is certified in front of the signature; the number of the key, with which it is the key's.
+    let (body, key) = (4..4 + read.tbs_certificate.as_ref().len(), find(&certificate, &read.public_key().subject_public_key.data));
+    let mut checked = 0;
+    for case in cases.iter().filter_map(|case| Case::read(&folder, case)).filter(|case| case.id.starts_with("az-tdx-vtpm/emr-v4")) {
+        let Some(appraiser) = case.accepting() else { panic!("{}: not accepted", case.id) };
+        let known = Known::default();
+        let mut refused = |certificate: &[u8]| {
+            let mut evidence = case.evidence.clone();
+            let vtpm = evidence.auxiliary.iter_mut().find(|member| member.label == "vtpm").expect("a vTPM's quote");
+            let Member { signed, signature, pcrs, extras, .. } = Member::parse(&vtpm.bytes).expect("a member");
+            vtpm.bytes = Member::encode(&signed, &signature.encode(), &pcrs, &Extras { certificates: vec![certificate.to_vec()], ..extras });
+            let denied = appraiser.examine(case.platform.verifier, &evidence, &case.endorsements, &known, case.at).expect_err("no issuer");
+            let finding = denied.findings().next().expect("a finding").clone();
+            assert_eq!((finding.reason, finding.field.as_ref()), (Reason::ChainUntrusted, "vtpm.ak_certificate"), "{}: {denied}", case.id);
+            checked += 1;
+            finding.expected
+        };
+        const OF_KEY: &str = "a certificate of the key that signs the quotes";
+        let whole = refused(&certificate);
+        assert_eq!(whole == OF_KEY, case.id != "az-tdx-vtpm/emr-v4-ak-cert", "{}: {whole}", case.id);
+        for at in body.clone().step_by(17).chain(certificate.len() - 256..certificate.len()).chain([key + 20]) {
+            let mut changed = certificate.clone();
+            changed[at] ^= 1 << (at % 8);
+            let said = refused(&changed);
+            assert!(at != key + 20 || said == OF_KEY, "{}: {said}", case.id);
+        }
+    }
+    assert!(checked > 500, "only {checked}");
 }
 
 /// The regions of a TD quote, and of its chain a stretch of base64 inside the first certificate.
