@@ -3,6 +3,9 @@
 
 #![cfg(feature = "simulator")]
 
+#[path = "support/signed.rs"]
+mod signed;
+
 use std::collections::BTreeMap;
 
 use portcullis::attester::Quote;
@@ -342,6 +345,34 @@ fn no_flipped_bit_is_accepted() {
         accepted.extend(accepts(&flipped).then(|| format!("quote {at:#x}")));
     }
     assert!(accepted.is_empty(), "{accepted:?}");
+}
+
+/// A wrong code fails: for each region of the certificates above the attestation key, whether a policy wants them or not.
+#[test]
+fn each_region_of_the_attestation_keys_certificates_has_its_code() {
+    let (verifier, quote) = (platform::by_name("azure-snp").expect("the platform").verifier, fixture().quote(&[7; 48]));
+    let member = &quote.evidence.auxiliary[0].bytes;
+    let certificates = tpm::Member::parse(member).expect("a member").extras.certificates;
+    assert_eq!(certificates.len(), 2, "the key's and its issuer's");
+    let (mut wrong, mut changed) = (Vec::new(), 0);
+    for appraiser in [appraiser(""), appraiser(r#", "ak_certificate": ["verified"]"#)] {
+        for (number, der) in certificates.iter().enumerate() {
+            let place = member.windows(der.len()).position(|part| part == der).expect("it is in the member");
+            for region in signed::certified(der) {
+                for at in region.clone().step_by(region.len().div_ceil(48)) {
+                    let mut quote = quote.clone();
+                    quote.evidence.auxiliary[0].bytes[place + at] ^= 1 << (at % 8);
+                    let denied = appraiser.examine(verifier, &quote.evidence, &quote.endorsements, &NoMemo, NOW).err();
+                    let found = denied.as_ref().and_then(|denied| denied.findings().next()).map(|finding| (finding.reason, finding.field.as_ref()));
+                    changed += 1;
+                    if found != Some((Reason::ChainUntrusted, "vtpm.ak_certificate")) {
+                        wrong.push(format!("certificate {number}, octet {at:#x}: {found:?}"));
+                    }
+                }
+            }
+        }
+    }
+    assert!(changed > 300 && wrong.is_empty(), "{} of {changed} octets: {wrong:#?}", wrong.len());
 }
 
 /// TDX behind the paravisor: the quote beside the HCL report is what the hardware says.

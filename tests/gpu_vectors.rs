@@ -24,7 +24,8 @@ use portcullis::verify::auxiliary::{Device, State};
 use portcullis::verify::gpu;
 use portcullis::verify::memo::NoMemo;
 use portcullis::verify::{Appraiser, Grounds, TrustAnchors};
-use references::{Changed, certified, rooted};
+use references::signed::certified;
+use references::{Changed, rooted};
 use serde_json::Value;
 
 #[derive(Clone)]

@@ -3,7 +3,11 @@
 
 #![cfg(feature = "simulator")]
 
+#[path = "support/signed.rs"]
+mod signed;
+
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use portcullis::attester::Quote;
 use portcullis::attester::simulator::{self, Fault, Forge, MEASUREMENT, Patch, Role, SimulatedVendor, VekExtension};
@@ -517,6 +521,75 @@ fn no_flipped_bit_of_what_the_vendor_signed_is_accepted() {
     }
 }
 
+/// A wrong code fails: for each region of the certificates and of the revocation list that a peer staples. A list that is not as
+/// the root signed it is as good as none, whatever was changed in it; a policy that does without one is told that it has none.
+#[test]
+fn each_region_of_what_the_vendor_signed_has_its_code() {
+    let (strict, lenient) = (policy("", SIMULATED), policy("", r#", "insecure_roots": ["simulator"], "insecure_allow_missing_crl": true"#));
+    let verifier = platform::by_name("sev-snp").expect("the platform").verifier;
+    let (mut wrong, mut told) = (Vec::new(), BTreeMap::<String, usize>::new());
+    // A list that names another certificate, and one that names this chain's: whose name does not go away by changing it.
+    let forge = Forge::new(Product::Genoa, 7, NOW);
+    for (serial, expect) in [(0x7777, None), (forge.vendor.serial(Role::Ask), Some(Reason::ChainRevoked))] {
+        let mut forge = forge.clone();
+        forge.crl.revoked.push((serial, NOW.minus(DAY)));
+        let (bind, binding) = binding();
+        let Quote { evidence, endorsements } = forge.quote(&binding.expected().long);
+        let all: Vec<Endorsement> = endorsements.iter().cloned().collect();
+        let judged = |appraiser: &Appraiser, endorsements: Vec<Endorsement>| {
+            let presented = Collection { tee: evidence.clone(), bind: bind.clone(), endorsements: endorsements.into_iter().collect() };
+            appraiser.judge(verifier, &presented, &binding, &NoMemo, NOW)
+        };
+        assert_eq!(judged(&strict, all.clone()).err().map(|denied| denied.reason()), expect);
+        assert_eq!(judged(&lenient, all.clone()).err().map(|denied| denied.reason()), expect);
+        for (which, endorsement) in all.iter().enumerate() {
+            let regions = match endorsement.name.as_str() {
+                "crl" => listed(&endorsement.bytes),
+                _ if expect.is_some() => continue,
+                _ => signed::certified(&endorsement.bytes).map(|region| ("certificate", region, Reason::ChainUntrusted)).to_vec(),
+            };
+            for (what, region, code) in regions {
+                for at in region.clone().step_by(region.len().div_ceil(24)) {
+                    let mut all = all.clone();
+                    all[which].bytes[at] ^= 1 << (at % 8);
+                    let verdict = judged(&strict, all.clone()).map(drop).map_err(|denied| denied.reason());
+                    *told.entry(format!("{} {what}: {code}", endorsement.name)).or_default() += 1;
+                    // Without the list nothing is known of revocation, and that is said.
+                    let without = endorsement.name != "crl" || judged(&lenient, all).is_ok_and(|result| !result.appraisal().revocation_checked());
+                    if verdict != Err(code) || !without {
+                        wrong.push(format!("{} {what}, octet {at:#x}: {verdict:?}, not {code:?}; without: {without}", endorsement.name));
+                    }
+                }
+            }
+        }
+    }
+    println!("{told:#?}");
+    assert_eq!(told.len(), 9, "{told:#?}");
+    assert!(wrong.is_empty(), "{} octets: {wrong:#?}", wrong.len());
+}
+
+/// The regions of a revocation list that names one certificate.
+fn listed(der: &[u8]) -> Vec<(&'static str, Range<usize>, Reason)> {
+    use x509_parser::prelude::FromDer as _;
+    let (_, list) = x509_parser::revocation_list::CertificateRevocationList::from_der(der).expect("a list");
+    let (body, issuer) = (signed::place(der, list.tbs_cert_list.as_ref()), signed::place(der, list.issuer().as_raw()));
+    // Two dates of fifteen octets each, the list of one certificate, the extensions.
+    let dates = issuer.end..issuer.end + 30;
+    let named = dates.end..dates.end + 2 + usize::from(der[dates.end + 1]);
+    let signature = signed::place(der, list.signature_value.as_ref());
+    [
+        ("version and algorithm", body.start..issuer.start),
+        ("issuer", issuer),
+        ("this update", dates.start..dates.start + 15),
+        ("next update", dates.start + 15..dates.end),
+        ("serial number and date of a revoked certificate", named.clone()),
+        ("extensions", named.end..body.end),
+        ("signature", signature),
+    ]
+    .map(|(what, region)| (what, region, Reason::CollateralUnavailable))
+    .to_vec()
+}
+
 /// `octets` with one bit flipped, for each of its octets; which bit goes round.
 fn flips(octets: &[u8]) -> impl Iterator<Item = (usize, Vec<u8>)> {
     (0..octets.len()).map(|at| {
@@ -528,7 +601,7 @@ fn flips(octets: &[u8]) -> impl Iterator<Item = (usize, Vec<u8>)> {
 
 /// The octets of a certificate or list between what is signed and its signature: the repeated algorithm, the tag and the
 /// length of the signature.
-fn unsigned(der: &[u8]) -> std::ops::Range<usize> {
+fn unsigned(der: &[u8]) -> Range<usize> {
     // SEQUENCE { SEQUENCE to be signed, SEQUENCE algorithm, BIT STRING of 512 octets }, each with a length of two octets.
     let [0x30, 0x82, _, _, 0x30, 0x82, high, low, ..] = der else { panic!("a signed document") };
     8 + usize::from(u16::from_be_bytes([*high, *low]))..der.len() - 512

@@ -1,11 +1,15 @@
 //! What NVIDIA signs of its devices' states and certificates, with one octet changed in each of its regions, and the code that
 //! the change has.
 
+#[path = "signed.rs"]
+pub(crate) mod signed;
+
 use std::ops::Range;
 
 use data_encoding::BASE64;
 use portcullis::evidence::ocsp::Response;
 use portcullis::refusal::Reason;
+use signed::{certified, place};
 
 /// A file with one octet changed.
 pub(crate) struct Changed {
@@ -89,22 +93,10 @@ pub(crate) fn of_ocsp(der: &[u8], step: usize) -> Vec<Changed> {
     octets.map(|(what, at)| Changed { what, bytes: flipped(der, at), refused: NO_RESPONSE }).collect()
 }
 
-/// What an issuer signed of a certificate, and its signature. The algorithm named between the two is neither's.
-pub(crate) fn certified(der: &[u8]) -> Vec<Range<usize>> {
+/// What a chain leads to of a root that is pinned by its key.
+pub(crate) fn rooted(der: &[u8]) -> [Range<usize>; 2] {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).expect("a certificate");
-    let signature = certificate.signature_value.as_ref().len();
-    vec![place(der, certificate.tbs_certificate.as_ref()), der.len() - signature..der.len()]
-}
-
-pub(crate) fn rooted(der: &[u8]) -> Vec<Range<usize>> {
-    let (_, certificate) = x509_parser::parse_x509_certificate(der).expect("a certificate");
-    vec![place(der, certificate.subject().as_raw()), place(der, certificate.public_key().raw)]
-}
-
-/// Where a part of these octets stands in them.
-fn place(all: &[u8], part: &[u8]) -> Range<usize> {
-    let start = part.as_ptr() as usize - all.as_ptr() as usize;
-    start..start + part.len()
+    [place(der, certificate.subject().as_raw()), place(der, certificate.public_key().raw)]
 }
 
 fn flipped(octets: &[u8], at: usize) -> Vec<u8> {
