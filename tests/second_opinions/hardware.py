@@ -2,8 +2,9 @@
 
 A line has `kind` and, in hex: for `snp` the `report`, `vek`, `authority` and the vendor's `roots` (certificates); for `azure`
 the `hcl` report, the vTPM's `attest` and `signature` (RSASSA's octets) and `pcrs` (a list of [register, hex]), with what `snp`
-has, or the `quote` of a TD and `root`; for `gpu` the `report`, its `chain` and the `root`. `at` is in seconds since 1970. The
-word is `good` or what is wrong. Signatures, chains and what ties them are looked at; what a policy would say is not.
+has, or the `quote` of a TD and `root`; for `gpu` the `report`, its `chain` and the `root`; for `launch` Google's `endorsement`
+with the `report` or the `quote` that it should be about and the `root`'s SubjectPublicKeyInfo. `at` is in seconds since 1970.
+The word is `good` or what is wrong. Signatures, chains and what ties them are looked at; what a policy would say is not.
 """
 
 import base64
@@ -130,10 +131,62 @@ def gpu(line):
     ecdsa(chain[0].public_key(), report[-96:], report[:-96], hashes.SHA384())
 
 
+def fields(octets):
+    """A protocol buffer's fields with their numbers: octets, or None for a kind that is not asked for here."""
+    at = 0
+
+    def varint():
+        nonlocal at
+        value = 0
+        for shift in range(0, 70, 7):
+            octet, at = octets[at], at + 1
+            value |= (octet & 0x7F) << shift
+            if octet < 0x80:
+                return value
+        raise Wrong("form")
+
+    while at < len(octets):
+        number, kind = divmod(varint(), 8)
+        value = None
+        if kind == 2:
+            size = varint()
+            value, at = octets[at : at + size], at + size
+        elif kind == 0:
+            varint()
+        else:
+            need(kind in (1, 5), "form")
+            at += 8 if kind == 1 else 4
+        need(number > 0 and at <= len(octets), "form")
+        yield number, value
+
+
+def launch(line):
+    outer = [*fields(bytes.fromhex(line["endorsement"]))]
+    need(sorted(number for number, _ in outer) == [1, 2], "form")
+    signed, signature = (value for _, value in sorted(outer))
+    golden = dict(fields(signed))
+    authorities, signer = x509.load_pem_x509_certificates(golden[6]), x509.load_der_x509_certificate(golden[4])
+    need(spki(authorities[0]).hex() == line["root"], "another root")
+    try:
+        chained([signer, *authorities[::-1]], line["at"])
+    except (InvalidSignature, ValueError):
+        raise Wrong("chain") from None
+    pss = padding.PSS(padding.MGF1(hashes.SHA256()), hashes.SHA256.digest_size)
+    signer.public_key().verify(signature, signed, pss, hashes.SHA256())
+    if "report" in line:
+        measurement, part, place = bytes.fromhex(line["report"])[0x90:0xC0], 7, 2
+    else:
+        quote = bytes.fromhex(line["quote"])
+        body = {4: 48, 5: 48 + 6}[struct.unpack("<H", quote[:2])[0]]
+        measurement, part, place = quote[body + 136 : body + 184], 8, 3
+    endorsed = [dict(fields(entry))[place] for number, entry in fields(golden.get(part, b"")) if number == 2]
+    need(measurement in endorsed, "measurement")
+
+
 for text in sys.stdin:
     line = json.loads(text)
     try:
-        {"snp": snp, "azure": azure, "gpu": gpu}[line["kind"]](line)
+        {"snp": snp, "azure": azure, "gpu": gpu, "launch": launch}[line["kind"]](line)
         print("good")
     except InvalidSignature:
         print("signature")
