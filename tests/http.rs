@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use told::told;
-use web::{Mirror, Pair, Setup, curl, desk, field, heard, say, sidecar};
+use web::{Mirror, Pair, Setup, curl, desk, field, heard, say, say_http2, sidecar};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_versions_pass_and_the_attested_connection_is_made_once() {
@@ -105,6 +105,42 @@ async fn ambiguous_requests_are_refused_and_reach_nobody() {
     for limit in ["content_length_and_transfer_encoding", "repeated_content_length", "obsolete_folding", "bare_lf", "chunk_size"] {
         told(pair.client.metrics(), &format!("limits_rejected_total{{listener=\"out\",limit=\"{limit}\"}}")).await;
     }
+    pair.end().await;
+}
+
+/// hyper takes a GET without a length for one without a body.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_of_unknown_length_arrives_whatever_the_method() {
+    let mirror = Mirror::start().await;
+    let pair = Pair::start(mirror.address, Setup { mutual: false, ..Setup::default() }).await;
+    for method in ["GET", "DELETE", "OPTIONS", "POST"] {
+        let request = format!("{method} /search HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+        let answer = say(pair.entrance, request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("x-body: 5\r\n"), "{method}: {answer}");
+        let fields = [(":method", method), (":scheme", "http"), (":path", "/search"), (":authority", "a")];
+        say_http2(pair.entrance, &fields, Some(b"hello")).await;
+        let head = mirror.last();
+        assert!(head.starts_with(method) && field(&head, "transfer-encoding").as_deref() == Some("chunked"), "{head}");
+        say_http2(pair.entrance, &fields, None).await;
+        let head = mirror.last();
+        assert!(head.starts_with(method) && field(&head, "transfer-encoding").is_none(), "{head}");
+    }
+    pair.end().await;
+}
+
+/// What HTTP/2 may say in several lines is one line for HTTP/1.1, or nothing at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_http2_says_twice_the_application_reads_once() {
+    let mirror = Mirror::start().await;
+    let pair = Pair::start(mirror.address, Setup { mutual: false, ..Setup::default() }).await;
+    let request = |method| [(":method", method), (":scheme", "http"), (":path", "/"), (":authority", "a")];
+    say_http2(pair.entrance, &[&request("GET")[..], &[("cookie", "a=1"), ("cookie", "b=2; c=3")]].concat(), None).await;
+    assert_eq!(field(&mirror.last(), "cookie").as_deref(), Some("a=1; b=2; c=3"));
+    for lengths in [["5", "5"], ["5", "05"], ["5", "6"], ["0", "5"]] {
+        let lengths = lengths.map(|length| ("content-length", length));
+        say_http2(pair.entrance, &[&request("POST")[..], &lengths].concat(), Some(b"hello")).await;
+    }
+    assert_eq!(mirror.heads().len(), 1, "{:?}", mirror.heads());
     pair.end().await;
 }
 

@@ -263,6 +263,22 @@ pub(crate) async fn say(address: SocketAddr, bytes: &[u8]) -> String {
     heard(&mut stream).await
 }
 
+/// One request of HTTP/2 with just these fields, written by hand: what libraries refuse to send. Gives what comes back, frames and all.
+pub(crate) async fn say_http2(address: SocketAddr, fields: &[(&str, &str)], body: Option<&[u8]>) -> String {
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).expect("short");
+        [&length.to_be_bytes()[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    };
+    let text = |text: &str| [&[u8::try_from(text.len()).expect("short")][..], text.as_bytes()].concat();
+    // Literals that nobody need remember.
+    let block: Vec<u8> = fields.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect();
+    let mut sent = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[]), &frame(1, if body.is_some() { 4 } else { 5 }, 1, &block)].concat();
+    if let Some(body) = body {
+        sent.extend(frame(0, 1, 1, body));
+    }
+    say(address, &sent).await
+}
+
 pub(crate) async fn heard(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let mut buffer = vec![0; 64 * 1024];

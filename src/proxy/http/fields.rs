@@ -89,6 +89,12 @@ pub(super) fn announce_body(fields: &HeaderMap) -> bool {
     fields.contains_key(TRANSFER_ENCODING) || fields.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
 }
 
+/// Whether a message says its length more than once. HTTP/2 lets the same number stand twice, and who reads it in HTTP/1.1
+/// may take that for anything.
+pub(super) fn repeats_length(fields: &HeaderMap) -> bool {
+    fields.get_all(CONTENT_LENGTH).iter().nth(1).is_some()
+}
+
 /// The protocol that an HTTP/1.1 client asks to switch to, in lower case.
 pub(super) fn wanted_upgrade(fields: &HeaderMap) -> Option<String> {
     let asked = words(fields, &CONNECTION).any(|word| word.eq_ignore_ascii_case("upgrade"));

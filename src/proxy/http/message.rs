@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use hyper::body::Body as _;
 use hyper::ext::Protocol;
-use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE};
 use hyper::http::uri::{Parts, PathAndQuery, Scheme};
 use hyper::{Method, Request, Uri, Version};
 use tokio::sync::watch;
@@ -80,7 +81,13 @@ impl Message {
                 }
             });
         }
+        // hyper takes a GET or HEAD that says no length for one without a body, and throws the body away.
+        let chunked = !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH);
         let fields = request.headers_mut();
+        if chunked {
+            fields.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        join_cookies(fields);
         if let Some(protocol) = &rest.upgrade {
             fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             if let Ok(protocol) = HeaderValue::from_str(protocol) {
@@ -104,7 +111,8 @@ impl Message {
         // Without an authority the request fails where it is sent.
         *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
         let fields = request.headers_mut();
-        for name in [HOST, CONNECTION, UPGRADE, HeaderName::from_static("keep-alive")] {
+        // The last may be from a try over HTTP/1.1.
+        for name in [HOST, CONNECTION, UPGRADE, HeaderName::from_static("keep-alive"), TRANSFER_ENCODING] {
             fields.remove(name);
         }
         if let Some(protocol) = &rest.upgrade {
@@ -114,6 +122,16 @@ impl Message {
             request.extensions_mut().insert(Protocol::from(&**protocol));
         }
         (request, rest)
+    }
+}
+
+/// HTTP/2 may have a line for each cookie; HTTP/1.1 has one for all (RFC 9113 8.2.3), and applications read the first or the last.
+fn join_cookies(fields: &mut hyper::HeaderMap) {
+    let lines: Vec<&[u8]> = fields.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if lines.len() > 1
+        && let Ok(whole) = HeaderValue::from_bytes(&lines.join(&b"; "[..]))
+    {
+        fields.insert(COOKIE, whole);
     }
 }
 

@@ -185,6 +185,9 @@ async fn answered(connection: &Arc<Connection>, mut parts: Box<Parts>, incoming:
     site.room()?;
     let authority = fields::authority(&parts).map_err(|why| Problem::request(StatusCode::BAD_REQUEST, why))?;
     record.host.clone_from(&authority);
+    if fields::repeats_length(&parts.headers) {
+        return Err(Problem::request(StatusCode::BAD_REQUEST, "more than one Content-Length"));
+    }
     if matches!(parts.method, Method::TRACE) {
         return Err(Problem::denied(StatusCode::METHOD_NOT_ALLOWED, "TRACE would show the application's fields to whoever asks"));
     }
@@ -287,6 +290,9 @@ pub(super) fn returned(connection: &Connection, mut response: Response<Incoming>
     let fields = response.headers_mut();
     if version != Version::HTTP_2 && fields.contains_key(TRANSFER_ENCODING) && fields.contains_key(CONTENT_LENGTH) {
         return Err(Problem::new(StatusCode::BAD_GATEWAY, "http_protocol_error", "the upstream gave both Content-Length and Transfer-Encoding"));
+    }
+    if fields::repeats_length(fields) {
+        return Err(Problem::new(StatusCode::BAD_GATEWAY, "http_protocol_error", "the upstream gave more than one Content-Length"));
     }
     site.stripped(&identity::strip(fields, &site.plan.strip));
     fields::strip_hop(fields);
