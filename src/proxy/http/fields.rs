@@ -20,16 +20,28 @@ static HOP: [HeaderName; 9] = [
     UPGRADE,
 ];
 
-/// Fields that tell of the way a request came; believed of nobody but a trusted proxy.
-static FORWARDING: [HeaderName; 8] = [
-    FORWARDED,
-    FORWARDED_FOR,
-    FORWARDED_HOST,
-    FORWARDED_PROTO,
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-prefix"),
-    HeaderName::from_static("x-forwarded-server"),
-    HeaderName::from_static("x-real-ip"),
+/// Fields that tell of the way a request came, or of another target than its own; believed of nobody but a trusted proxy.
+/// Compared as applications may fold them.
+const FORWARDING: &[&str] = &[
+    "forwarded",
+    "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-forwarded-by",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-forwarded-protocol",
+    "x-forwarded-scheme",
+    "x-forwarded-server",
+    "x-forwarded-ssl",
+    "x-original-forwarded-for",
+    "x-original-host",
+    "x-original-url",
+    "x-real-ip",
+    "x-rewrite-url",
 ];
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -56,10 +68,23 @@ fn remove(fields: &mut HeaderMap, of_kind: impl Fn(&HeaderName) -> bool) {
     found.iter().for_each(|name| drop(fields.remove(name)));
 }
 
+fn tells_way(name: &HeaderName) -> bool {
+    FORWARDING.iter().any(|known| folds_to(name.as_str(), known))
+}
+
+/// Whether an application may take `name` for `known`: CGI and its heirs turn every other character into one and the same.
+pub(super) fn folds_to(name: &str, known: &str) -> bool {
+    name.len() == known.len() && folded(name).eq(folded(known))
+}
+
+fn folded(name: &str) -> impl Iterator<Item = u8> {
+    name.bytes().map(|octet| if octet.is_ascii_alphanumeric() { octet.to_ascii_lowercase() } else { b'-' })
+}
+
 /// Removes from trailers what belongs into a head (RFC 9110 6.5.1).
 pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
     strip_hop(trailers);
-    remove(trailers, |name| FORWARDING.contains(name));
+    remove(trailers, tells_way);
     for name in [
         "authorization",
         "content-encoding",
@@ -137,8 +162,11 @@ pub(super) struct Came<'a> {
 
 /// Sets the forwarding fields.
 pub(super) fn set_forwarding(fields: &mut HeaderMap, came: &Came<'_>) {
-    if !came.trusted {
-        remove(fields, |name| FORWARDING.contains(name));
+    if came.trusted {
+        // In its own spelling alone: what stands there in another was said by somebody before it.
+        remove(fields, |name| tells_way(name) && name.as_str().bytes().any(|octet| !octet.is_ascii_alphanumeric() && octet != b'-'));
+    } else {
+        remove(fields, tells_way);
     }
     let quotable = !came.host.is_empty() && came.host.bytes().all(|octet| octet.is_ascii_graphic() && octet != b'"' && octet != b'\\');
     let element = &came.client.element;
@@ -278,7 +306,16 @@ mod tests {
 
     #[test]
     fn forwarding_fields_are_made_anew_unless_the_proxy_is_trusted() {
-        let sent = [("x-forwarded-for", "1.2.3.4"), ("forwarded", "for=1.2.3.4"), ("x-real-ip", "1.2.3.4"), ("x-forwarded-proto", "ftp")];
+        let sent = [
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x_forwarded_for", "6.6.6.6"),
+            ("x-forwarded.proto", "spoofed"),
+            ("x_original-url", "/admin"),
+            ("forwarded", "for=1.2.3.4"),
+            ("x-real-ip", "1.2.3.4"),
+            ("x-forwarded-proto", "ftp"),
+        ];
+        let odd = |fields: &HeaderMap| fields.keys().any(|name| ["x_forwarded_for", "x-forwarded.proto", "x_original-url"].contains(&name.as_str()));
         let client = Client::new("2001:db8::1".parse().ok(), true);
         let came = |trusted| Came { client: &client, host: "a.example:8443", trusted };
         let mut some = fields(&sent);
@@ -287,8 +324,10 @@ mod tests {
         assert_eq!(text(&some, "x-forwarded-for").as_deref(), Some("2001:db8::1"));
         assert_eq!(text(&some, "forwarded").as_deref(), Some("for=\"[2001:db8::1]\";proto=https;host=\"a.example:8443\""));
         assert_eq!((text(&some, "x-forwarded-proto").as_deref(), text(&some, "x-real-ip")), (Some("https"), None));
+        assert!(!odd(&some), "an application that folds names believes what the client says");
         let mut some = fields(&sent);
         set_forwarding(&mut some, &came(true));
+        assert!(!odd(&some), "the proxy that is trusted has not said that");
         assert_eq!(text(&some, "x-forwarded-for").as_deref(), Some("1.2.3.4, 2001:db8::1"));
         assert_eq!(text(&some, "x-forwarded-proto").as_deref(), Some("ftp"));
     }

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 
+use super::fields::folds_to;
 use super::plan::IdentityHeader;
 use super::token::{Token, Tokens};
 use crate::evidence::Timestamp;
 use crate::proxy::admit::{Admitted, Ground};
 use crate::refusal::{Denied, Finding, Reason};
 
-/// Fields by which an application may be told who its client is: ours, and those of other proxies. Compared [`folded`].
+/// Fields by which an application may be told who its client is: ours, and those of other proxies. Compared as applications
+/// may fold them.
 const NAMES: &[&str] = &[
     "client-cert",
     "client-cert-chain",
@@ -20,18 +22,28 @@ const NAMES: &[&str] = &[
     "ssl-client-cert",
     "x-amzn-mtls-clientcert",
     "x-arr-clientcert",
-    "x-client-cert",
     "x-client-dn",
     "x-client-verify",
     "x-forwarded-client-cert",
     "x-peer-certificate",
     "x-spiffe-id",
     "x-ssl-cert",
-    "x-tls-client-cert",
 ];
 
 /// Beginnings of such names.
-const BEGINNINGS: &[&str] = &["attested-", "x-amzn-mtls-", "x-attested-", "x-flashbots-", "x-portcullis-", "x-ratls-", "x-ssl-client-", "ssl-client-"];
+const BEGINNINGS: &[&str] = &[
+    "attested-",
+    "ssl-client-",
+    "x-amzn-mtls-",
+    "x-attested-",
+    "x-client-cert",
+    "x-flashbots-",
+    "x-forwarded-tls-client-cert",
+    "x-portcullis-",
+    "x-ratls-",
+    "x-ssl-client-",
+    "x-tls-client-",
+];
 
 const PEER: HeaderName = HeaderName::from_static("attested-peer");
 const TOKEN: HeaderName = HeaderName::from_static("attested-token");
@@ -40,16 +52,11 @@ const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const FLASHBOTS_MEASUREMENT: HeaderName = HeaderName::from_static("x-flashbots-measurement");
 const FLASHBOTS_TYPE: HeaderName = HeaderName::from_static("x-flashbots-attestation-type");
 
-/// A name as an application may see it: CGI and its heirs turn every other character into one and the same.
-fn folded(name: &str) -> impl Iterator<Item = u8> {
-    name.bytes().map(|octet| if octet.is_ascii_alphanumeric() { octet.to_ascii_lowercase() } else { b'-' })
-}
-
 /// Whether a field could be taken for somebody's identity. `more` are names the operator added.
 fn tells_identity(name: &HeaderName, more: &[String]) -> bool {
     let name = name.as_str();
-    let is = |known: &str| known.len() == name.len() && folded(known).eq(folded(name));
-    let begins = |beginning: &str| beginning.len() <= name.len() && folded(beginning).eq(folded(name).take(beginning.len()));
+    let is = |known: &str| folds_to(name, known);
+    let begins = |beginning: &str| name.get(..beginning.len()).is_some_and(|begin| folds_to(begin, beginning));
     NAMES.iter().any(|known| is(known)) || BEGINNINGS.iter().any(|beginning| begins(beginning)) || more.iter().any(|more| is(more))
 }
 
