@@ -99,6 +99,67 @@ async fn a_connection_does_not_outlive_the_entry_that_it_was_admitted_for() {
     told(world.client.metrics(), r#"portcullis_connections_withdrawn_total{listener="one",side="upstream",reason="identity_mismatch"} 1"#).await;
 }
 
+/// A server that knows no HTTP/2 lets the pool's connection itself become the tunnel.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_pooled_connection_was_upgraded_to_ends_with_the_verdict_about_its_far_end() {
+    let desk = Desk::new();
+    desk.write("one.json", policy_text("one", ""));
+    let service = shouting().await;
+    desk.write(
+        "server.toml",
+        format!(
+            "version = 1\n[identity]\nprovider = \"simulator\"\nnames = [\"localhost\"]\n\
+             [[listener]]\nname = \"in\"\nbind = \"127.0.0.1:0\"\ncertificate = \"attested\"\nfreshness = \"certificate\"\n\
+             insecure_accept_replay_risk = true\nupstream = \"app\"\n[[upstream]]\nname = \"app\"\ntargets = [\"tcp://{service}\"]\n"
+        ),
+    );
+    let server = App::start(&load(&desk, "server.toml").expect("a configuration"), Clock::system()).await.expect("a server");
+    let address = server.tcp_address("in").expect("TCP");
+    desk.write(
+        "client.toml",
+        format!(
+            "version = 1\n[policy.one]\nfile = \"one.json\"\n[[listener]]\nname = \"out\"\nbind = \"127.0.0.1:0\"\nprotocol = \"http\"\n\
+             upgrades = [\"shout\"]\nupstream = \"far\"\n[[upstream]]\nname = \"far\"\ntargets = [\"tls://{address}\"]\n\
+             attested = {{ policy = \"one\", freshness = \"certificate\" }}\ninsecure_accept_replay_risk = true\n"
+        ),
+    );
+    let client = App::start(&load(&desk, "client.toml").expect("a configuration"), Clock::system()).await.expect("a client");
+    let mut stream = TcpStream::connect(client.tcp_address("out").expect("TCP")).await.expect("a connection");
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: shout\r\n\r\n").await.expect("written");
+    let (mut head, mut octet) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        tokio::time::timeout(PATIENCE, stream.read_exact(&mut octet)).await.expect("an answer").expect("a head");
+        head.extend_from_slice(&octet);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    assert!(says_back(&mut stream, b"HELLO").await);
+    let measurement = data_encoding::HEXLOWER.encode(&MEASUREMENT);
+    desk.write("one.json", policy_text("one", &format!(r#", "deny": [ {{ "measurement": "{measurement}", "reason": "withdrawn" }} ]"#)));
+    client.reload(load(&desk, "client.toml"));
+    assert!(ends(&mut stream).await, "a tunnel outlives the policy that its far end was admitted by");
+    told(client.metrics(), r#"portcullis_connections_withdrawn_total{listener="out",side="upstream",reason="measurement_unknown"} 1"#).await;
+}
+
+/// An application that upgrades to a protocol of its own, and says everything back.
+async fn shouting() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut head, mut octet) = (Vec::new(), [0]);
+                while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut octet).await.is_ok() {
+                    head.extend_from_slice(&octet);
+                }
+                let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: shout\r\n\r\n").await;
+                let (mut read, mut write) = stream.split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            });
+        }
+    });
+    address
+}
+
 #[tokio::test]
 async fn a_policy_that_widens_or_has_errors_disturbs_nobody() {
     let world = World::new().await;

@@ -17,8 +17,9 @@ use super::message::Message;
 use super::plan::{Backend, Balance, Speaks};
 use super::target::{Exclusive, Shared, Spot};
 use super::wire::{Gauge, Wire};
+use crate::clock::Clock;
 use crate::proxy::Phase;
-use crate::proxy::admit::Admitted;
+use crate::proxy::admit::{Admitted, Ground};
 use crate::proxy::around::Around;
 use crate::proxy::plan::Originate;
 use crate::proxy::record::{self, About};
@@ -78,6 +79,31 @@ impl Lease {
 
     pub(super) const fn spot(&self) -> &Arc<Spot> {
         &self.spot
+    }
+
+    const fn own(&self) -> Option<&Exclusive> {
+        match &self.on {
+            On::Exclusive(free, _) => free.as_ref(),
+            On::Shared(_) => None,
+        }
+    }
+
+    /// When what the connection became ends at the latest, where it is no stream of a connection, which ends it.
+    pub(super) fn end(&self) -> Option<Instant> {
+        self.own().map(|free| free.end)
+    }
+
+    /// What the far end of such a connection was admitted for.
+    pub(super) fn ground(&self) -> Option<&Ground> {
+        self.own().and_then(|free| free.there.as_deref()).map(|there| &there.ground)
+    }
+
+    /// Returns when the verdict about it holds no longer.
+    pub(super) async fn ended(&self, clock: &Clock) -> Ended {
+        match self.own().and_then(|free| free.there.as_ref()) {
+            Some(there) => there.ended(clock).await,
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -295,6 +321,7 @@ impl Pool {
         let (now, most) = (Instant::now(), self.around.limits.max_connection);
         let life = there.as_ref().and_then(|there| self.around.remaining(there)).map_or(most, |left| left.min(most));
         let (end, fresh_until) = (now + most, now + life.saturating_sub(LAST.min(life / 2)));
+        let there = there.map(Arc::new);
         let io = TokioIo::new(Wire::upstream(stream, Gauge::new()));
         if two {
             let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -321,17 +348,17 @@ impl Pool {
         let mut builder = http1::Builder::new();
         builder.max_headers(MAX_FIELDS).max_header_size(MAX_HEAD_OCTETS);
         let (sender, connection) = builder.handshake(io).await?;
-        self.run(connection.with_upgrades(), there, end);
-        Ok(Made::Exclusive(Exclusive::new(sender, fresh_until)))
+        self.run(connection.with_upgrades(), there.clone(), end);
+        Ok(Made::Exclusive(Exclusive::new(sender, there, (fresh_until, end))))
     }
 
     /// Lets a connection run as long as its far end may be spoken to.
-    fn run(&self, connection: impl Future<Output = Result<(), hyper::Error>> + Send + 'static, there: Option<Admitted>, end: Instant) {
+    fn run(&self, connection: impl Future<Output = Result<(), hyper::Error>> + Send + 'static, there: Option<Arc<Admitted>>, end: Instant) {
         let (mut phase, alive, name) = (self.around.phase.clone(), self.around.alive.clone(), self.name().to_owned());
         let (clock, metrics, listener) = (self.around.parts.clock.clone(), Arc::clone(&self.around.parts.metrics), self.around.listener.clone());
         let over = async move {
             match there {
-                Some(there) => (there.ended(&clock).await, there.ground),
+                Some(there) => (there.ended(&clock).await, there.ground.clone()),
                 None => std::future::pending().await,
             }
         };

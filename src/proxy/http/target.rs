@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::{http1, http2};
 
 use super::body::Body;
+use crate::proxy::admit::Admitted;
 use crate::proxy::plan::Target;
 use crate::refusal::Denied;
 
@@ -61,12 +62,15 @@ impl std::fmt::Debug for Shared {
 pub(super) struct Exclusive {
     pub(super) sender: http1::SendRequest<Body>,
     pub(super) fresh_until: Instant,
+    /// What it becomes ends with its verdict and at its end, as it does itself.
+    pub(super) there: Option<Arc<Admitted>>,
+    pub(super) end: Instant,
     since: Instant,
 }
 
 impl Exclusive {
-    pub(super) fn new(sender: http1::SendRequest<Body>, fresh_until: Instant) -> Self {
-        Self { sender, fresh_until, since: Instant::now() }
+    pub(super) fn new(sender: http1::SendRequest<Body>, there: Option<Arc<Admitted>>, (fresh_until, end): (Instant, Instant)) -> Self {
+        Self { sender, fresh_until, there, end, since: Instant::now() }
     }
 }
 

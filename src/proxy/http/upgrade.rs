@@ -20,7 +20,9 @@ use super::fields;
 use super::message::Message;
 use super::pool::{Lease, Pool};
 use super::request::{Answer, Record, returned};
-use crate::proxy::tcp::{Forwarded, Life, forward};
+use crate::proxy::record::{self, About};
+use crate::proxy::standing;
+use crate::proxy::tcp::{End, Forwarded, Life, forward};
 
 /// What a client wants its connection to become.
 pub(super) struct Wanted {
@@ -136,17 +138,31 @@ fn accept(key: &HeaderValue) -> Option<HeaderValue> {
     HeaderValue::try_from(data_encoding::BASE64.encode(context.finish().as_ref())).ok()
 }
 
-/// Forwards in the background; the connection waits for it.
+/// Forwards in the background, as long as the far end's verdict holds; the connection waits for it.
 fn tunnel(connection: &Arc<Connection>, downstream: OnUpgrade, upstream: OnUpgrade, lease: Lease) {
-    let life = Life { idle: connection.site.around.limits.idle, end: connection.end };
+    let end = lease.end().map_or(connection.end, |end| connection.end.min(end.into()));
+    let life = Life { idle: connection.site.around.limits.idle, end };
     let shared = Arc::clone(connection);
     connection.spawn(async move {
         let (Ok(downstream), Ok(upstream)) = tokio::join!(downstream, upstream) else { return };
         let (mut downstream, mut upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
         let (mut forwarded, uncounted) = (Forwarded::default(), Counter::default());
-        // The bytes are counted on the wire.
-        let ended = forward((&mut downstream, &mut upstream), life, (&uncounted, &uncounted), &mut forwarded).await;
-        tracing::debug!(target: "connection", event = "tunnel_ended", listener = shared.site.around.listener, up = forwarded.up, down = forwarded.down, %ended);
+        let around = &shared.site.around;
+        let ended = tokio::select! {
+            biased;
+            ended = lease.ended(&around.parts.clock) => match ended {
+                standing::Ended::Expired => "at the end of its permitted life".to_owned(),
+                standing::Ended::Withdrawn(denied) => {
+                    let (ground, address) = (lease.ground(), lease.spot().target.to_string());
+                    let about = About { listener: &around.listener, peer: &shared.from, address: &address, ground, ..About::default() };
+                    record::withdrawn(&around.parts.metrics, &about, End::Upstream, &denied);
+                    "withdrawn".to_owned()
+                }
+            },
+            // The bytes are counted on the wire.
+            ended = forward((&mut downstream, &mut upstream), life, (&uncounted, &uncounted), &mut forwarded) => ended.to_string(),
+        };
+        tracing::debug!(target: "connection", event = "tunnel_ended", listener = around.listener, up = forwarded.up, down = forwarded.down, ended);
         drop(lease);
     });
 }
