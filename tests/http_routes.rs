@@ -87,6 +87,33 @@ async fn a_client_may_call_what_its_entry_is_allowed_and_nothing_else() {
     pair.end().await;
 }
 
+/// One handshake serves all who wait for it, and so does its failure: none waits for those before it, one after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_does_not_answer_is_waited_for_once() {
+    // Its queue is full: Linux answers no further connection.
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("bound");
+    let full = socket.listen(0).expect("listening");
+    let target = full.local_addr().expect("an address");
+    let mut queue = Vec::new();
+    while let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(500), TcpStream::connect(target)).await {
+        queue.push(stream);
+        assert!(queue.len() < 16, "a queue that has no end");
+    }
+    let desk = desk();
+    let upstreams = format!("[[upstream]]\nname = \"app\"\ntargets = [\"h2c://{target}\"]\nconnect_timeout = \"2s\"\n");
+    let (app, address) = front(&desk, &upstreams, "upstream = \"app\"").await;
+    let asked: Vec<_> = (0..10).map(|_| tokio::spawn(async move { curl(&["-k", &format!("https://{address}/")]).await })).collect();
+    for answer in asked {
+        let answer = answer.await.expect("an answer");
+        assert!(answer.contains(" 503") || answer.contains(" 504"), "{answer}");
+    }
+    let metrics = app.metrics().text();
+    let tries = metrics.lines().find_map(|line| line.strip_prefix("portcullis_upstream_connects_total{upstream=\"app\",result=\"unreachable\"} "));
+    assert!(tries.is_some_and(|tries| tries.parse::<u32>().expect("a number") <= 4), "{metrics}");
+    app.drain().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_target_is_passed_over_and_one_that_is_unwell_left_out() {
     let (one, other) = (Mirror::start().await, Mirror::start().await);

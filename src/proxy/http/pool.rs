@@ -185,7 +185,6 @@ impl Pool {
                 let chosen = match self.choose(admitted, spot).await {
                     Ok(chosen) => chosen,
                     Err(Failure::Unreachable(tried)) => {
-                        spot.eject(self.backend.ejection, None);
                         unreachable.extend(tried);
                         break;
                     }
@@ -250,11 +249,17 @@ impl Pool {
             return Ok(Chosen::Exclusive(free));
         }
         let shares = matches!(self.backend.upstream.originate, Originate::Attested(_)) || self.backend.speaks == Speaks::Http2;
+        let since = Instant::now();
         let _one = if shares { Some(spot.connecting.lock().await) } else { None };
         if shares {
-            // While we waited another may have made one, or been refused.
+            // While we waited another may have made one, or failed: those who waited for it share that, or each would wait for
+            // all before it.
             if let Some(shared) = spot.shared(self.backend.streams) {
                 return Ok(Chosen::Shared(shared));
+            }
+            if let Some(failed) = spot.failed_after(since) {
+                let unreached = || vec![(spot.target.to_string(), io::Error::other("not reached a moment ago"))];
+                return Err(failed.map_or_else(|| Failure::Unreachable(unreached()), Failure::Refused));
             }
             if let Err(Some(denied)) = spot.available() {
                 return Err(Failure::Refused(denied));
@@ -309,6 +314,7 @@ impl Pool {
     /// Notes a target that cannot be reached; it is told once, until it can be again.
     fn unreached(&self, spot: &Spot, error: io::Error) -> Failure {
         let tried = vec![(spot.target.to_string(), error)];
+        spot.eject(self.backend.ejection, None);
         if spot.unreached() {
             let about = About { listener: &self.around.listener, upstream: self.name(), ..About::default() };
             record::unreachable(&about, None, &tried);

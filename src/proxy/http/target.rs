@@ -37,6 +37,7 @@ struct Links {
 /// A target is left out until then.
 #[derive(Clone, Debug)]
 struct Out {
+    since: Instant,
     until: Instant,
     refused: Option<Denied>,
 }
@@ -129,7 +130,13 @@ impl Spot {
 
     /// Leaves the target out for a while.
     pub(super) fn eject(&self, pause: Duration, refused: Option<Denied>) {
-        self.links().out = Some(Out { until: Instant::now() + pause, refused });
+        let since = Instant::now();
+        self.links().out = Some(Out { since, until: since + pause, refused });
+    }
+
+    /// What became of the last try to connect, if it failed after `since`: refused, or not reached.
+    pub(super) fn failed_after(&self, since: Instant) -> Option<Option<Denied>> {
+        self.links().out.as_ref().filter(|out| out.since >= since).map(|out| out.refused.clone())
     }
 
     /// Whether it may be tried; if not for a refusal, which.
