@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use told::told;
-use web::{Mirror, Pair, Setup, curl, desk, field, heard, say, sidecar};
+use web::{Mirror, Pair, Setup, curl, desk, field, heard, say, say_http2, sidecar};
 
 /// An attested listener of the certificate tier: clients that know nothing of us get at what is behind.
 async fn front(desk: &tempfile::TempDir, upstreams: &str, listener: &str) -> (portcullis::app::App, SocketAddr) {
@@ -76,14 +76,43 @@ async fn a_client_may_call_what_its_entry_is_allowed_and_nothing_else() {
         ("/exactly", &[], " 403"),
         ("/", &[], " 403"),
         ("/api", &[], " 403"),
-        // What the application might take for another path is judged as it is sent.
-        ("/public/../api/x", &["--path-as-is"], " 403"),
         ("/API/x", &[], " 403"),
+        // What the application might take for another path is judged by nobody.
+        ("/public/../api/x", &["--path-as-is"], " 400"),
+        ("/api/../metrics", &["--path-as-is"], " 400"),
+        ("/api/%2e%2e/metrics", &["--path-as-is"], " 400"),
+        ("/api/..%2Fmetrics", &["--path-as-is"], " 400"),
+        ("/api/..%5cmetrics", &["--path-as-is"], " 400"),
+        ("/api/..;/metrics", &["--path-as-is"], " 400"),
     ] {
         let answer = curl(&[&[format!("http://{}{path}", pair.entrance).as_str()], more].concat()).await;
         assert!(answer.lines().next().is_some_and(|line| line.contains(status)), "{path} {more:?}: {answer}");
     }
     assert_eq!(mirror.heads().len(), 2);
+    pair.end().await;
+}
+
+/// Where no path decides anything, what is between a client and its application is theirs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_that_nobody_judges_passes_as_it_is() {
+    let mirror = Mirror::start().await;
+    let pair = Pair::start(mirror.address, Setup { mutual: false, ..Setup::default() }).await;
+    assert!(curl(&["--path-as-is", &format!("http://{}/a/../b", pair.entrance)]).await.contains(" 200"));
+    assert!(mirror.last().starts_with("GET /a/../b HTTP/1.1\r\n"), "{}", mirror.last());
+    pair.end().await;
+}
+
+/// A WebSocket comes as CONNECT in HTTP/2 and as GET in HTTP/1.1, and goes on as GET: it is judged as that, and not by how it came.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_websocket_is_routed_and_allowed_as_the_get_that_it_becomes() {
+    let mirror = Mirror::start().await;
+    let routes = "route = [ { methods = [\"GET\"], upstream = \"app\" } ]\nallow = [ { entry = \"web-1\", methods = [\"GET\"] } ]";
+    let pair = Pair::start(mirror.address, Setup { server: routes, ..Setup::default() }).await;
+    let fields =
+        [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("sec-websocket-version", "13")];
+    say_http2(pair.entrance, &fields, Some(b"")).await;
+    let head = mirror.last();
+    assert!(head.starts_with("GET / HTTP/1.1\r\n") && field(&head, "upgrade").is_some(), "{head}");
     pair.end().await;
 }
 

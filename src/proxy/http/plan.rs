@@ -94,6 +94,28 @@ impl Pattern {
     }
 }
 
+/// Whether everybody reads `path` as the same: an application that resolves `..` as servers do, in any of its spellings
+/// (`%2e`, behind `%2f` or a backslash, before a `;`), would serve another path than the one that was judged.
+#[must_use]
+pub fn is_settled(path: &str) -> bool {
+    let octets = decoded(path.as_bytes());
+    let name = |segment: &[u8]| segment.iter().position(|octet| *octet == b';').unwrap_or(segment.len());
+    let dots = |segment: &[u8]| matches!(segment.get(..name(segment)), Some(b"." | b".."));
+    !octets.contains(&0) && !octets.split(|octet| matches!(octet, b'/' | b'\\')).any(dots)
+}
+
+/// Percent-encoding undone once; what is none stays.
+fn decoded(path: &[u8]) -> Vec<u8> {
+    let digit = |octet: Option<&u8>| octet.and_then(|octet| char::from(*octet).to_digit(16)).and_then(|digit| u8::try_from(digit).ok());
+    let (mut octets, mut rest) = (Vec::with_capacity(path.len()), path);
+    while let Some((octet, behind)) = rest.split_first() {
+        let pair = (*octet == b'%').then(|| digit(behind.first()).zip(digit(behind.get(1)))).flatten();
+        octets.push(pair.map_or(*octet, |(high, low)| (high << 4) | low));
+        rest = behind.get(if pair.is_some() { 2 } else { 0 }..).unwrap_or_default();
+    }
+    octets
+}
+
 /// What clients of some policy entries may call.
 #[derive(Clone, Debug)]
 pub struct Allow {
@@ -206,6 +228,12 @@ impl Default for HttpLimits {
 }
 
 impl Site {
+    /// Whether a request's path decides where it goes, or whether it may.
+    #[must_use]
+    pub fn reads_paths(&self) -> bool {
+        self.routes.iter().any(|route| !route.paths.is_empty()) || self.allow.iter().any(|rule| !rule.paths.is_empty())
+    }
+
     /// The upstreams it leads to.
     pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
         let routed = self.routes.iter().filter_map(|route| match &route.to {
@@ -249,6 +277,36 @@ impl Backend {
             idle_connections: 128,
             idle: Duration::from_secs(60),
             first_byte: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_leads_elsewhere_in_any_spelling_is_not_settled() {
+        for path in [
+            "/api/../metrics",
+            "/api/..",
+            "/api/./x",
+            "/api/%2e%2E/metrics",
+            "/api/.%2e/metrics",
+            "/api/..%2fmetrics",
+            "/api%2f..%2fmetrics",
+            "/api/..\\metrics",
+            "/api%5C..%5Cmetrics",
+            "/api/..;/metrics",
+            "/api/..;x=1/metrics",
+            "/api/..%3b/metrics",
+            "/api//../metrics",
+            "/api/x%00",
+        ] {
+            assert!(!is_settled(path), "{path}");
+        }
+        for path in ["/", "/api/x", "/api//x", "/a..b/..c/d../...", "/@scope%2fname", "/100%", "/%zz%2", "/a;b=../c", "/%252e%252e/", "*"] {
+            assert!(is_settled(path), "{path}");
         }
     }
 }

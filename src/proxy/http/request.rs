@@ -18,6 +18,7 @@ use super::body::{self, Body, Downward, Gate, Held, Unread, Upward};
 use super::evidence::{self, Asked};
 use super::fields::{self, Came};
 use super::message::Message;
+use super::plan::is_settled;
 use super::pool::Lease;
 use super::target::Spot;
 use super::{Connection, connect, identity, upgrade};
@@ -210,8 +211,13 @@ async fn answered(connection: &Arc<Connection>, mut parts: Box<Parts>, incoming:
         return Err(Problem::new(StatusCode::LOOP_DETECTED, "proxy_loop_detected", "the request has been here before"));
     }
     let path = path_of(&parts)?;
+    if site.plan.reads_paths() && !is_settled(path.path()) {
+        return Err(Problem::request(StatusCode::BAD_REQUEST, "a path that an application may read as another"));
+    }
+    // A WebSocket of HTTP/2 is what a GET is in HTTP/1.1, and becomes one on the way.
+    let method = if wanted.is_some() { &Method::GET } else { &parts.method };
     let proxied = parts.version != Version::HTTP_2 && parts.uri.scheme().is_some();
-    let pool = match site.route(&authority, path.path(), &parts.method) {
+    let pool = match site.route(&authority, path.path(), method) {
         None => return Err(lost(connection, &authority, proxied)),
         Some(super::Way::RedirectToHttps) => {
             return Ok(answer::redirect(&format!("https://{}{path}", super::host_of(&authority))).map(Answer::Own));
@@ -219,7 +225,7 @@ async fn answered(connection: &Arc<Connection>, mut parts: Box<Parts>, incoming:
         Some(super::Way::Pool(pool)) => pool,
     };
     pool.name().clone_into(&mut record.upstream);
-    if !connection.may(&parts.method, path.path()) {
+    if !connection.may(method, path.path()) {
         return Err(Problem::denied(StatusCode::FORBIDDEN, "no `allow` rule of this listener lets this client's entry make this call"));
     }
     let most = site.plan.limits.body;
