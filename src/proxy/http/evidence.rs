@@ -17,6 +17,7 @@ use crate::attester::batch::{BatchedQuote, QuoteError};
 use crate::evidence::KeyDigest;
 use crate::evidence::binding::{self, BindingClaims, Kind};
 use crate::evidence::cmw::Collection;
+use crate::proxy::limits::network;
 
 /// Nonces of these lengths are answered, in octets.
 const NONCE: std::ops::RangeInclusive<usize> = 32..=64;
@@ -44,6 +45,7 @@ impl Pace {
         if counts.since.is_none_or(|since| now.saturating_duration_since(since) >= SECOND) {
             *counts = Counts { since: Some(now), ..Counts::default() };
         }
+        let source = source.map(network);
         let source = if counts.by_source.len() < SOURCES || counts.by_source.contains_key(&source) { source } else { None };
         let of_source = counts.by_source.entry(source).or_default();
         *of_source = of_source.saturating_add(1);
@@ -87,7 +89,7 @@ pub(super) async fn answer(plan: &WebEvidence, pace: &Pace, asked: Asked<'_>) ->
     let claims =
         BindingClaims { kind: Kind::Web, spki: *key, instance: plan.identity.instance().to_vec(), aux: binding::digests(&listed), epoch: None, hpke: None };
     let bind = claims.encode();
-    let BatchedQuote { quote, proof, .. } = attester.quote(binding::web_leaf(&nonce, key, &origin, &bind), asked.source).await.map_err(refused)?;
+    let BatchedQuote { quote, proof, .. } = attester.quote(binding::web_leaf(&nonce, key, &origin, &bind), asked.source.map(network)).await.map_err(refused)?;
     let mut tee = quote.evidence.clone();
     tee.auxiliary.extend_from_slice(&listed);
     let collection = Collection { tee, bind: bind.clone(), endorsements: quote.endorsements.clone() };
@@ -116,6 +118,19 @@ fn nonce(query: Option<&str>) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_of_ipv6_is_its_network() {
+        let clock = crate::clock::Clock::system();
+        let identity = crate::tls::Identity::beside(None, crate::tls::IdentitySettings::Issued, clock, std::sync::Arc::default());
+        let plan = WebEvidence { path: "/".to_owned(), identity: identity.expect("an identity"), per_source: 2, total: 100 };
+        let (pace, mut answered) = (Pace::default(), 0);
+        for last in 1..=50_u16 {
+            answered += u32::from(pace.room(format!("2001:db8::{last:x}").parse().ok(), &plan));
+        }
+        assert_eq!(answered, 2, "a host with a network of its own takes what is for all");
+        assert!(pace.room("2001:db8:0:1::1".parse().ok(), &plan));
+    }
 
     #[test]
     fn nonces_have_a_length_and_one_spelling() {
