@@ -755,6 +755,37 @@ mod command_line {
         }
     }
 
+    /// A TEE's capture and a device's in one folder: both are genuine, and of the device no more is known than by itself.
+    #[test]
+    fn a_folder_of_a_tee_and_a_device_says_that_its_state_was_compared_with_nothing() {
+        let folder = folder();
+        if cases(&folder).is_none() {
+            return;
+        }
+        let desk = Desk::new();
+        std::fs::create_dir(desk.path("both")).expect("a folder");
+        let copy = |from: &str, names: &[&str]| {
+            for name in names {
+                std::fs::copy(folder.join(from).join(name), desk.path("both").join(name)).expect("a captured file");
+            }
+        };
+        copy("snp/genoa-v5-vcek-oak", &["report.bin", "vcek.der", "ask.der"]);
+        copy("nvidia/gb100-blackwell-575.32", &["attestation_report.bin", "cert_chain.pem"]);
+        let document = said(&desk.run("verify both --at 2026-01-15T00:00:00Z --json"));
+        assert_eq!((&document["verdict"], &document["platform"]), (&"accept".into(), &"sev-snp".into()), "{document:#}");
+        assert_eq!(document["claims"]["gpu/0"]["state_compared"], false);
+        assert!(document["warnings"].to_string().contains("the state of gpu/0 was compared with nothing"), "{document:#}");
+        // A policy file wants the state, also one that does without revocation lists.
+        let measurement = document["claims"]["measurement"].as_str().expect("hex");
+        desk.write(
+            "policy.json",
+            format!(r#"{{ "version": 1, "name": "p", "insecure_allow_missing_crl": true, "accept": [{{ "id": "a", "tee": "sev-snp", "measurement": "{measurement}" }}] }}"#),
+        );
+        let document = said(&desk.run("verify both --at 2026-01-15T00:00:00Z --policy policy.json --json"));
+        let finding = &document["findings"][0];
+        assert_eq!((&document["verdict"], &document["reason"], &finding["field"]), (&"undecided".into(), &"collateral_unavailable".into(), &"gpu.rim".into()));
+    }
+
     /// A vTPM without a TEE's report is no evidence of one.
     #[test]
     fn folders_of_a_vtpm_alone_are_refused() {

@@ -76,7 +76,9 @@ pub fn authenticate(member: &[u8], endorsements: &Endorsements, nonce: Option<&[
         Some(denied) => return Err(denied),
     };
     let mut claims = device.claims;
-    claims.push("reference_measurements", ClaimValue::Texts(tags.iter().map(|tag| format!("{} {}", tag.product, tag.version)).collect()));
+    if state == State::Compared {
+        claims.push("reference_measurements", ClaimValue::Texts(tags.iter().map(|tag| format!("{} {}", tag.product, tag.version)).collect()));
+    }
     claims.push("state_compared", ClaimValue::Truth(state == State::Compared));
     let until = revoked.map_or(until, |end| end.min(until));
     Ok(Device { claims, until, revocation_checked: revoked.is_some(), state, ..device })
