@@ -29,6 +29,7 @@ mod pki;
 pub mod psa;
 mod revocation;
 mod service;
+mod steady;
 mod vtpm;
 
 use std::time::Duration;

@@ -1,12 +1,10 @@
 //! Simulated Azure VMs: an HCL report over simulated hardware, and a simulated vTPM whose key it vouches for.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
-
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE, HEXUPPER};
 use serde_json::{Value, json};
 
 use super::intel_forge::IntelForge;
+use super::steady::steady;
 use super::vtpm::{VtpmAuthority, VtpmForge};
 use super::{Forge, Simulated, Simulation, impossible};
 use crate::attester::{Attester, Quote, Unavailable};
@@ -233,15 +231,10 @@ fn machine<H: AzureHardware + Send + Sync + 'static>(
             of_hardware(&mut forge.hardware, claim, value).map_err(impossible)?;
         }
     }
-    Ok(Box::new(SimulatedAzure {
-        platform,
-        report: forge.report().encode(),
-        listed: forge.listed(),
-        endorsements: forge.hardware.endorsed(),
-        forge,
-        quote_delay: simulation.quote_delay,
-        hardware: Mutex::default(),
-    }))
+    // The report is made once, as a paravisor does, and a quote each time.
+    let (report, listed, endorsements) = (forge.report().encode(), forge.listed(), forge.hardware.endorsed());
+    let quote = move |challenge: &Challenge| Quote { evidence: forge.evidence(report.clone(), &challenge.short), endorsements: endorsements.clone() };
+    Ok(steady(platform, simulation.quote_delay, listed, quote))
 }
 
 /// Sets a claim of the paravisor or its vTPM; `false` where it is none.
@@ -260,35 +253,4 @@ fn set<H>(forge: &mut AzureForge<H>, claim: &str, value: &str) -> Result<bool, U
         _ => return Ok(false),
     }
     Ok(true)
-}
-
-/// Makes evidence of one [`AzureForge`]: the report once, as a paravisor does, and a quote each time.
-struct SimulatedAzure<H> {
-    platform: &'static str,
-    forge: AzureForge<H>,
-    report: Vec<u8>,
-    listed: Vec<Auxiliary>,
-    endorsements: Endorsements,
-    quote_delay: Duration,
-    hardware: Mutex<()>,
-}
-
-impl<H: AzureHardware + Send + Sync> Attester for SimulatedAzure<H> {
-    fn platform(&self) -> &'static str {
-        self.platform
-    }
-
-    fn provider(&self) -> &'static str {
-        "simulator"
-    }
-
-    fn attest(&self, challenge: &Challenge) -> Result<Quote, Unavailable> {
-        let _one_at_a_time = self.hardware.lock().unwrap_or_else(PoisonError::into_inner);
-        std::thread::sleep(self.quote_delay);
-        Ok(Quote { evidence: self.forge.evidence(self.report.clone(), &challenge.short), endorsements: self.endorsements.clone() })
-    }
-
-    fn listed(&self) -> Result<Vec<Auxiliary>, Unavailable> {
-        Ok(self.listed.clone())
-    }
 }

@@ -1,15 +1,13 @@
 //! A simulated Arm CCA platform: tokens signed by a published platform key and a realm's own, everything in them settable.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
-
 use super::elliptic::{Curve, EcKey};
+use super::steady::steady;
 use super::{MEASUREMENT, Simulated, Simulation, impossible};
 use crate::attester::{Attester, Quote, Unavailable};
 use crate::crypto::sha256;
 use crate::evidence::arm::Part;
 use crate::evidence::cca::{Hash, MEDIA_TYPE, PLATFORM_PROFILES, Platform, REALM_PROFILES, Realm, Shape, encode, envelope};
-use crate::evidence::{Challenge, Endorsements, Evidence, ReportData, cose};
+use crate::evidence::{Endorsements, Evidence, ReportData, cose};
 
 /// Everything that goes into a token. [`CcaForge::new`] gives one that the default rules accept.
 #[derive(Debug)]
@@ -128,7 +126,7 @@ impl Simulated for SimulatedCca {
         for (claim, value) in &simulation.set {
             set(&mut forge, claim, value)?;
         }
-        Ok(Box::new(Machine { forge, quote_delay: simulation.quote_delay, monitor: Mutex::default() }))
+        Ok(steady("cca", simulation.quote_delay, Vec::new(), move |challenge| forge.quote(&challenge.long)))
     }
 }
 
@@ -147,26 +145,4 @@ fn set(forge: &mut CcaForge, claim: &str, value: &str) -> Result<(), Unavailable
         _ => return Err(impossible(format!("unknown claim {claim}"))),
     }
     Ok(())
-}
-
-struct Machine {
-    forge: CcaForge,
-    quote_delay: Duration,
-    monitor: Mutex<()>,
-}
-
-impl Attester for Machine {
-    fn platform(&self) -> &'static str {
-        "cca"
-    }
-
-    fn provider(&self) -> &'static str {
-        "simulator"
-    }
-
-    fn attest(&self, challenge: &Challenge) -> Result<Quote, Unavailable> {
-        let _one_at_a_time = self.monitor.lock().unwrap_or_else(PoisonError::into_inner);
-        std::thread::sleep(self.quote_delay);
-        Ok(self.forge.quote(&challenge.long))
-    }
 }

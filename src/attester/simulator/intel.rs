@@ -1,11 +1,11 @@
 //! A simulated Intel and its machines: genuine quotes of trust domains and enclaves, with genuine collateral, under
 //! published keys. Everything that Intel signs is signed here too, in the forms of the real documents.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::steady::steady;
 use super::{LaunchForge, LaunchHardware, Simulated, Simulation, google, impossible, intel_forge as forge};
-use crate::attester::{Attester, Quote, Unavailable};
+use crate::attester::{Attester, Unavailable};
 use crate::evidence::intel::log::{self, Events};
 use crate::evidence::intel::{Body, Quote as Quoted};
 use crate::evidence::{Auxiliary, Challenge};
@@ -89,7 +89,7 @@ fn machine(platform: &'static str, mut forge: IntelForge, simulation: &Simulatio
     for (claim, value) in &simulation.set {
         forge.set(claim, value).map_err(impossible)?;
     }
-    Ok(Box::new(Machine { platform, forge, quote_delay: simulation.quote_delay, hardware: Mutex::new(()) }))
+    Ok(attester(platform, forge, simulation.quote_delay))
 }
 
 impl IntelForge {
@@ -100,35 +100,12 @@ impl IntelForge {
             Body::Enclave(_) => "intel-sgx",
             Body::TrustDomain(_) => "intel-tdx",
         };
-        Box::new(Machine { platform, forge: self, quote_delay: Duration::ZERO, hardware: Mutex::new(()) })
+        attester(platform, self, Duration::ZERO)
     }
 }
 
-/// A machine as an attester.
-struct Machine {
-    platform: &'static str,
-    forge: IntelForge,
-    quote_delay: Duration,
-    hardware: Mutex<()>,
-}
-
-impl Attester for Machine {
-    fn platform(&self) -> &'static str {
-        self.platform
-    }
-
-    fn provider(&self) -> &'static str {
-        "simulator"
-    }
-
-    fn attest(&self, challenge: &Challenge) -> Result<Quote, Unavailable> {
-        let _one_at_a_time = self.hardware.lock().unwrap_or_else(PoisonError::into_inner);
-        std::thread::sleep(self.quote_delay);
-        Ok(self.forge.quote(&challenge.long))
-    }
-
-    fn listed(&self) -> Result<Vec<Auxiliary>, Unavailable> {
-        let member = |log: &Events| Auxiliary { label: log::LABEL.to_owned(), media_type: log::MEDIA_TYPE.to_owned(), bytes: log.encode() };
-        Ok(self.forge.log.iter().map(member).collect())
-    }
+fn attester(platform: &'static str, forge: IntelForge, quote_delay: Duration) -> Box<dyn Attester> {
+    let member = |log: &Events| Auxiliary { label: log::LABEL.to_owned(), media_type: log::MEDIA_TYPE.to_owned(), bytes: log.encode() };
+    let listed = forge.log.iter().map(member).collect();
+    steady(platform, quote_delay, listed, move |challenge| forge.quote(&challenge.long))
 }

@@ -3,11 +3,10 @@
 //! The device's key signs the monitor's hash and key, the monitor's key the enclave's hash and data, as boot ROM and
 //! security monitor do it. Unlike Keystone's boot ROM, all of the seed and of the monitor's hash go into the monitor's key.
 
-use std::time::Duration;
-
 use curve25519_dalek::edwards::EdwardsPoint;
 use curve25519_dalek::scalar::{Scalar, clamp_integer};
 
+use super::steady::steady;
 use super::{Simulated, Simulation, impossible};
 use crate::attester::{Attester, Quote, Unavailable};
 use crate::crypto::sha3_512;
@@ -48,7 +47,11 @@ impl Simulated for SimulatedKeystone {
                 _ => return Err(impossible(format!("unknown claim {claim}"))),
             }
         }
-        Ok(Box::new(SimulatedEnclave { forge, quote_delay: simulation.quote_delay }))
+        let quote = move |challenge: &Challenge| {
+            let evidence = Evidence::new(MEDIA_TYPE, forge.report(&challenge.long.0).encode());
+            Quote { evidence, endorsements: Endorsements::default() }
+        };
+        Ok(steady("keystone", simulation.quote_delay, Vec::new(), quote))
     }
 }
 
@@ -141,28 +144,5 @@ impl KeystoneKey {
         signature[..32].copy_from_slice(&point);
         signature[32..].copy_from_slice((nonce + challenge * self.scalar).as_bytes());
         signature
-    }
-}
-
-/// The machine as an attester.
-#[derive(Debug)]
-struct SimulatedEnclave {
-    forge: KeystoneForge,
-    quote_delay: Duration,
-}
-
-impl Attester for SimulatedEnclave {
-    fn platform(&self) -> &'static str {
-        "keystone"
-    }
-
-    fn provider(&self) -> &'static str {
-        "simulator"
-    }
-
-    fn attest(&self, challenge: &Challenge) -> Result<Quote, Unavailable> {
-        std::thread::sleep(self.quote_delay);
-        let report = self.forge.report(&challenge.long.0);
-        Ok(Quote { evidence: Evidence::new(MEDIA_TYPE, report.encode()), endorsements: Endorsements::default() })
     }
 }

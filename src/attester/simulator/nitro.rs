@@ -3,12 +3,12 @@
 //! The chain is AWS's: root, region, zone, instance, and a certificate of three hours for the enclave; all of it is minted
 //! anew for each document, with the periods of validity that AWS gives.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::der::Criticality;
 use super::elliptic::{Curve, EcKey};
 use super::pki::{self, Certificate, Name};
+use super::steady::steady;
 use super::{MEASUREMENT, Simulated, Simulation, impossible};
 use crate::attester::{Attester, Quote, Unavailable};
 use crate::crypto::{sha256, sha384};
@@ -287,34 +287,13 @@ impl Simulated for SimulatedNitro {
                 (None, _) => return Err(impossible(format!("unknown claim {claim}"))),
             }
         }
-        Ok(Box::new(Machine { forge, quote_delay: simulation.quote_delay, started: Instant::now(), module: Mutex::default() }))
-    }
-}
-
-/// A simulated enclave as an attester. Its clock goes on from the moment that it was told.
-struct Machine {
-    forge: NitroForge,
-    quote_delay: Duration,
-    started: Instant,
-    module: Mutex<()>,
-}
-
-impl Attester for Machine {
-    fn platform(&self) -> &'static str {
-        match self.forge.document.kind {
+        let platform = match self.0 {
             Kind::Enclave => "nitro",
             Kind::Tpm => "nitrotpm",
-        }
-    }
-
-    fn provider(&self) -> &'static str {
-        "simulator"
-    }
-
-    fn attest(&self, challenge: &Challenge) -> Result<Quote, Unavailable> {
-        let _one_at_a_time = self.module.lock().unwrap_or_else(PoisonError::into_inner);
-        std::thread::sleep(self.quote_delay);
-        let now = self.forge.now.plus(self.started.elapsed().as_secs());
-        Ok(self.forge.clone().at(now).quote(&challenge.long.0))
+        };
+        // Its clock goes on from the moment that it was told.
+        let started = Instant::now();
+        let quote = move |challenge: &Challenge| forge.clone().at(forge.now.plus(started.elapsed().as_secs())).quote(&challenge.long.0);
+        Ok(steady(platform, simulation.quote_delay, Vec::new(), quote))
     }
 }

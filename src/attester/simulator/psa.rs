@@ -1,16 +1,14 @@
 //! A simulated PSA device: tokens signed by a published key, everything in them settable.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
-
 use super::cca::IMPLEMENTATION;
 use super::elliptic::{Curve, EcKey};
+use super::steady::steady;
 use super::{MEASUREMENT, Simulated, Simulation, impossible};
 use crate::attester::{Attester, Quote, Unavailable};
 use crate::crypto::sha256;
 use crate::evidence::arm::Part;
 use crate::evidence::psa::{MEDIA_TYPE, PROFILES, Token, envelope};
-use crate::evidence::{Challenge, Endorsements, Evidence, cose};
+use crate::evidence::{Endorsements, Evidence, cose};
 
 /// Everything that goes into a token. [`PsaForge::new`] gives one that the default rules accept.
 #[derive(Debug)]
@@ -98,7 +96,7 @@ impl Simulated for SimulatedPsa {
         for (claim, value) in &simulation.set {
             set(&mut forge.token, claim, value)?;
         }
-        Ok(Box::new(Device { forge, quote_delay: simulation.quote_delay, secure_side: Mutex::default() }))
+        Ok(steady("psa", simulation.quote_delay, Vec::new(), move |challenge| forge.quote(&challenge.long.0)))
     }
 }
 
@@ -117,26 +115,4 @@ fn set(token: &mut Token, claim: &str, value: &str) -> Result<(), Unavailable> {
         _ => return Err(impossible(format!("unknown claim {claim}"))),
     }
     Ok(())
-}
-
-struct Device {
-    forge: PsaForge,
-    quote_delay: Duration,
-    secure_side: Mutex<()>,
-}
-
-impl Attester for Device {
-    fn platform(&self) -> &'static str {
-        "psa"
-    }
-
-    fn provider(&self) -> &'static str {
-        "simulator"
-    }
-
-    fn attest(&self, challenge: &Challenge) -> Result<Quote, Unavailable> {
-        let _one_at_a_time = self.secure_side.lock().unwrap_or_else(PoisonError::into_inner);
-        std::thread::sleep(self.quote_delay);
-        Ok(self.forge.quote(&challenge.long.0))
-    }
 }
