@@ -3,26 +3,25 @@
 
 #![cfg(feature = "simulator")]
 
+#[path = "support/session.rs"]
+mod session;
 #[path = "support/signed.rs"]
 mod signed;
 
-use std::collections::BTreeMap;
-
 use portcullis::attester::Quote;
 use portcullis::attester::simulator::{AttestationKey, AzureForge, MEASUREMENT, Patch, VtpmAuthority};
-use portcullis::evidence::batch::Proof;
-use portcullis::evidence::binding::{Binding, BindingClaims, Channel, Kind, Role as Side};
 use portcullis::evidence::cmw::Collection;
 use portcullis::evidence::eventlog::Log;
 use portcullis::evidence::hcl::{HclReport, Kind as Hardware};
 use portcullis::evidence::snp::Product;
 use portcullis::evidence::tpm::{self, Hash, Selection};
-use portcullis::evidence::{Auxiliary, Evidence, KeyDigest, Timestamp};
+use portcullis::evidence::{Auxiliary, Evidence, Timestamp};
 use portcullis::platform::{self, PLATFORMS};
 use portcullis::policy::AppraisalPolicy;
 use portcullis::refusal::{Denied, Reason};
 use portcullis::verify::Appraiser;
 use portcullis::verify::memo::NoMemo;
+use session::binding;
 
 /// 2026-12-01T00:00:00Z.
 const NOW: Timestamp = Timestamp(1_796_083_200);
@@ -90,25 +89,9 @@ fn appraiser(entry: &str) -> Appraiser {
     Appraiser { anchors: platform::anchors(&policy), policy }
 }
 
-fn binding(aux: BTreeMap<String, [u8; 48]>) -> (Vec<u8>, Binding) {
-    let key = KeyDigest([0x11; 48]);
-    let claims = BindingClaims { kind: Kind::Session { hello: [0x22; 48] }, spki: key, instance: vec![0x33; 16], aux, epoch: None, hpke: None }.encode();
-    let channel = Channel {
-        role: Side::Server,
-        exporter: &[0xee; 32],
-        nonce_peer: &[1; 32],
-        nonce_self: &[2; 32],
-        key_self: &key,
-        key_peer: None,
-        alpn: b"portcullis1/raw",
-    };
-    let binding = Binding::of_session(&claims, &channel, &[0x22; 48], &Proof { index: 0, size: 1, path: Vec::new() }).expect("a binding");
-    (claims, binding)
-}
-
 fn judge(forge: &AzureForge, tamper: fn(&mut Quote), appraiser: &Appraiser) -> Result<(), Denied> {
     let verifier = platform::by_name("azure-snp").expect("the platform").verifier;
-    let (bind, binding) = binding(BTreeMap::new());
+    let (bind, binding) = binding(&[]);
     let mut quote = forge.quote(&binding.expected().short);
     tamper(&mut quote);
     let presented = Collection { tee: quote.evidence, bind, endorsements: quote.endorsements };
@@ -191,7 +174,7 @@ fn catalogue() -> Vec<Case> {
         tampered("a quote for a longer challenge", BindingMismatch, |quote| quote.evidence.auxiliary[0].bytes = fixture().vtpm.quote(&[5; 64])),
         tampered("a quote for no challenge", BindingMismatch, |quote| quote.evidence.auxiliary[0].bytes = fixture().vtpm.quote(b"")),
         tampered("a quote of another machine", TpmQuoteInvalid, |quote| {
-            let (_, binding) = binding(BTreeMap::new());
+            let (_, binding) = binding(&[]);
             let mut other = AzureForge::new(Product::Genoa, 8, NOW);
             other.vtpm.extras.certificates.clear();
             quote.evidence.auxiliary[0].bytes = other.vtpm.quote(&binding.expected().short);
@@ -308,9 +291,9 @@ fn every_case_is_refused_with_its_code() {
 #[test]
 fn a_quote_that_the_claims_list_is_refused() {
     let forge = fixture();
-    let (_, plain) = binding(BTreeMap::new());
+    let (_, plain) = binding(&[]);
     let quote = forge.quote(&plain.expected().short);
-    let (bind, listed) = binding(portcullis::evidence::binding::digests(&quote.evidence.auxiliary));
+    let (bind, listed) = binding(&quote.evidence.auxiliary);
     let presented = Collection { tee: quote.evidence, bind, endorsements: quote.endorsements };
     let verifier = platform::by_name("azure-snp").expect("the platform").verifier;
     let denied = appraiser("").judge(verifier, &presented, &listed, &NoMemo, NOW).expect_err("the claims cannot list what signs them");
@@ -379,7 +362,6 @@ fn each_region_of_the_attestation_keys_certificates_has_its_code() {
 mod tdx {
     use portcullis::attester::simulator::intel::IntelForge;
     use portcullis::evidence::ReportData;
-    use portcullis::evidence::binding::digests;
     use portcullis::evidence::hcl::TD_QUOTE;
 
     use super::*;
@@ -395,7 +377,7 @@ mod tdx {
         let appraiser = Appraiser { anchors: platform::anchors(&policy), policy };
         let mut members = forge.listed();
         listed(&mut members);
-        let (bind, binding) = binding(digests(&members));
+        let (bind, binding) = binding(&members);
         let mut quote = forge.quote(&binding.expected().short);
         quote.evidence.auxiliary.extend(members);
         tamper(&mut quote.evidence);

@@ -3,6 +3,8 @@
 
 #![cfg(feature = "simulator")]
 
+#[path = "support/session.rs"]
+mod session;
 #[path = "support/signed.rs"]
 mod signed;
 
@@ -11,16 +13,15 @@ use std::ops::Range;
 
 use portcullis::attester::Quote;
 use portcullis::attester::simulator::{self, Fault, Forge, MEASUREMENT, Patch, Role, SimulatedVendor, VekExtension};
-use portcullis::evidence::batch::Proof;
-use portcullis::evidence::binding::{Binding, BindingClaims, Channel, Kind, Role as Side};
 use portcullis::evidence::cmw::Collection;
 use portcullis::evidence::snp::{Firmware, Product, Tcb};
-use portcullis::evidence::{Endorsement, Endorsements, Evidence, KeyDigest, ReportData, Timestamp};
+use portcullis::evidence::{Endorsement, Endorsements, Evidence, ReportData, Timestamp};
 use portcullis::platform::{self, PLATFORMS};
 use portcullis::policy::AppraisalPolicy;
 use portcullis::refusal::{Denied, Reason};
 use portcullis::verify::Appraiser;
 use portcullis::verify::memo::NoMemo;
+use session::binding;
 
 /// 2026-12-01T00:00:00Z.
 const NOW: Timestamp = Timestamp(1_796_083_200);
@@ -115,30 +116,10 @@ fn policy(entry: &str, keys: &str) -> Appraiser {
     Appraiser { anchors: platform::anchors(&policy), policy }
 }
 
-/// The session that the evidence is made for.
-fn binding() -> (Vec<u8>, Binding) {
-    let key = KeyDigest([0x11; 48]);
-    let claims =
-        BindingClaims { kind: Kind::Session { hello: [0x22; 48] }, spki: key, instance: vec![0x33; 16], aux: BTreeMap::new(), epoch: None, hpke: None };
-    let claims = claims.encode();
-    let channel = Channel {
-        role: Side::Server,
-        exporter: &[0xee; 32],
-        nonce_peer: &[1; 32],
-        nonce_self: &[2; 32],
-        key_self: &key,
-        key_peer: None,
-        alpn: b"portcullis1/raw",
-    };
-    let proof = Proof { index: 0, size: 1, path: Vec::new() };
-    let binding = Binding::of_session(&claims, &channel, &[0x22; 48], &proof).expect("a binding");
-    (claims, binding)
-}
-
 /// Judges as a relying party does and as a file is examined; both must come to the same.
 fn judge(forge: &Forge, tamper: fn(&mut Quote), appraiser: &Appraiser) -> Result<(), Denied> {
     let verifier = platform::by_name("sev-snp").expect("the platform").verifier;
-    let (bind, binding) = binding();
+    let (bind, binding) = binding(&[]);
     let mut quote = forge.quote(&binding.expected().long);
     tamper(&mut quote);
     let examined = appraiser.examine(verifier, &quote.evidence, &quote.endorsements, &NoMemo, NOW).map(drop);
@@ -533,7 +514,7 @@ fn each_region_of_what_the_vendor_signed_has_its_code() {
     for (serial, expect) in [(0x7777, None), (forge.vendor.serial(Role::Ask), Some(Reason::ChainRevoked))] {
         let mut forge = forge.clone();
         forge.crl.revoked.push((serial, NOW.minus(DAY)));
-        let (bind, binding) = binding();
+        let (bind, binding) = binding(&[]);
         let Quote { evidence, endorsements } = forge.quote(&binding.expected().long);
         let all: Vec<Endorsement> = endorsements.iter().cloned().collect();
         let judged = |appraiser: &Appraiser, endorsements: Vec<Endorsement>| {
@@ -612,7 +593,7 @@ fn an_attester_that_signs_other_report_data_is_refused() {
     use portcullis::attester::Attester as _;
     let attester = Forge::new(Product::Genoa, 7, NOW).attester();
     attester.misbehave(Fault::OtherReportData);
-    let (bind, binding) = binding();
+    let (bind, binding) = binding(&[]);
     let quote = attester.attest(binding.expected()).expect("a quote");
     let verifier = platform::by_name("sev-snp").expect("the platform").verifier;
     let presented = Collection { tee: quote.evidence, bind, endorsements: quote.endorsements };

@@ -3,24 +3,25 @@
 
 #![cfg(feature = "simulator")]
 
-use std::collections::BTreeMap;
+#[path = "support/session.rs"]
+mod session;
 
 use portcullis::attester::Quote;
 use portcullis::attester::simulator::intel::IntelForge;
 use portcullis::attester::simulator::{Forge, LaunchForge, LaunchHardware, LaunchSigner, MEASUREMENT, VtpmAuthority, VtpmForge, ordinary_log};
-use portcullis::evidence::batch::Proof;
-use portcullis::evidence::binding::{Binding, BindingClaims, Channel, Kind, Role as Side, digests};
+use portcullis::evidence::binding::Binding;
 use portcullis::evidence::cmw::Collection;
 use portcullis::evidence::launch;
 use portcullis::evidence::snp::Product;
 use portcullis::evidence::tpm::{self, Hash, Selection};
-use portcullis::evidence::{Auxiliary, Endorsement, Evidence, KeyDigest, ReportData, Timestamp};
+use portcullis::evidence::{Auxiliary, Endorsement, Evidence, ReportData, Timestamp};
 use portcullis::platform::{self, PLATFORMS};
 use portcullis::policy::AppraisalPolicy;
 use portcullis::proxy::appraisal::Memo;
 use portcullis::refusal::{Denied, Reason};
 use portcullis::verify::memo::NoMemo;
 use portcullis::verify::{Appraiser, AttestationResult, Grounds, Origin};
+use session::binding;
 
 /// 2026-12-01T00:00:00Z.
 const NOW: Timestamp = Timestamp(1_796_083_200);
@@ -52,22 +53,6 @@ fn wanted() -> String {
     format!(r#", "vtpm": ["google"], "pcrs": {{ "4": "{}" }}"#, data_encoding::HEXLOWER.encode(&vtpm().pcrs.values[&4]))
 }
 
-fn binding(aux: BTreeMap<String, [u8; 48]>) -> (Vec<u8>, Binding) {
-    let key = KeyDigest([0x11; 48]);
-    let claims = BindingClaims { kind: Kind::Session { hello: [0x22; 48] }, spki: key, instance: vec![0x33; 16], aux, epoch: None, hpke: None }.encode();
-    let channel = Channel {
-        role: Side::Server,
-        exporter: &[0xee; 32],
-        nonce_peer: &[1; 32],
-        nonce_self: &[2; 32],
-        key_self: &key,
-        key_peer: None,
-        alpn: b"portcullis1/raw",
-    };
-    let binding = Binding::of_session(&claims, &channel, &[0x22; 48], &Proof { index: 0, size: 1, path: Vec::new() }).expect("a binding");
-    (claims, binding)
-}
-
 fn member(bytes: Vec<u8>) -> Auxiliary {
     Auxiliary { label: "vtpm".to_owned(), media_type: tpm::MEDIA_TYPE.to_owned(), bytes }
 }
@@ -88,7 +73,7 @@ fn quote(tee: &str, vtpm: &VtpmForge, binding: &Binding) -> Quote {
 }
 
 fn judge_on(tee: &str, vtpm: &VtpmForge, tamper: impl Fn(&mut Quote), entry: &str) -> Result<AttestationResult, Denied> {
-    let (bind, binding) = binding(BTreeMap::new());
+    let (bind, binding) = binding(&[]);
     let mut quote = quote(tee, vtpm, &binding);
     tamper(&mut quote);
     let presented = Collection { tee: quote.evidence, bind, endorsements: quote.endorsements };
@@ -170,9 +155,9 @@ fn every_change_is_refused_with_its_code() {
 
 #[test]
 fn a_quote_that_the_claims_list_is_refused() {
-    let (_, plain) = binding(BTreeMap::new());
+    let (_, plain) = binding(&[]);
     for tee in HARDWARE {
-        let (bind, listed) = binding(digests(&quote(tee, &vtpm(), &plain).evidence.auxiliary));
+        let (bind, listed) = binding(&quote(tee, &vtpm(), &plain).evidence.auxiliary);
         let quote = quote(tee, &vtpm(), &listed);
         let presented = Collection { tee: quote.evidence, bind, endorsements: quote.endorsements };
         let verdict = appraiser(tee, "").judge(platform::by_name(tee).expect("the platform").verifier, &presented, &listed, &NoMemo, NOW);
@@ -273,7 +258,7 @@ fn every_change_of_an_endorsement_is_refused_with_its_code_whatever_the_policy_w
 fn every_octet_of_an_endorsement_counts() {
     for tee in HARDWARE {
         let whole = endorsed(tee).sign();
-        let (bind, binding) = binding(BTreeMap::new());
+        let (bind, binding) = binding(&[]);
         let quote = quote(tee, &vtpm(), &binding);
         let (appraiser, verifier, memo) = (appraiser(tee, ""), platform::by_name(tee).expect("the platform").verifier, Memo::new());
         for at in (0..whole.len()).step_by(11).chain([whole.len() - 1]) {
@@ -293,7 +278,7 @@ fn every_octet_of_an_endorsement_counts() {
 fn what_google_publishes_is_asked_for_by_its_measurement_and_kept_only_if_it_is_googles() {
     for tee in HARDWARE {
         let verifier = platform::by_name(tee).expect("the platform").verifier;
-        let (_, binding) = binding(BTreeMap::new());
+        let (_, binding) = binding(&[]);
         let in_cloud = quote(tee, &vtpm(), &binding).evidence;
         let bare = Evidence { auxiliary: Vec::new(), ..in_cloud.clone() };
         let of = |evidence: &Evidence| verifier.needs(evidence).expect("readable").into_iter().find(|id| id.name == launch::NAME);
@@ -337,7 +322,7 @@ fn a_simulated_machine_of_googles_gives_what_its_policy_wants_and_another_does_n
     for (tee, product) in [("sev-snp", "genoa-google"), ("intel-tdx", "tdx1.5-google")] {
         let platform = platform::by_name(tee).expect("the platform");
         assert!(platform.simulated.products().contains(&product));
-        let (bind, binding) = binding(BTreeMap::new());
+        let (bind, binding) = binding(&[]);
         let judged = |product: Option<&str>| {
             let machine = platform.simulated.attester(&Simulation { product: product.map(str::to_owned), ..Simulation::new(7, NOW) }).expect("a machine");
             let Quote { evidence: tee, endorsements } = machine.attest(binding.expected()).expect("evidence");
