@@ -1,6 +1,8 @@
 //! NVIDIA devices against captured evidence: reports and chains of GPUs and a switch, reference measurements, OCSP responses.
 //! What another implementation said of each is in the manifest.
 
+#[path = "support/known.rs"]
+mod known;
 #[path = "support/references.rs"]
 mod references;
 #[path = "support/second_opinion.rs"]
@@ -13,6 +15,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
+use known::Known;
 use portcullis::evidence::gpu::{Gpu, MEDIA_TYPE, Report};
 use portcullis::evidence::ocsp::Response;
 use portcullis::evidence::rim::Rim;
@@ -23,7 +26,7 @@ use portcullis::refusal::{Denied, Reason};
 use portcullis::verify::auxiliary::{Device, State};
 use portcullis::verify::gpu;
 use portcullis::verify::memo::NoMemo;
-use portcullis::verify::{Appraiser, Grounds, TrustAnchors};
+use portcullis::verify::{Appraiser, Grounds, SignatureMemo, TrustAnchors};
 use references::signed::certified;
 use references::{Changed, rooted};
 use serde_json::Value;
@@ -83,12 +86,12 @@ impl Case {
     }
 
     fn whole(&self, revocation: Revocation, at: Timestamp) -> Result<Device, Denied> {
-        self.judge(revocation, References::Required, at)
+        self.judge(revocation, References::Required, &NoMemo, at)
     }
 
-    fn judge(&self, revocation: Revocation, references: References, at: Timestamp) -> Result<Device, Denied> {
+    fn judge(&self, revocation: Revocation, references: References, memo: &dyn SignatureMemo, at: Timestamp) -> Result<Device, Denied> {
         let anchors: TrustAnchors = gpu::anchors().into_iter().collect();
-        let grounds = Grounds { anchors: &anchors, revocation, references, memo: &NoMemo, now: at };
+        let grounds = Grounds { anchors: &anchors, revocation, references, memo, now: at };
         gpu::authenticate(&self.gpu.encode(), &self.endorsements, None, &grounds)
     }
 
@@ -104,7 +107,7 @@ impl Case {
 #[test]
 fn every_case_gives_the_manifests_verdict_and_claims() {
     for case in cases() {
-        let verdict = case.judge(Revocation::WhenPresent, References::WhenPresent, case.at);
+        let verdict = case.judge(Revocation::WhenPresent, References::WhenPresent, &NoMemo, case.at);
         let whole = case.whole(Revocation::WhenPresent, case.at).map(drop).map_err(|denied| denied.reason());
         match &verdict {
             // Without reference measurements no state was judged, and where it has to be, that is what is said.
@@ -162,8 +165,9 @@ const FRONT_CODES: &[(&str, Range<usize>, Reason)] = &[
 fn each_region_of_a_report_and_its_chain_has_its_code() {
     let (mut wrong, mut told) = (Vec::new(), BTreeMap::<String, usize>::new());
     for case in cases().iter().filter(|case| case.device(&case.gpu.report).is_ok()) {
+        let known = Known::default();
         let mut check = |what: &str, at: usize, changed: &Case, code: Reason| {
-            let verdict = changed.device(&changed.gpu.report).map(drop).map_err(|denied| denied.reason());
+            let verdict = changed.judge(Revocation::WhenPresent, References::WhenPresent, &known, changed.at).map(drop).map_err(|denied| denied.reason());
             *told.entry(format!("{what}: {code}")).or_default() += 1;
             if verdict != Err(code) {
                 wrong.push(format!("{}: {what}, octet {at}: {verdict:?}, not {code:?}", case.id));
@@ -223,17 +227,20 @@ fn values(report: &Report, received: &[u8]) -> Vec<(&'static str, Range<usize>, 
 #[test]
 fn each_region_of_references_and_of_responses_has_its_code() {
     let Some(case) = cases().into_iter().find(|case| case.endorsements.iter().any(|endorsement| endorsement.name.starts_with(gpu::OCSP))) else { return };
-    let examined = |endorsements: &[Endorsement], revocation, at: Timestamp| {
+    let by = |revocation| {
         let policy = AppraisalPolicy { revocation, ..AppraisalPolicy::genuine(&platform::vocabularies()) };
-        let appraiser = Appraiser { anchors: platform::anchors(&policy), policy };
+        Appraiser { anchors: platform::anchors(&policy), policy }
+    };
+    let (strict, lenient, known) = (by(Revocation::Required), by(Revocation::WhenPresent), Known::default());
+    let examined = |appraiser: &Appraiser, endorsements: &[Endorsement], at: Timestamp| {
         let member = Auxiliary { label: "gpu/0".to_owned(), media_type: MEDIA_TYPE.to_owned(), bytes: case.gpu.encode() };
-        appraiser.examine_devices(&[member], &endorsements.iter().cloned().collect(), &NoMemo, at)
+        appraiser.examine_devices(&[member], &endorsements.iter().cloned().collect(), &known, at)
     };
     let (mut wrong, mut told) = (Vec::new(), BTreeMap::<String, usize>::new());
-    let mut check = |all: &[Endorsement], which: usize, changed: Changed, revocation, at| {
+    let mut check = |all: &[Endorsement], which: usize, changed: Changed, appraiser: &Appraiser, at| {
         let mut all = all.to_vec();
         all[which].bytes = changed.bytes;
-        let denied = examined(&all, revocation, at).err();
+        let denied = examined(appraiser, &all, at).err();
         let found = denied.as_ref().and_then(|denied| denied.findings().next()).map(|finding| (finding.reason, finding.field.as_ref()));
         *told.entry(format!("{}: {} {}", changed.what, changed.refused.0, changed.refused.1)).or_default() += 1;
         if found != Some(changed.refused) {
@@ -241,19 +248,19 @@ fn each_region_of_references_and_of_responses_has_its_code() {
         }
     };
     let all: Vec<Endorsement> = case.endorsements.iter().cloned().collect();
-    assert!(examined(&all, Revocation::WhenPresent, case.at).is_ok_and(|appraisal| appraisal.uncompared().is_empty()));
+    assert!(examined(&lenient, &all, case.at).is_ok_and(|appraisal| appraisal.uncompared().is_empty()));
     for (which, rim) in all.iter().enumerate().filter(|(_, one)| one.name.starts_with(gpu::RIM)) {
         for changed in references::of_rim(&rim.bytes, 23) {
-            check(&all, which, changed, Revocation::WhenPresent, case.at);
+            check(&all, which, changed, &lenient, case.at);
         }
     }
     // Of the two days, the one on which each certificate of the device itself is vouched for.
     let at = Timestamp::parse("2025-08-21T12:00:00Z").expect("a time");
     let device: Vec<Endorsement> = all.into_iter().filter(|one| one.name.starts_with("gpu-ocsp-gpu_certificate")).collect();
-    assert!(examined(&device, Revocation::Required, at).is_ok_and(|appraisal| appraisal.revocation_checked()) && device.len() == 3);
+    assert!(examined(&strict, &device, at).is_ok_and(|appraisal| appraisal.revocation_checked()) && device.len() == 3);
     for (which, response) in device.iter().enumerate() {
         for changed in references::of_ocsp(&response.bytes, 5) {
-            check(&device, which, changed, Revocation::Required, at);
+            check(&device, which, changed, &strict, at);
         }
     }
     println!("{told:#?}");

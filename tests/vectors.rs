@@ -3,6 +3,8 @@
 
 #[path = "support/cose_claims.rs"]
 mod cose_claims;
+#[path = "support/known.rs"]
+mod known;
 #[cfg(feature = "cli")]
 #[path = "support/program.rs"]
 mod program;
@@ -11,6 +13,7 @@ mod skipped;
 
 use std::path::{Path, PathBuf};
 
+use known::Known;
 use portcullis::evidence::cbor::Writer;
 use portcullis::evidence::hcl::{HclReport, Kind};
 use portcullis::evidence::intel::Quote;
@@ -21,7 +24,7 @@ use portcullis::platform::{self, PLATFORMS, Platform};
 use portcullis::policy::{Accept, AppraisalPolicy, OperatorKey, Tolerated};
 use portcullis::refusal::{Denied, Reason};
 use portcullis::verify::memo::NoMemo;
-use portcullis::verify::{Appraisal, Appraiser, SignatureMemo};
+use portcullis::verify::{Appraisal, Appraiser};
 use serde_json::Value;
 
 fn folder() -> PathBuf {
@@ -301,20 +304,6 @@ fn every_case_gives_the_manifests_verdict_and_claims() {
     assert!(unknown == 0 || std::env::var_os("PORTCULLIS_VECTORS").is_some(), "{unknown} cases that nobody judges");
     assert!(run > 0, "the manifest has no case of a platform of this build");
     assert!(failed.is_empty(), "differing: {failed:?}");
-}
-
-/// Signatures that verified, so that a chain is not computed again for each octet.
-#[derive(Default)]
-struct Known(std::sync::Mutex<std::collections::HashSet<[u8; 32]>>);
-
-impl SignatureMemo for Known {
-    fn knows(&self, check: &[u8; 32]) -> bool {
-        self.0.lock().expect("whole").contains(check)
-    }
-
-    fn learn(&self, check: [u8; 32]) {
-        self.0.lock().expect("whole").insert(check);
-    }
 }
 
 /// Why an octet that no signature covers may be anything.
