@@ -6,13 +6,23 @@
 #[path = "support/bench.rs"]
 mod bench;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use bench::{NOW, appraiser, refused, session, verdicts};
+use portcullis::admin::metrics::Metrics;
 use portcullis::attester::Quote;
 use portcullis::attester::simulator::nitro::{Link, NitroForge, NitroRoot};
+use portcullis::evidence::binding::{BindingClaims, Kind as Bound, certificate_challenge};
 use portcullis::evidence::cbor::foreign::{Item, Length};
+use portcullis::evidence::cmw::Collection;
 use portcullis::evidence::nitro::{Document, Kind};
-use portcullis::evidence::{Endorsement, cose};
+use portcullis::evidence::{Endorsement, KeyDigest, cose};
+use portcullis::proxy::appraisal::{Appraisals, Memo};
 use portcullis::refusal::{Denied, Reason};
+use portcullis::tls::Judge as _;
+use portcullis::tls::certificate::{Statement, issue};
+use rcgen::{KeyPair, PublicKeyData as _};
 
 const HOUR: u64 = 3600;
 const SIMULATED: &str = r#", "insecure_roots": ["simulator"]"#;
@@ -232,4 +242,29 @@ fn a_list_of_another_part_says_nothing() {
     };
     assert!(of("http://nitro-crl.simulator.invalid/crl/zone.crl").0.is_ok());
     refused("nitro", "another part", good(Kind::Enclave), of("http://nitro-crl.simulator.invalid/crl/other.crl"), Reason::CollateralUnavailable);
+}
+
+/// A verdict about a certificate is remembered for the next connections, and no longer than the document in it is young enough.
+#[test]
+fn a_remembered_verdict_does_not_outlive_the_age_that_the_policy_allows() {
+    let (key, names) = (KeyPair::generate().expect("a key"), vec!["app.example".to_owned()]);
+    let bind = BindingClaims {
+        kind: Bound::Certificate { issued: NOW, expires: NOW.plus(HOUR), names: names.clone() },
+        spki: KeyDigest::of_spki(&key.subject_public_key_info()),
+        instance: vec![1; 16],
+        aux: BTreeMap::new(),
+        epoch: None,
+        hpke: None,
+    };
+    let quote = forge(Kind::Enclave).quote(&certificate_challenge(&bind.encode()).long.0);
+    let evidence = Collection { tee: quote.evidence, bind: bind.encode(), endorsements: quote.endorsements };
+    let leaf = issue(&key, &Statement { names: &names, not_before: NOW, not_after: NOW.plus(HOUR), evidence: &evidence }).expect("issued");
+    let judge = Appraisals::new(
+        Arc::new(appraiser("nitro", &[&pinned(Kind::Enclave), r#", "max_age": "5m""#].concat(), SIMULATED)),
+        Arc::new(Memo::new()),
+        Arc::new(Metrics::new()),
+    );
+    let verdict = |later: u64| judge.certificate(&leaf, NOW.plus(later)).map(drop).map_err(|denied| denied.reason());
+    assert_eq!((verdict(0), verdict(299)), (Ok(()), Ok(())));
+    assert_eq!(verdict(301), Err(Reason::EvidenceStale));
 }

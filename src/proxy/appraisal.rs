@@ -264,7 +264,8 @@ impl Judge for Appraisals {
         self.metrics.cache_looked_up("miss");
         let outcome = self.judge_certificate(leaf, now).map(Arc::new);
         let until = match &outcome {
-            Ok(result) => result.appraisal().until().min(now.plus(ACCEPTED)),
+            // The next connection presents it anew.
+            Ok(result) => result.appraisal().until().min(result.appraisal().fresh_until()).min(now.plus(ACCEPTED)),
             Err(_) => now.plus(REFUSED),
         };
         // "Could not be decided" is no verdict: the next try may find what was missing.

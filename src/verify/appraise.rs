@@ -129,6 +129,7 @@ pub(super) fn appraise(
         policy_digest: policy.digest,
         entry: entry.id.clone(),
         until,
+        fresh_until: fresh_until(entry, claims),
         origin: authentic.origin,
         revocation_checked: authentic.revocation_checked,
         uncompared: Vec::new(),
@@ -341,6 +342,15 @@ fn tolerates(tolerated: &Tolerated, rule: &Rule, claims: &Claims) -> bool {
     let Rule::TcbStatus { claim, advisories, .. } = rule else { return false };
     let open = claims.texts(advisories);
     claims.text(claim) == Some(&tolerated.status) && open.is_some_and(|open| open.iter().all(|advisory| tolerated.advisories.contains(advisory)))
+}
+
+/// Until when evidence with these claims is young enough for an entry.
+fn fresh_until(entry: &Entry, claims: &Claims) -> Timestamp {
+    let of = |constraint: &Constraint| match (&constraint.field.rule, &constraint.accept) {
+        (Rule::MaxAge { claim, .. }, Accept::MaxAge(most)) => claims.number(claim).map(|made| Timestamp(made).plus(*most)),
+        _ => None,
+    };
+    entry.constraints.iter().filter_map(of).min().unwrap_or(Timestamp(u64::MAX))
 }
 
 /// Until when what an entry tolerates of these claims is tolerated; `None` where nothing needs to be.

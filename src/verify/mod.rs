@@ -167,6 +167,7 @@ pub struct Appraisal {
     pub(in crate::verify) entry: String,
     pub(in crate::verify) claims: Claims,
     pub(in crate::verify) until: Timestamp,
+    pub(in crate::verify) fresh_until: Timestamp,
     pub(in crate::verify) origin: Origin,
     pub(in crate::verify) revocation_checked: bool,
     pub(in crate::verify) uncompared: Vec<&'static str>,
@@ -208,6 +209,12 @@ impl Appraisal {
     #[must_use]
     pub const fn until(&self) -> Timestamp {
         self.until
+    }
+
+    /// Until when the same evidence would be accepted if it were presented then, as far as rules about its age say.
+    #[must_use]
+    pub const fn fresh_until(&self) -> Timestamp {
+        self.fresh_until
     }
 
     /// Whether the evidence is a vendor's or the simulator's.
@@ -364,6 +371,7 @@ impl Appraiser {
             policy_digest: self.policy.digest,
             entry: String::new(),
             until: authentic.until,
+            fresh_until: authentic.until,
             origin: authentic.origin,
             revocation_checked: authentic.revocation_checked,
             uncompared,
