@@ -71,6 +71,7 @@ fn what_the_catalogue_calls_invalid_is_refused_at_load() {
         ("floor", measured(r#", "min_tcb": { "genoa": { "snp": 3 } }"#)),
         ("firmware", measured(r#", "min_firmware": "1.51""#)),
         ("image-without-key", measured(r#", "image_id": "00000000000000000000000000000001""#)),
+        ("svn-without-key", measured(r#", "guest_svn": 5"#)),
         ("loosening-false", measured(r#", "insecure_allow_debug": false"#)),
         ("twice", measured(r#", "note": "a", "note": "b""#)),
         ("no-version", r#"{ "name": "p", "accept": [] }"#.to_owned()),

@@ -153,6 +153,7 @@ const CHIP: &str =
     r#", "chip_id": "11111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111111""#;
 const AUTHOR: &str = r#", "author_key_digest": "a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0""#;
 const ID_KEY: &str = r#", "id_key_digest": "b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0""#;
+const SVN: &str = r#", "guest_svn": 5, "id_key_digest": "b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0""#;
 const HOST_DATA: &str = r#", "host_data": "c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0""#;
 const TURIN_FLOOR: &str = r#", "min_tcb": { "turin": { "bootloader": 3 } }"#;
 
@@ -208,7 +209,10 @@ fn catalogue() -> Vec<Case> {
             f.report.author_key_digest = [0xa0; 48];
             f.report.key_info |= 1;
         }),
-        forged("guest-svn", MeasurementUnknown, |f| f.report.guest_svn = 4).under(r#", "guest_svn": 5"#).from(|f| f.report.guest_svn = 5),
+        forged("guest-svn", MeasurementUnknown, |f| f.report.guest_svn = 4).under(SVN).from(|f| {
+            f.report.id_key_digest = [0xb0; 48];
+            f.report.guest_svn = 5;
+        }),
     ];
     all.extend(form());
     all.extend(chain());

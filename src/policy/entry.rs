@@ -98,7 +98,10 @@ impl EntryReader<'_> {
             Rule::MaxAge { default, most, .. } => Some(Accept::MaxAge(duration(table, field.key, *default, *most, self.problems))),
             Rule::Includes { .. } => self.includes(value?, field),
             Rule::Mask { .. } => self.mask(value?, field),
-            Rule::Minimum { .. } => number(value?, field.key, self.problems).map(Accept::Minimum),
+            Rule::Minimum { beside, .. } => {
+                self.beside(value?, field, *beside);
+                number(value?, field.key, self.problems).map(Accept::Minimum)
+            }
             Rule::Numbers { default, .. } => self.numbers(value, field, default),
             Rule::Registers { length, names, .. } => self.registers(value?, field, *length, names),
             Rule::Required { .. } => self.required(value?, field),

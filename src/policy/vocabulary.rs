@@ -126,7 +126,7 @@ pub enum Rule {
         beside: Option<&'static str>,
     },
     /// Parts of the firmware: a list of `{ "type": text, "measurement": hex, "signer": hex }`, `type` left out where the
-    /// evidence has none. Every part of the claim is one of them, and every type of them is in the claim.
+    /// evidence has none. Every part of the claim is one of them; every type of them is in the claim, and each without a type.
     Components {
         /// The claim: a list whose items have `type`, `measurement` and `signer`.
         claim: &'static str,
@@ -168,6 +168,8 @@ pub enum Rule {
     Minimum {
         /// The claim.
         claim: &'static str,
+        /// Another key of the entry without which this one means nothing.
+        beside: Option<&'static str>,
     },
     /// Numbers; the claim is one of them.
     Numbers {

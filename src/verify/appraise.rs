@@ -278,7 +278,7 @@ fn check(constraint: &Constraint, claims: &Claims, Presented { since, now }: Pre
             Some(found) if found & set == *set => Vec::new(),
             found => one(claim, format!("the bits {set:#x}"), found.map(|found| format!("{found:#x}"))),
         },
-        (Rule::Minimum { claim }, Accept::Minimum(least)) => match claims.number(claim) {
+        (Rule::Minimum { claim, .. }, Accept::Minimum(least)) => match claims.number(claim) {
             Some(found) if found >= *least => Vec::new(),
             found => one(claim, format!(">= {least}"), found.map(|found| found.to_string())),
         },

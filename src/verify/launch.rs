@@ -36,7 +36,7 @@ pub(super) const FIELDS: &[Field] = &[
     Field {
         key: "min_firmware_svn",
         doc: "The least security version of Google's firmware, as its launch endorsement says. Needs an endorsement.",
-        rule: Rule::Minimum { claim: "firmware_svn" },
+        rule: Rule::Minimum { claim: "firmware_svn", beside: None },
         unset: Unset::Unjudged,
         reason: Reason::TcbTooLow,
         always: Always::Policy,

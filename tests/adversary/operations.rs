@@ -330,7 +330,7 @@ async fn cache_cross_policy() {
     let tls = Tls { alpn: Vec::new(), ..Tls::of(&holder) };
     let mut failures = Failures::default();
     let wide = house.judge(policy(""));
-    let narrow = house.judge(policy(r#", "guest_svn": 1"#));
+    let narrow = house.judge(policy(&format!(r#", "host_data": "{}""#, "5a".repeat(32))));
     let plan = async |judge: Arc<dyn Judge>| Listening { plan: Listening::attested(Tier::Certificate).await.plan.judged_by(judge), house: house.clone() };
     for round in 0..2 {
         let target = plan(Arc::clone(&wide)).await;

@@ -83,7 +83,7 @@ fn pinned(field: &Field, claims: &Claims) -> anyhow::Result<Value> {
     let value = match &field.rule {
         Rule::Bytes { claim, .. } | Rule::Digest { claim, .. } => claims.bytes(claim).map(|octets| hex(octets).into()),
         Rule::Components { claim } => claims.list(claim).map(|parts| parts.iter().map(part).collect()),
-        Rule::Minimum { claim } | Rule::Rising { claim, .. } => claims.number(claim).map(Value::from),
+        Rule::Minimum { claim, .. } | Rule::Rising { claim, .. } => claims.number(claim).map(Value::from),
         Rule::Required { claim } => claims.find(claim).map(|_| json!(true)),
         Rule::Numbers { claim, .. } => claims.number(claim).map(|found| json!([found])),
         Rule::Includes { claim } => claims.texts(claim).map(Value::from),

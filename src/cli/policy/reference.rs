@@ -91,7 +91,7 @@ fn written(field: &Field) -> String {
         Rule::Includes { .. } => "a list of texts".to_owned(),
         Rule::MaxAge { most, .. } => format!("a duration, at most `{most}s`"),
         Rule::Mask { .. } => "`\"0x…\"`".to_owned(),
-        Rule::Minimum { .. } => "a number".to_owned(),
+        Rule::Minimum { beside, .. } => format!("a number{}", beside.map(|key| format!("; with `{key}`")).unwrap_or_default()),
         Rule::Numbers { .. } => "a list of numbers".to_owned(),
         Rule::Registers { length, names, .. } => {
             let names = match names {

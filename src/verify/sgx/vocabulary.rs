@@ -53,7 +53,7 @@ const FIELDS: &[Field] = &[
     Field {
         key: "isvsvn",
         doc: "ISVSVN: the least security version of the enclave.",
-        rule: Rule::Minimum { claim: "isv_svn" },
+        rule: Rule::Minimum { claim: "isv_svn", beside: None },
         unset: Unset::Beside { key: "mrsigner" },
         reason: Reason::MeasurementUnknown,
         always: Always::Reference,
@@ -64,7 +64,7 @@ const FIELDS: &[Field] = &[
     Field {
         key: "config_svn",
         doc: "CONFIGSVN: the least security version of the configuration.",
-        rule: Rule::Minimum { claim: "config_svn" },
+        rule: Rule::Minimum { claim: "config_svn", beside: None },
         unset: Unset::Unjudged,
         reason: Reason::MeasurementUnknown,
         always: Always::Reference,

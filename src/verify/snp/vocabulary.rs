@@ -131,8 +131,8 @@ pub(in crate::verify) const FIELDS: &[Field] = &[
     },
     Field {
         key: "guest_svn",
-        doc: "The least security version of the guest image, from the signed id block.",
-        rule: Rule::Minimum { claim: "guest_svn" },
+        doc: "The least security version of the guest image, from the signed id block. Means something only beside `id_key_digest`, which must be pinned too.",
+        rule: Rule::Minimum { claim: "guest_svn", beside: Some("id_key_digest") },
         unset: Unset::Unjudged,
         reason: Reason::MeasurementUnknown,
         always: Always::Reference,
