@@ -5,26 +5,20 @@
 mod program;
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
 
-use portcullis::attester::simulator::MEASUREMENT;
-use program::Desk;
-use rustix::process::{Pid, Signal, kill_process};
+use program::{Desk, mesh, said, stop};
 
 /// Puts its stdin and stdout where systemd's sockets are, then becomes the program.
 const PASS: &str = "exec 3<&0 4<&1 0</dev/null 1>/dev/null; export LISTEN_PID=${PASSED_TO:-$$}; exec \"$0\" run -c c.toml";
 
 fn desk(listeners: &str, far: u16, app: u16) -> Desk {
     let desk = Desk::new();
-    let measurement = data_encoding::HEXLOWER.encode(&MEASUREMENT);
-    desk.write(
-        "mesh.json",
-        format!(r#"{{ "version": 1, "name": "mesh", "insecure_roots": ["simulator"], "accept": [{{ "id": "a", "tee": "sev-snp", "measurement": "{measurement}" }}] }}"#),
-    );
+    desk.write("mesh.json", mesh());
     desk.write(
         "c.toml",
         format!(
@@ -79,9 +73,8 @@ fn listeners_take_the_sockets_of_their_names_and_leave_their_files() {
     served.read_exact(&mut got).expect("bytes");
     assert_eq!(&got, b"hello");
     drop((client, served));
-    kill_process(Pid::from_child(&child), Signal::TERM).expect("a signal");
-    let said: Vec<_> = BufReader::new(child.stderr.take().expect("a pipe")).lines().map_while(Result::ok).collect();
-    assert_eq!(child.wait().expect("its end").code(), Some(0), "{said:#?}");
+    let said = said(&mut child);
+    stop(child, said);
     assert!(path.exists(), "the socket's file is systemd's");
 }
 
@@ -129,11 +122,9 @@ fn what_was_not_passed_as_it_should_stops_the_start() {
 fn a_plain_listener_that_was_let_takes_a_socket_for_everybody() {
     let desk = desk(&OUT.replace("upstream", "insecure_remote_listener = true\nupstream"), 9, 9);
     let mut child = start(&desk, (tcp("0.0.0.0:0").into(), None), &[("LISTEN_FDS", "1"), ("LISTEN_FDNAMES", "out")]);
-    let mut said = BufReader::new(child.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
+    let mut said = said(&mut child);
     assert!(said.any(|line| line.contains("listening")), "it starts");
-    kill_process(Pid::from_child(&child), Signal::TERM).expect("a signal");
-    assert!(said.any(|line| line.contains("stopped")), "it ends");
-    assert_eq!(child.wait().expect("its end").code(), Some(0));
+    stop(child, said);
 }
 
 #[test]
@@ -148,14 +139,12 @@ fn systemds_own_tool_passes_a_socket() {
     let mut tool = Command::new("systemd-socket-activate");
     tool.args(["--listen", &address, "--fdname", "in", env!("CARGO_BIN_EXE_portcullis"), "run", "-c", "c.toml"]);
     let mut child = tool.current_dir(desk.path("")).stderr(Stdio::piped()).spawn().expect("the tool");
-    let mut said = BufReader::new(child.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
+    let mut said = said(&mut child);
     assert!(said.any(|line| line.contains("Listening on")), "it waits");
     let client = TcpStream::connect(&address).expect("connected");
     assert!(said.any(|line| line.contains("listening") && line.contains(&address)), "the program took the socket");
     drop(client);
-    kill_process(Pid::from_child(&child), Signal::TERM).expect("a signal");
-    assert!(said.any(|line| line.contains("stopped")), "it ends");
-    assert_eq!(child.wait().expect("its end").code(), Some(0));
+    stop(child, said);
 }
 
 #[test]

@@ -4,13 +4,11 @@
 #[path = "support/program.rs"]
 mod program;
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::process::{Child, Command, Stdio};
 
-use portcullis::attester::simulator::MEASUREMENT;
-use program::Desk;
-use rustix::process::{Pid, Signal, kill_process};
+use program::{Desk, mesh, said, stop};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 const HERE: u32 = 1;
@@ -28,11 +26,7 @@ fn bound(cid: u32) -> std::io::Result<(Socket, u32)> {
 /// application.
 fn desk(out: &str, far: (u32, u32), inward: &str, app: u32) -> Desk {
     let desk = Desk::new();
-    let measurement = data_encoding::HEXLOWER.encode(&MEASUREMENT);
-    desk.write(
-        "mesh.json",
-        format!(r#"{{ "version": 1, "name": "mesh", "insecure_roots": ["simulator"], "accept": [{{ "id": "a", "tee": "sev-snp", "measurement": "{measurement}" }}] }}"#),
-    );
+    desk.write("mesh.json", mesh());
     desk.write(
         "c.toml",
         format!(
@@ -51,14 +45,8 @@ fn desk(out: &str, far: (u32, u32), inward: &str, app: u32) -> Desk {
 fn start(desk: &Desk) -> (Child, impl Iterator<Item = String>) {
     let mut program = Command::new(env!("CARGO_BIN_EXE_portcullis"));
     let mut child = program.args(["run", "-c", "c.toml"]).current_dir(desk.path("")).stderr(Stdio::piped()).spawn().expect("the program");
-    let said = BufReader::new(child.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
+    let said = said(&mut child);
     (child, said)
-}
-
-fn stop(mut child: Child, said: &mut impl Iterator<Item = String>) {
-    kill_process(Pid::from_child(&child), Signal::TERM).expect("a signal");
-    assert!(said.any(|line| line.contains("stopped")), "it ends");
-    assert_eq!(child.wait().expect("its end").code(), Some(0));
 }
 
 #[test]
@@ -89,7 +77,7 @@ fn bytes_go_over_vsock_to_who_is_attested_and_from_there_to_the_application() {
     client.read_to_end(&mut answered).expect("read");
     echo.join().expect("the application ends");
     assert!(answered == asked, "{} octets of {}", answered.len(), asked.len());
-    stop(child, &mut said);
+    stop(child, said);
 }
 
 /// With or without vsock in the kernel: what cannot be is told at the start, with its fix.
@@ -110,5 +98,5 @@ fn a_start_tells_what_the_kernel_has_not() {
     let desk = desk("127.0.0.1:0", (2, 9), &format!("vsock:any:{inward}"), 9);
     let (child, mut said) = start(&desk);
     assert!(said.any(|line| line.contains("listening") && line.contains(&format!("vsock:any:{inward}"))), "it listens");
-    stop(child, &mut said);
+    stop(child, said);
 }

@@ -6,9 +6,9 @@
 pub(crate) mod skipped;
 
 use std::ffi::OsStr;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 /// A moment at which everything the tests make is current.
 pub(crate) const AT: &str = "2026-12-01T00:00:00Z";
@@ -82,6 +82,27 @@ impl Run {
         let part = |name: &str, text: &str| if text.is_empty() { String::new() } else { format!("--- {name}\n{text}") };
         format!("exit {}\n{}{}", self.code, part("stdout", &self.stdout), part("stderr", &self.stderr))
     }
+}
+
+/// What a running program says on its stderr, line by line.
+pub(crate) fn said(child: &mut Child) -> impl Iterator<Item = String> + use<> {
+    BufReader::new(child.stderr.take().expect("a pipe")).lines().map_while(Result::ok)
+}
+
+/// Tells a running program to stop: it says that it has, and ends well.
+pub(crate) fn stop(mut child: Child, mut said: impl Iterator<Item = String>) {
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).expect("a signal");
+    assert!(said.any(|line| line.contains("stopped")), "it ends");
+    assert_eq!(child.wait().expect("its end").code(), Some(0));
+}
+
+/// A policy that accepts the simulator's guest.
+#[cfg(feature = "simulator")]
+pub(crate) fn mesh() -> String {
+    let measurement = data_encoding::HEXLOWER.encode(&portcullis::attester::simulator::MEASUREMENT);
+    format!(
+        r#"{{ "version": 1, "name": "mesh", "insecure_roots": ["simulator"], "accept": [{{ "id": "a", "tee": "sev-snp", "measurement": "{measurement}" }}] }}"#
+    )
 }
 
 /// The folder of captured evidence; `None`, said aloud, where it is absent.
