@@ -402,6 +402,8 @@ pub struct Upstream {
     pub attested: Option<Dial>,
     /// How long connecting to one target may take.
     pub connect_timeout: Duration,
+    /// How often it is looked where a target's name leads.
+    pub dns_refresh: Duration,
     /// Whether connections share attested sessions.
     pub multiplex: bool,
     /// What matters for HTTP alone.

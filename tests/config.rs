@@ -80,7 +80,14 @@ fn defaults() -> Vec<(&'static str, &'static str, String)> {
     let checked = parse(&http.replace("tcp://127.0.0.1:8080\"]", "http://127.0.0.1:8080\"]\nhealth = { path = \"/\" }")).expect("a good file");
     let Forward::Http(asked) = &checked.listeners[0].forward else { panic!("not HTTP") };
     let endpoint = asked.evidence.as_ref().expect("one");
-    let plain = Upstream { name: String::new(), targets: Vec::new(), originate: Originate::Plain, connect_timeout: Duration::ZERO, multiplex: None };
+    let plain = Upstream {
+        name: String::new(),
+        targets: Vec::new(),
+        originate: Originate::Plain,
+        connect_timeout: Duration::ZERO,
+        refresh: Duration::ZERO,
+        multiplex: None,
+    };
     assert_eq!(limits.streams, HttpLimits::default().streams, "one key speaks for both");
     let (backend, requests) = (Backend::of(Arc::new(plain), Speaks::Http1), HttpLimits::default());
     let backed = Site::to(Backend::of(Arc::clone(&backend.upstream), Speaks::Http1));
@@ -135,6 +142,7 @@ fn defaults() -> Vec<(&'static str, &'static str, String)> {
         ("[collateral]", "wait", span(pace.wait)),
         ("[collateral]", "refresh", span(pace.refresh)),
         ("[[upstream]]", "connect_timeout", span(far.connect_timeout)),
+        ("[[upstream]]", "dns_refresh", span(far.dns_refresh)),
         ("[upstream.attested]", "freshness", quoted(far.attested.as_ref().expect("attested").freshness.name())),
         ("[policy.NAME]", "mode", quoted(config.policies["p"].policy.mode.name())),
         ("[acme]", "challenge", quoted(if public.acme.expect("one").challenge == AcmeChallenge::TlsAlpn01 { "tls-alpn-01" } else { "another" })),
@@ -387,7 +395,7 @@ const UPSTREAM: &[Wrong] = &[
         "policy = \"p\" }",
         "policy = \"p\", freshness = \"certificate\" }\ninsecure_accept_replay_risk = true\nmultiplex = true",
     ),
-    Wrong("impatience", "policy = \"p\" }", "policy = \"p\" }\nconnect_timeout = \"1ms\""),
+    Wrong("impatience", "policy = \"p\" }", "policy = \"p\" }\nconnect_timeout = \"1ms\"\ndns_refresh = \"999ms\""),
 ];
 
 const POLICIES: &[Wrong] = &[

@@ -6,8 +6,6 @@
 mod namespace;
 #[path = "support/skipped.rs"]
 mod skipped;
-#[path = "support/told.rs"]
-mod told;
 #[path = "support/web.rs"]
 mod web;
 
@@ -16,7 +14,6 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use told::told;
 use web::{Mirror, PATIENCE, Pair, Setup, curl, desk, field, say, sidecar};
 
 /// An application that holds its answers back until it is let go.
@@ -258,11 +255,11 @@ async fn both() {
 const FAR: &str = "127.0.0.1 localhost\n127.0.0.1 far.test\n";
 
 #[test]
-fn a_name_is_resolved_for_each_connection() {
-    namespace::inside("a_name_is_resolved_for_each_connection", FAR, &["curl"], moved);
+fn connections_that_are_kept_follow_where_a_name_leads() {
+    namespace::inside("connections_that_are_kept_follow_where_a_name_leads", FAR, &["curl"], moved);
 }
 
-/// A service moves to another address under its name.
+/// A service moves to another address under its name, comes to have both, and loses its name.
 async fn moved() {
     let desk = desk();
     let (one, other) = (Mirror::start().await, Mirror::start().await);
@@ -271,42 +268,87 @@ async fn moved() {
         let text = format!(
             "[[upstream]]\nname = \"web\"\ntargets = [\"http://{0}\"]\n[[upstream]]\nname = \"raw\"\ntargets = [\"tcp://{0}\"]\n\
              [[listener]]\nname = \"web\"\nbind = \"{address}:8443\"\nprotocol = \"http\"\ncertificate = \"attested\"\nupstream = \"web\"\n\
-             [[listener]]\nname = \"raw\"\nbind = \"{address}:8444\"\ncertificate = \"attested\"\nupstream = \"raw\"\n",
+             [[listener]]\nname = \"raw\"\nbind = \"{address}:8444\"\ncertificate = \"attested\"\nupstream = \"raw\"\nmultiplex = true\n",
             mirror.address
         );
         servers.push(sidecar(&desk, &text).await);
     }
-    let upstream = |name: &str, port: u16| {
-        format!("[[upstream]]\nname = \"{name}\"\ntargets = [\"tls://far.test:{port}\"]\nattested = {{ policy = \"mesh\" }}\nejection = \"100ms\"\n")
+    let upstream = |name: &str, port: u16, more: &str| {
+        format!("[[upstream]]\nname = \"{name}\"\ntargets = [\"tls://far.test:{port}\"]\nattested = {{ policy = \"mesh\" }}\ndns_refresh = \"1s\"\n{more}\n")
     };
     let listener =
         |name: &str, port: u16| format!("[[listener]]\nname = \"{name}\"\nbind = \"127.0.0.1:{port}\"\nprotocol = \"PROTOCOL\"\nupstream = \"{name}\"\n");
-    let text = upstream("web", 8443)
-        + &upstream("raw", 8444).replace("ejection = \"100ms\"\n", "")
+    let text = upstream("web", 8443, "ejection = \"100ms\"")
+        + &upstream("raw", 8444, "")
+        + &upstream("many", 8444, "multiplex = true")
         + &listener("web", 8080).replace("PROTOCOL", "http")
-        + &listener("raw", 8081).replace("PROTOCOL", "tcp");
+        + &listener("raw", 8081).replace("PROTOCOL", "tcp")
+        + &listener("many", 8082).replace("PROTOCOL", "tcp");
     let client = sidecar(&desk, &text).await;
+    let heads = || [one.heads().len(), other.heads().len()];
+    // Which of the two a request reaches.
     let asked = async |port: u16| {
+        let before = heads();
         let answer = curl(&["-H", "Connection: close", &format!("http://127.0.0.1:{port}/")]).await;
-        (answer.lines().next().unwrap_or_default().trim().to_owned(), one.heads().len(), other.heads().len())
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let after = heads();
+        [after[0] - before[0], after[1] - before[1]]
     };
-    let ok = "HTTP/1.1 200 OK";
-    assert_eq!(asked(8080).await, (ok.to_owned(), 1, 0));
-    assert_eq!(asked(8081).await, (ok.to_owned(), 2, 0));
+    let until = async |port: u16, reached: [usize; 2]| {
+        let asking = async { while asked(port).await != reached {} };
+        tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("{port} does not follow"));
+    };
+    for port in [8080, 8081, 8082] {
+        assert_eq!(asked(port).await, [1, 0]);
+    }
+    // One request and one connection stay under way all the while.
+    let mut under_way = TcpStream::connect("127.0.0.1:8080").await.expect("a listener");
+    under_way.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 8\r\n\r\nhalf").await.expect("written");
+    let mut open = TcpStream::connect("127.0.0.1:8082").await.expect("a listener");
+    open.write_all(b"GET /open HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("written");
+    assert!(web::heard(&mut open).await.starts_with("HTTP/1.1 200 "));
+
     std::fs::write("/etc/hosts", FAR.replace("127.0.0.1 far", "127.0.0.2 far")).expect("names are changed");
-    // A new connection goes where the name leads now; requests go on over the one that they have, until it ends.
-    assert_eq!(asked(8081).await, (ok.to_owned(), 2, 1));
-    assert_eq!(asked(8080).await, (ok.to_owned(), 3, 1));
+    // A connection of its own goes where the name leads now; requests, and connections in sessions, soon do.
+    assert_eq!(asked(8081).await, [0, 1]);
+    until(8080, [0, 1]).await;
+    until(8082, [0, 1]).await;
+    for _ in 0..5 {
+        assert_eq!((asked(8080).await, asked(8082).await), ([0, 1], [0, 1]), "a connection that was let go is used again");
+    }
+    let before = heads();
+    under_way.write_all(b"half").await.expect("written");
+    let answer = web::heard(&mut under_way).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && field(&answer, "x-body").as_deref() == Some("8"), "{answer}");
+    open.write_all(b"GET /open HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("written");
+    assert!(web::heard(&mut open).await.starts_with("HTTP/1.1 200 "));
+    assert_eq!(heads(), [before[0] + 1, before[1]], "what was under way stays where it was");
+    drop(open);
+
+    // Both addresses are used in turn, and one that is gone costs no request.
+    std::fs::write("/etc/hosts", format!("{FAR}127.0.0.2 far.test\n")).expect("names are changed");
+    until(8080, [1, 0]).await;
+    let before = heads();
+    for _ in 0..10 {
+        asked(8080).await;
+    }
+    assert_eq!(heads(), [before[0] + 5, before[1] + 5]);
     let second = servers.pop().expect("two");
     for server in servers {
         server.drain().await;
     }
-    assert_eq!(asked(8080).await, (ok.to_owned(), 3, 2));
-    // A name that leads nowhere reaches nobody.
-    second.drain().await;
+    for _ in 0..10 {
+        assert_eq!(asked(8080).await, [0, 1]);
+    }
+    let retried = "portcullis_upstream_retries_total{upstream=\"web\",result=\"unreachable\"} ";
+    assert!(client.metrics().text().contains(retried), "{}", client.metrics().text());
+
+    // What a name led to stays in use when it is lost; when nobody is there either, nobody is reached.
     std::fs::write("/etc/hosts", "127.0.0.1 localhost\n").expect("names are changed");
-    let (status, ..) = asked(8080).await;
-    assert_eq!((status.as_str(), one.heads().len(), other.heads().len()), ("HTTP/1.1 503 Service Unavailable", 3, 2));
-    told(client.metrics(), "upstream_connects_total{upstream=\"web\",result=\"unreachable\"} 1\n").await;
+    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    assert_eq!(asked(8080).await, [0, 1]);
+    second.drain().await;
+    let answer = curl(&["http://127.0.0.1:8080/"]).await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("far.test:8443 (127.0.0.2)"), "{answer}");
     client.drain().await;
 }

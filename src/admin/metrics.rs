@@ -230,7 +230,7 @@ impl Metrics {
             http_requests: counters(&mut registry, "http_requests", "Requests, by method and class of status"),
             spoofed: counters(&mut registry, "spoofed_headers_stripped", "Fields removed because they could be taken for an identity"),
             upstream_healthy: gauges(&mut registry, "upstream_healthy_targets", "Targets that passed their last health check"),
-            upstream_retries: counters(&mut registry, "upstream_retries", "Requests tried on another connection because nothing of them was sent"),
+            upstream_retries: counters(&mut registry, "upstream_retries", "Requests tried again while nothing of them was sent, by why: unreachable or unsent"),
             insecure_option: gauges(&mut registry, "insecure_option", "Options in force that weaken safety"),
             limits_rejected: counters(&mut registry, "limits_rejected", "Connections turned away by a limit"),
             log_lines_dropped: {

@@ -123,7 +123,8 @@ impl Builder<'_> {
         anyhow::ensure!(upstream.targets.iter().all(|target| attested(target) == upstream.attested.is_some()), "upstream {} mixes transports", upstream.name);
         let targets = upstream.targets.iter().map(target).collect();
         let multiplex = matches!(speaks, Inner::Tunnel).then(plan::Multiplex::default);
-        Ok(plan::Upstream { name: upstream.name.clone(), targets, originate, connect_timeout: upstream.connect_timeout, multiplex })
+        let (name, connect_timeout, refresh) = (upstream.name.clone(), upstream.connect_timeout, upstream.dns_refresh);
+        Ok(plan::Upstream { name, targets, originate, connect_timeout, refresh, multiplex })
     }
 
     fn peer(&self, peer: &config::Peer) -> anyhow::Result<Peer> {

@@ -408,7 +408,7 @@ pub static UPSTREAM: Section = Section {
             "targets",
             "list of `\"tls://HOST:PORT\"`, `\"tcp://HOST:PORT\"`, `\"http://HOST:PORT\"`, `\"h2c://HOST:PORT\"`, `\"unix:PATH\"`, `\"h2c+unix:PATH\"`, `\"tls+vsock://CID:PORT\"` or `\"vsock://CID:PORT\"`",
             "required",
-            "Where to connect. For protocol `tcp` they are tried in order until one takes the connection; for `http` see `balance`. `tls://` and `tls+vsock://` speak attested TLS and need `attested`; the others are plain, and without `insecure_remote_upstream` only loopback addresses of theirs are connected to, also where `localhost` is resolved to others. `http://`, `unix:` and `vsock://` speak HTTP/1.1 to the application, `h2c://` HTTP/2, which gRPC needs. A name is resolved for each connection that is made, by the system (`/etc/hosts`, DNS), and each of its addresses tried; see `docs/http.md`.",
+            "Where to connect. For protocol `tcp` they are tried in order until one takes the connection; for `http` see `balance`. `tls://` and `tls+vsock://` speak attested TLS and need `attested`; the others are plain, and without `insecure_remote_upstream` only loopback addresses of theirs are connected to, also where `localhost` is resolved to others. `http://`, `unix:` and `vsock://` speak HTTP/1.1 to the application, `h2c://` HTTP/2, which gRPC needs. A name is resolved by the system (`/etc/hosts`, DNS) and followed: see `dns_refresh` and `docs/http.md`.",
         ),
         key(
             "balance",
@@ -434,6 +434,12 @@ pub static UPSTREAM: Section = Section {
             "Puts connections into shared attested sessions, so that short ones do not each pay a handshake and a quote. The far listener has to say `multiplex` too: without, the session is refused (`alpn_mismatch`) and nothing falls back. New connections use a session in the first half of its life, and an unused one is closed after 60 s. For protocol `tcp`; requests of `http` share sessions always. Needs `attested` in a session tier.",
         ),
         key("connect_timeout", "duration", "`\"5s\"`", "How long connecting to one target may take, name resolution included."),
+        key(
+            "dns_refresh",
+            "duration",
+            "`\"30s\"`",
+            "How often it is looked where a target's name leads, up to a fifth sooner or later. Requests go to all its addresses; pooled connections and sessions to an address that it no longer has take nothing new. At least `\"1s\"`.",
+        ),
         key(
             "insecure_remote_upstream",
             "boolean",

@@ -12,6 +12,7 @@ use super::{Dial, Freshness, Peer, Place, Transport, Upstream, schema, values};
 
 /// How long connecting to one target may take when nothing else is said.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const DNS_REFRESH: Duration = Duration::from_secs(30);
 
 pub(super) fn read(section: &Section<'_>, known: &Known<'_>, collected: &mut Collected) -> Option<Upstream> {
     let name = name(section);
@@ -33,9 +34,10 @@ pub(super) fn read(section: &Section<'_>, known: &Known<'_>, collected: &mut Col
     }
     let multiplex = multiplex(section, dial.as_ref().map(|dial| dial.freshness));
     let connect_timeout = within(section, "connect_timeout", Duration::from_millis(10), Duration::from_secs(300)).unwrap_or(CONNECT_TIMEOUT);
+    let dns_refresh = within(section, "dns_refresh", Duration::from_secs(1), Duration::from_secs(86_400)).unwrap_or(DNS_REFRESH);
     let targets: Vec<_> = targets.into_iter().map(|target| target.value).collect();
     let http = super::http::upstream(section);
-    (!targets.is_empty()).then_some(Upstream { name: name?.value, targets, attested: dial, connect_timeout, multiplex, http })
+    (!targets.is_empty()).then_some(Upstream { name: name?.value, targets, attested: dial, connect_timeout, dns_refresh, multiplex, http })
 }
 
 /// Whether connections share sessions. A certificate's verdict is remembered as it is: there is nothing to share.

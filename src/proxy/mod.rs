@@ -14,6 +14,7 @@ mod handshake;
 pub mod http;
 mod limits;
 mod listen;
+mod names;
 pub mod passed;
 pub mod plan;
 mod probe;

@@ -171,6 +171,8 @@ pub struct Upstream {
     pub originate: Originate,
     /// How long connecting to one target may take, name resolution included.
     pub connect_timeout: Duration,
+    /// How often, about, it is looked where a target's name leads, for connections that are kept. At least a second.
+    pub refresh: Duration,
     /// Puts many connections into one attested session. For bytes, and with a [`Originate::Attested`] whose side speaks
     /// [`tls::ALPN_TUNNEL`] alone.
     pub multiplex: Option<Multiplex>,
@@ -197,14 +199,14 @@ pub enum Target {
     /// A host name or address of this machine and a port: only loopback addresses are connected to, whatever the name's
     /// resolution gives.
     Loopback {
-        /// Resolved anew for each connection.
+        /// Resolved for each connection of its own, and followed for those that are kept.
         host: String,
         /// The port.
         port: u16,
     },
     /// A host name or address and a port.
     Tcp {
-        /// Resolved anew for each connection.
+        /// Resolved for each connection of its own, and followed for those that are kept.
         host: String,
         /// The port.
         port: u16,

@@ -106,7 +106,7 @@ pub(super) async fn reach(
         return Ok(Reached { target: session.target.clone(), there: There::Session(session), stream: Stream::Tunnel(Box::new(tunnel)) });
     }
     let metrics = &handshakes.parts.metrics;
-    let Dialled { socket, target } = dial(upstream, here).await.map_err(|Unreachable(tried)| {
+    let Dialled { socket, target, .. } = dial(upstream, here).await.map_err(|Unreachable(tried)| {
         metrics.upstream_connect(&upstream.name, "unreachable");
         Unreached::Unreachable(tried)
     })?;

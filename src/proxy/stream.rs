@@ -95,6 +95,14 @@ impl Socket {
         }
     }
 
+    /// The address that it is connected to, over TCP.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        match &self.kind {
+            Kind::Tcp(stream) => stream.peer_addr().ok(),
+            Kind::Unix(_) | Kind::Vsock(_) => None,
+        }
+    }
+
     /// Keeps its place among the sockets of the process to its end.
     pub(super) fn holding(mut self, held: Held) -> Self {
         self.held = Some(held);

@@ -16,6 +16,8 @@ use super::vsock;
 pub(super) struct Dialled {
     pub(super) socket: Socket,
     pub(super) target: String,
+    /// Which of the upstream's targets it is.
+    pub(super) place: usize,
 }
 
 /// No target of an upstream can be reached: the targets that were tried, each with what happened.
@@ -25,34 +27,38 @@ pub(super) struct Unreachable(pub(super) Vec<(String, io::Error)>);
 /// Connects to the first target that can be reached, in their order, on behalf of what was admitted.
 pub(super) async fn dial(upstream: &Upstream, admitted: &Admitted) -> Result<Dialled, Unreachable> {
     let mut tried = Vec::new();
-    for target in &upstream.targets {
-        match connect(admitted, target, upstream.connect_timeout).await {
-            Ok(socket) => return Ok(Dialled { socket, target: target.to_string() }),
+    for (place, target) in upstream.targets.iter().enumerate() {
+        match connect(admitted, target, None, upstream.connect_timeout).await {
+            Ok(socket) => return Ok(Dialled { socket, target: target.to_string(), place }),
             Err(error) => tried.push((target.to_string(), error)),
         }
     }
     Err(Unreachable(tried))
 }
 
-/// Connects to one target, on behalf of what was admitted.
-pub(super) async fn connect(_: &Admitted, target: &Target, limit: Duration) -> io::Result<Socket> {
+/// Connects to one target, on behalf of what was admitted: to `address` where its name is known to lead there.
+pub(super) async fn connect(_: &Admitted, target: &Target, address: Option<SocketAddr>, limit: Duration) -> io::Result<Socket> {
     let connecting = async {
-        match target {
-            Target::Loopback { host, port } => {
-                let found: Vec<_> = tokio::net::lookup_host((host.as_str(), *port)).await?.collect();
+        match (target, address) {
+            (Target::Loopback { host, port }, address) => {
+                let found: Vec<_> = match address {
+                    Some(address) => vec![address],
+                    None => tokio::net::lookup_host((host.as_str(), *port)).await?.collect(),
+                };
                 TcpStream::connect(&*of_this_machine(host, &found)?).await.map(Socket::made)
             }
+            (Target::Tcp { .. }, Some(address)) => TcpStream::connect(address).await.map(Socket::made),
             // Tries every address the name has.
-            Target::Tcp { host, port } => TcpStream::connect((host.as_str(), *port)).await.map(Socket::made),
-            Target::Unix(path) => UnixStream::connect(path).await.map(Socket::unix),
-            Target::Vsock { cid, port } => vsock::Stream::connect(&vsock::address(Some(*cid), *port)).await.map(Socket::vsock),
+            (Target::Tcp { host, port }, None) => TcpStream::connect((host.as_str(), *port)).await.map(Socket::made),
+            (Target::Unix(path), _) => UnixStream::connect(path).await.map(Socket::unix),
+            (Target::Vsock { cid, port }, _) => vsock::Stream::connect(&vsock::address(Some(*cid), *port)).await.map(Socket::vsock),
         }
     };
     tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// The loopback addresses among those that a name was resolved to.
-fn of_this_machine(host: &str, found: &[SocketAddr]) -> io::Result<Vec<SocketAddr>> {
+pub(super) fn of_this_machine(host: &str, found: &[SocketAddr]) -> io::Result<Vec<SocketAddr>> {
     let (here, elsewhere): (Vec<_>, Vec<_>) = found.iter().copied().partition(|address: &SocketAddr| address.ip().to_canonical().is_loopback());
     match elsewhere.first() {
         Some(address) if here.is_empty() => {
@@ -74,7 +80,7 @@ mod tests {
         let port = listener.local_addr().expect("an address").port();
         let dial = async |host: &str| {
             let target = Target::Loopback { host: host.to_owned(), port };
-            connect(&admit::local(), &target, Duration::from_secs(5)).await
+            connect(&admit::local(), &target, None, Duration::from_secs(5)).await
         };
         assert!(dial("127.0.0.1").await.is_ok());
         // Every address of this machine, and none that is loopback.

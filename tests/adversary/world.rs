@@ -263,7 +263,7 @@ impl Client {
 fn listen(house: &House, role: &str, terminate: Terminate, (to, originate): (SocketAddr, Originate), limits: Limits) -> (String, Proxy, SocketAddr) {
     let name = unique(role);
     let targets = vec![Target::Tcp { host: to.ip().to_string(), port: to.port() }];
-    let upstream = Upstream { name: format!("behind-{name}"), targets, originate, connect_timeout: PATIENCE, multiplex: None };
+    let upstream = Upstream { name: format!("behind-{name}"), targets, originate, connect_timeout: PATIENCE, refresh: PATIENCE, multiplex: None };
     let bind = Bind::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
     let listener = Listener {
         name: name.clone(),

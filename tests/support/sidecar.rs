@@ -153,7 +153,14 @@ pub(crate) fn judge(parts: &Parts) -> Arc<dyn Judge> {
 
 pub(crate) fn upstream(name: &str, address: SocketAddr, originate: Originate) -> Arc<Upstream> {
     let target = Target::Tcp { host: address.ip().to_string(), port: address.port() };
-    Arc::new(Upstream { name: name.to_owned(), targets: vec![target], originate, connect_timeout: Duration::from_secs(5), multiplex: None })
+    Arc::new(Upstream {
+        name: name.to_owned(),
+        targets: vec![target],
+        originate,
+        connect_timeout: Duration::from_secs(5),
+        refresh: Duration::from_secs(30),
+        multiplex: None,
+    })
 }
 
 pub(crate) fn listener(name: &str, bind: SocketAddr, terminate: Terminate, upstream: Arc<Upstream>) -> Listener {
@@ -237,6 +244,7 @@ impl<'a> Plan<'a> {
                 targets,
                 originate: Originate::Plain,
                 connect_timeout: Duration::from_secs(5),
+                refresh: Duration::from_secs(30),
                 multiplex: None,
             });
         }

@@ -168,8 +168,14 @@ mod tests {
             Some((address, bits)) => Place::Network(Network { address: address.parse().expect("an address"), bits: bits.parse().expect("bits") }),
             None => Place::Name(place.to_owned()),
         };
-        let upstream =
-            Upstream { name: upstream.to_owned(), targets: Vec::new(), originate: Originate::Plain, multiplex: None, connect_timeout: Duration::ZERO };
+        let upstream = Upstream {
+            name: upstream.to_owned(),
+            targets: Vec::new(),
+            originate: Originate::Plain,
+            multiplex: None,
+            connect_timeout: Duration::ZERO,
+            refresh: Duration::ZERO,
+        };
         Destination { place, port, upstream: Arc::new(upstream) }
     }
 

@@ -426,7 +426,7 @@ async fn check(pool: std::sync::Weak<Pool>) {
         let Some(health) = &pool.backend.health else { return };
         let Ok(path) = health.path.parse::<PathAndQuery>() else { return };
         let mut well = 0;
-        for spot in &pool.spots {
+        for spot in pool.spots.now().iter() {
             let asking = pool.ask(&operator, spot, Message::get(&spot.target.to_string(), path.clone()));
             let answer = tokio::time::timeout(pause.max(Duration::from_secs(1)), asking).await;
             // Says nothing of the target.
@@ -436,7 +436,7 @@ async fn check(pool: std::sync::Weak<Pool>) {
             }
             let good = matches!(&answer, Ok(Ok((response, _))) if response.status().is_success() || response.status().is_redirection());
             if spot.well.swap(good, Ordering::SeqCst) != good {
-                tracing::warn!(target: "upstream", event = if good { "well" } else { "unwell" }, upstream = pool.name(), address = %spot.target);
+                tracing::warn!(target: "upstream", event = if good { "well" } else { "unwell" }, upstream = pool.name(), address = %spot);
             }
             well += i64::from(good);
         }

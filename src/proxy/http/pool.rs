@@ -15,12 +15,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use super::body::Body;
 use super::message::Message;
 use super::plan::{Backend, Balance, Speaks};
-use super::target::{Exclusive, Shared, Spot};
+use super::target::{Exclusive, Shared, Spot, Spots};
 use super::wire::{Gauge, Wire};
 use crate::clock::Clock;
 use crate::proxy::Phase;
 use crate::proxy::admit::{Admitted, Ground};
 use crate::proxy::around::Around;
+use crate::proxy::names::Following;
 use crate::proxy::plan::Originate;
 use crate::proxy::record::{self, About};
 use crate::proxy::standing::Ended;
@@ -34,8 +35,9 @@ use crate::tls::ALPN_H2;
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) backend: Arc<Backend>,
-    pub(super) spots: Vec<Arc<Spot>>,
+    pub(super) spots: Arc<Spots>,
     around: Arc<Around>,
+    following: Vec<Following>,
     turn: AtomicUsize,
 }
 
@@ -153,13 +155,37 @@ enum Chosen {
 /// A connection is not used for new requests in its last while, so that those can end.
 const LAST: Duration = Duration::from_secs(30);
 
-/// How often a request that was not sent is tried on another connection.
+/// How often a request that was not sent is tried on another connection to one target, and in all.
 const TRIES: usize = 3;
+const BUDGET: usize = 8;
+
+/// The tries of one request.
+#[derive(Default)]
+struct Tries {
+    made: usize,
+    /// Why there is to be another.
+    again: Option<&'static str>,
+    failed: Vec<(String, io::Error)>,
+}
+
+/// Why a request has no answer yet.
+enum Unanswered {
+    /// It is over.
+    Failed(Failure),
+    /// Nothing of it was sent.
+    Unsent(Box<Message>),
+}
 
 impl Pool {
     pub(super) fn new(backend: Arc<Backend>, around: Arc<Around>) -> Arc<Self> {
-        let spots = backend.upstream.targets.iter().cloned().map(Spot::new).collect();
-        Arc::new(Self { backend, spots, around, turn: AtomicUsize::new(0) })
+        let upstream = &backend.upstream;
+        let spots = Spots::new(&upstream.targets);
+        let follow = |(place, target)| {
+            let (spots, name) = (Arc::clone(&spots), upstream.name.clone());
+            Following::start(upstream, target, move |found| spots.moved(&name, place, found))
+        };
+        let following = upstream.targets.iter().enumerate().filter_map(follow).collect();
+        Arc::new(Self { backend, spots, around, following, turn: AtomicUsize::new(0) })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -171,37 +197,73 @@ impl Pool {
         self.around.parts.metrics.healthy_targets(self.name(), targets);
     }
 
-    /// Sends a request for the client that was admitted. It is tried again only while nothing of it was sent.
-    pub(super) async fn send(&self, admitted: &Admitted, mut message: Box<Message>, key: u64) -> Result<(Response<Incoming>, Lease), Failure> {
-        let mut unreachable = Vec::new();
-        let (order, refused) = self.order(key);
+    /// Sends a request for the client that was admitted. It is tried again only while nothing of it was sent, and as often
+    /// as [`BUDGET`] allows.
+    pub(super) async fn send(&self, admitted: &Admitted, message: Box<Message>, key: u64) -> Result<(Response<Incoming>, Lease), Failure> {
+        let mut tries = Tries::default();
+        let spots = self.spots.now();
+        let message = match self.send_to(admitted, message, (&spots, key), &mut tries).await {
+            Ok(answer) => return Ok(answer),
+            Err(Unanswered::Failed(failure)) => return Err(failure),
+            Err(Unanswered::Unsent(message)) => message,
+        };
+        // Where names led nobody is there: perhaps they lead elsewhere by now.
+        let limit = self.backend.upstream.connect_timeout;
+        for following in &self.following {
+            following.again(limit).await;
+        }
+        let new: Vec<_> = self.spots.now().iter().filter(|spot| !spots.iter().any(|known| Arc::ptr_eq(known, spot))).cloned().collect();
+        self.send_to(admitted, message, (&new, key), &mut tries).await.map_err(|unanswered| match unanswered {
+            Unanswered::Failed(failure) => failure,
+            Unanswered::Unsent(_) => Failure::Unreachable(tries.failed),
+        })
+    }
+
+    /// Tries one target after the other.
+    async fn send_to(
+        &self,
+        admitted: &Admitted,
+        mut message: Box<Message>,
+        (spots, key): (&[Arc<Spot>], u64),
+        tries: &mut Tries,
+    ) -> Result<(Response<Incoming>, Lease), Unanswered> {
+        let (order, refused) = self.order(spots, key);
         if order.is_empty()
             && let Some(denied) = refused
         {
-            return Err(Failure::Refused(denied));
+            return Err(Unanswered::Failed(Failure::Refused(denied)));
         }
         for spot in order {
             for _ in 0..TRIES {
+                if tries.made == BUDGET {
+                    return Err(Unanswered::Unsent(message));
+                }
+                tries.made += 1;
+                if let Some(why) = tries.again.take() {
+                    self.around.parts.metrics.upstream_retry(self.name(), why);
+                }
                 let chosen = match self.choose(admitted, spot).await {
                     Ok(chosen) => chosen,
                     Err(Failure::Unreachable(tried)) => {
-                        unreachable.extend(tried);
+                        tries.again = Some("unreachable");
+                        tries.failed.extend(tried);
                         break;
                     }
-                    Err(failure) => return Err(failure),
+                    Err(failure) => return Err(Unanswered::Failed(failure)),
                 };
                 match self.send_on(chosen, spot, message).await {
                     Ok(answer) => return Ok(answer),
                     // The connection had ended before a byte of it was sent.
                     Err((Some(unsent), _)) => {
-                        self.around.parts.metrics.upstream_retry(self.name(), "unsent");
+                        tries.again = Some("unsent");
+                        tries.failed.push((spot.to_string(), io::Error::new(io::ErrorKind::ConnectionAborted, "it ended before a request was sent")));
                         message = unsent;
                     }
-                    Err((None, failure)) => return Err(failure),
+                    Err((None, failure)) => return Err(Unanswered::Failed(failure)),
                 }
             }
         }
-        Err(Failure::Unreachable(unreachable))
+        Err(Unanswered::Unsent(message))
     }
 
     /// Asks one target, whatever is thought of it.
@@ -211,10 +273,10 @@ impl Pool {
     }
 
     /// The targets to try, the best first; and a refusal for which one is left out.
-    fn order(&self, key: u64) -> (Vec<&Arc<Spot>>, Option<Denied>) {
+    fn order<'a>(&self, spots: &'a [Arc<Spot>], key: u64) -> (Vec<&'a Arc<Spot>>, Option<Denied>) {
         let mut refused = None;
-        let mut good: Vec<&Arc<Spot>> = Vec::with_capacity(self.spots.len());
-        for spot in &self.spots {
+        let mut good: Vec<&Arc<Spot>> = Vec::with_capacity(spots.len());
+        for spot in spots {
             match spot.available() {
                 Ok(()) => good.push(spot),
                 Err(Some(denied)) => refused = Some(denied),
@@ -223,7 +285,7 @@ impl Pool {
         }
         if good.is_empty() && refused.is_none() {
             // All are out for being unreachable or unwell: to try is better than to be sure of failing.
-            good = self.spots.iter().collect();
+            good = spots.iter().collect();
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         match self.backend.balance {
@@ -236,8 +298,9 @@ impl Pool {
                 good.rotate_left(start);
                 good.sort_by_key(|spot| spot.in_flight.load(Ordering::SeqCst));
             }
-            Balance::Hash => good.sort_by_key(|spot| std::cmp::Reverse(weight(key, &spot.target.to_string()))),
+            Balance::Hash => good.sort_by_key(|spot| std::cmp::Reverse(weight(key, &spot.to_string()))),
         }
+        good.sort_by_key(|spot| !spot.is_preferred());
         (good, refused)
     }
 
@@ -258,7 +321,7 @@ impl Pool {
                 return Ok(Chosen::Shared(shared));
             }
             if let Some(failed) = spot.failed_after(since) {
-                let unreached = || vec![(spot.target.to_string(), io::Error::other("not reached a moment ago"))];
+                let unreached = || vec![(spot.to_string(), io::Error::other("not reached a moment ago"))];
                 return Err(failed.map_or_else(|| Failure::Unreachable(unreached()), Failure::Refused));
             }
             if let Err(Some(denied)) = spot.available() {
@@ -281,7 +344,7 @@ impl Pool {
             metrics.limit_rejected(&around.listener, "descriptors");
             return Err(Failure::Full);
         };
-        let socket = match upstream::connect(admitted, &spot.target, self.backend.upstream.connect_timeout).await {
+        let socket = match upstream::connect(admitted, &spot.target, spot.address, self.backend.upstream.connect_timeout).await {
             Ok(socket) => socket.holding(held),
             Err(error) => {
                 metrics.upstream_connect(self.name(), "unreachable");
@@ -293,7 +356,7 @@ impl Pool {
             Originate::Plain => (Stream::Plain(socket), None, self.backend.speaks == Speaks::Http2),
             Originate::Attested(side) => {
                 let refused = |denied: Denied| {
-                    let address = spot.target.to_string();
+                    let address = spot.to_string();
                     let about = About { listener: &around.listener, upstream: self.name(), address: &address, ..About::default() };
                     record::refused(metrics, &about, None, End::Upstream, &denied);
                     // A verdict is remembered for 5 s at most (PROTOCOL 3.6); only this target is left out.
@@ -313,7 +376,7 @@ impl Pool {
 
     /// Notes a target that cannot be reached; it is told once, until it can be again.
     fn unreached(&self, spot: &Spot, error: io::Error) -> Failure {
-        let tried = vec![(spot.target.to_string(), error)];
+        let tried = vec![(spot.to_string(), error)];
         spot.eject(self.backend.ejection, None);
         if spot.unreached() {
             let about = About { listener: &self.around.listener, upstream: self.name(), ..About::default() };

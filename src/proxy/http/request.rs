@@ -53,7 +53,7 @@ impl std::fmt::Display for At {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Named(target) => f.write_str(target),
-            Self::Spot(spot) => spot.target.fmt(f),
+            Self::Spot(spot) => spot.fmt(f),
         }
     }
 }

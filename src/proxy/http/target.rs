@@ -1,7 +1,8 @@
-//! One target of an upstream: its connections, its health, what it was refused for.
+//! The targets of an upstream and the addresses of their names: each one's connections, its health, what it was refused for.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use hyper::client::conn::{http1, http2};
@@ -11,10 +12,20 @@ use crate::proxy::admit::Admitted;
 use crate::proxy::plan::Target;
 use crate::refusal::Denied;
 
-/// A target and what is known of it.
+/// The places where requests of an upstream may go, in the order of its targets. Those of a name follow where it leads.
+#[derive(Debug)]
+pub(super) struct Spots(RwLock<Arc<[Arc<Spot>]>>);
+
+/// A target, or one address of its name, and what is known of it.
 #[derive(Debug)]
 pub(super) struct Spot {
     pub(super) target: Target,
+    /// Which of the upstream's targets it is.
+    place: usize,
+    /// Where its name leads, once that is known.
+    pub(super) address: Option<SocketAddr>,
+    /// Whether it is of the family that the system prefers; the others are for when none of those is left.
+    preferred: AtomicBool,
     /// Requests that are under way to it.
     pub(super) in_flight: AtomicUsize,
     /// What active checks found.
@@ -32,6 +43,8 @@ struct Links {
     free: Vec<Exclusive>,
     swept: Option<Instant>,
     out: Option<Out>,
+    /// Nothing is kept any more.
+    retired: bool,
 }
 
 /// A target is left out until then.
@@ -75,10 +88,67 @@ impl Exclusive {
     }
 }
 
+impl Spots {
+    pub(super) fn new(targets: &[Target]) -> Arc<Self> {
+        let spots = targets.iter().enumerate().map(|(place, target)| Spot::new(target.clone(), place, None));
+        Arc::new(Self(RwLock::new(spots.collect())))
+    }
+
+    pub(super) fn now(&self) -> Arc<[Arc<Spot>]> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Has a target's name lead to the addresses that were `found`, those of the preferred family first.
+    pub(super) fn moved(&self, upstream: &str, place: usize, found: &[SocketAddr]) {
+        let preferred = found.first().is_some_and(SocketAddr::is_ipv6);
+        let mut kept = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let (mine, others): (Vec<_>, Vec<_>) = kept.iter().cloned().partition(|spot| spot.place == place);
+        let Some(target) = mine.first().map(|spot| spot.target.clone()) else { return };
+        let known = |address: &SocketAddr| mine.iter().find(|spot| spot.address == Some(*address)).cloned();
+        let new: Vec<_> = found.iter().map(|address| known(address).unwrap_or_else(|| Spot::new(target.clone(), place, Some(*address)))).collect();
+        for spot in &new {
+            spot.preferred.store(spot.address.is_some_and(|address| address.is_ipv6() == preferred), Ordering::Relaxed);
+        }
+        let gone: Vec<_> = mine.iter().filter(|spot| !new.iter().any(|new| Arc::ptr_eq(new, spot))).collect();
+        if new.is_empty() || (gone.is_empty() && new.len() == mine.len()) {
+            return;
+        }
+        let (from, to) = (gone.iter().filter_map(|spot| spot.address).collect::<Vec<_>>(), found);
+        tracing::info!(target: "upstream", event = "moved", upstream, address = %target, ?from, ?to);
+        for spot in gone {
+            spot.retire();
+        }
+        let mut spots: Vec<_> = others.into_iter().chain(new).collect();
+        spots.sort_by_key(|spot| spot.place);
+        *kept = spots.into();
+    }
+}
+
+impl std::fmt::Display for Spot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.address {
+            Some(address) => write!(f, "{} ({})", self.target, address.ip()),
+            None => self.target.fmt(f),
+        }
+    }
+}
+
 impl Spot {
-    pub(super) fn new(target: Target) -> Arc<Self> {
-        let (in_flight, well, lost) = (AtomicUsize::new(0), AtomicBool::new(true), AtomicBool::new(false));
-        Arc::new(Self { target, in_flight, well, lost, links: Mutex::default(), connecting: tokio::sync::Mutex::default() })
+    fn new(target: Target, place: usize, address: Option<SocketAddr>) -> Arc<Self> {
+        let (in_flight, well, lost, preferred) = (AtomicUsize::new(0), AtomicBool::new(true), AtomicBool::new(false), AtomicBool::new(true));
+        Arc::new(Self { target, place, address, preferred, in_flight, well, lost, links: Mutex::default(), connecting: tokio::sync::Mutex::default() })
+    }
+
+    pub(super) fn is_preferred(&self) -> bool {
+        self.preferred.load(Ordering::Relaxed)
+    }
+
+    /// Lets go of connections: unused ones end, those in use with what is on them.
+    fn retire(&self) {
+        let mut links = self.links();
+        links.retired = true;
+        links.free.clear();
+        links.shared.clear();
     }
 
     fn links(&self) -> MutexGuard<'_, Links> {
@@ -104,7 +174,10 @@ impl Spot {
     }
 
     pub(super) fn share(&self, link: Arc<Shared>) {
-        self.links().shared.push(link);
+        let mut links = self.links();
+        if !links.retired {
+            links.shared.push(link);
+        }
     }
 
     /// An unused connection that is still good.
@@ -122,7 +195,7 @@ impl Spot {
     /// Keeps a connection for another request.
     pub(super) fn keep(&self, mut link: Exclusive, most: usize) {
         let mut links = self.links();
-        if links.free.len() < most {
+        if !links.retired && links.free.len() < most {
             link.since = Instant::now();
             links.free.push(link);
         }
@@ -153,3 +226,34 @@ impl Spot {
 
 /// How often unused connections are looked through for those that are no longer good.
 const SWEEP: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().expect("an address")).collect()
+    }
+
+    #[test]
+    fn targets_follow_their_names_and_what_stays_is_kept() {
+        let name = |host: &str| Target::Tcp { host: host.to_owned(), port: 1 };
+        let spots = Spots::new(&[name("a.test"), name("192.0.2.9"), name("b.test")]);
+        let shown = || spots.now().iter().map(|spot| format!("{spot}{}", if spot.is_preferred() { "" } else { " later" })).collect::<Vec<_>>();
+        assert_eq!(shown(), ["a.test:1", "192.0.2.9:1", "b.test:1"]);
+        spots.moved("app", 0, &addresses(&["192.0.2.1:1", "192.0.2.2:1", "[2001:db8::1]:1"]));
+        assert_eq!(shown(), ["a.test:1 (192.0.2.1)", "a.test:1 (192.0.2.2)", "a.test:1 (2001:db8::1) later", "192.0.2.9:1", "b.test:1"]);
+        let before = spots.now();
+        spots.moved("app", 0, &addresses(&["192.0.2.1:1", "192.0.2.2:1", "[2001:db8::1]:1"]));
+        assert!(Arc::ptr_eq(&before, &spots.now()), "nothing moved");
+        spots.moved("app", 0, &addresses(&["[2001:db8::1]:1", "192.0.2.2:1"]));
+        assert_eq!(shown(), ["a.test:1 (2001:db8::1)", "a.test:1 (192.0.2.2) later", "192.0.2.9:1", "b.test:1"]);
+        let (gone, stays) = (&before[0], &before[1]);
+        assert!(gone.links().retired && !stays.links().retired);
+        assert!(spots.now().iter().any(|spot| Arc::ptr_eq(spot, stays)), "what is known of it is lost");
+        // No look finds nothing; if one did, what is known would stay.
+        spots.moved("app", 0, &[]);
+        spots.moved("app", 7, &addresses(&["192.0.2.1:1"]));
+        assert_eq!(spots.now().len(), 4);
+    }
+}

@@ -153,7 +153,7 @@ fn tunnel(connection: &Arc<Connection>, downstream: OnUpgrade, upstream: OnUpgra
             ended = lease.ended(&around.parts.clock) => match ended {
                 standing::Ended::Expired => "at the end of its permitted life".to_owned(),
                 standing::Ended::Withdrawn(denied) => {
-                    let (ground, address) = (lease.ground(), lease.spot().target.to_string());
+                    let (ground, address) = (lease.ground(), lease.spot().to_string());
                     let about = About { listener: &around.listener, peer: &shared.from, address: &address, ground, ..About::default() };
                     record::withdrawn(&around.parts.metrics, &about, End::Upstream, &denied);
                     "withdrawn".to_owned()

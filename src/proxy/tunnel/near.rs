@@ -1,8 +1,9 @@
 //! The end that opens sessions and puts connections into them.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use h2::client::{self, SendRequest};
@@ -17,7 +18,8 @@ use crate::proxy::Phase;
 use crate::proxy::admit::Admitted;
 use crate::proxy::around::Around;
 use crate::proxy::http::wire::{Gauge, Wire};
-use crate::proxy::plan::{Multiplex, Upstream};
+use crate::proxy::names::Following;
+use crate::proxy::plan::{Multiplex, Target, Upstream};
 use crate::proxy::record::{self, About};
 use crate::proxy::standing;
 use crate::proxy::tcp::End;
@@ -37,6 +39,7 @@ pub(in crate::proxy) struct Sessions {
     connecting: tokio::sync::Mutex<()>,
     /// How many tries to make one have failed, and how the last did: those who waited for it share that.
     failed: Mutex<(u64, Option<Failure>)>,
+    _following: Vec<Following>,
 }
 
 /// A session and the connections in it.
@@ -45,6 +48,8 @@ pub(in crate::proxy) struct Session {
     pub(in crate::proxy) admitted: Arc<Admitted>,
     /// The address it is at.
     pub(in crate::proxy) target: String,
+    /// Which of the upstream's targets that is, and where its name led.
+    place: (usize, Option<SocketAddr>),
     /// When it ends at the latest.
     pub(in crate::proxy) end: Instant,
     fate: Fate,
@@ -82,7 +87,33 @@ const LOOK: Duration = Duration::from_millis(500);
 impl Sessions {
     pub(in crate::proxy) fn new(upstream: Arc<Upstream>, side: Arc<ClientSide>, plan: Multiplex, around: Around) -> Arc<Self> {
         let (open, connecting, failed) = (Mutex::default(), tokio::sync::Mutex::default(), Mutex::default());
-        Arc::new(Self { upstream, side, plan, around, open, connecting, failed })
+        Arc::new_cyclic(|sessions: &Weak<Self>| {
+            let follow = |(place, target): (usize, &Target)| {
+                let sessions = Weak::clone(sessions);
+                let found = move |found: &[SocketAddr]| {
+                    if let Some(sessions) = sessions.upgrade() {
+                        sessions.moved(place, found);
+                    }
+                };
+                Following::start(&upstream, target, found)
+            };
+            let following = upstream.targets.iter().enumerate().filter_map(follow).collect();
+            Self { upstream, side, plan, around, open, connecting, failed, _following: following }
+        })
+    }
+
+    /// Lets sessions with what a target's name no longer leads to take nothing new.
+    fn moved(&self, place: usize, found: &[SocketAddr]) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|session| {
+            let (of, address) = session.place;
+            let stays = of != place || address.is_none_or(|address| found.contains(&address));
+            if !stays {
+                session.retire();
+                tracing::info!(target: "upstream", event = "moved", upstream = self.upstream.name, address = session.target, from = ?address, to = ?found);
+            }
+            stays
+        });
     }
 
     /// Begins a connection to the upstream of the far end, for what was admitted here.
@@ -151,7 +182,8 @@ impl Sessions {
             Failure::Unreachable(tried.into_iter().map(|(target, error)| (target, error.kind(), error.to_string())).collect())
         })?;
         metrics.upstream_connect(name, "ok");
-        let Dialled { socket, target } = dialled;
+        let Dialled { socket, target, place } = dialled;
+        let place = (place, socket.peer());
         let (there, stream) = around.handshakes().outbound(&self.side, socket.holding(held)).await.map_err(Failure::Refused)?;
         let lost = |error: h2::Error| Failure::Unreachable(vec![(target.clone(), io::ErrorKind::ConnectionReset, error.to_string())]);
         let setting_up = async {
@@ -175,6 +207,7 @@ impl Sessions {
         let session = Arc::new(Session {
             admitted: Arc::new(there),
             target,
+            place,
             end: now + most,
             fate,
             fresh_until: now + life / 2,
