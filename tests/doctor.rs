@@ -84,6 +84,9 @@ fn a_machine_without_a_tee_says_so_of_every_platform() {
     for platform in PLATFORMS {
         assert!(one(&document, platform.name).1.starts_with("nothing of it is to be seen\n"), "{}", platform.name);
     }
+    for way in document["platforms"]["seen"].as_array().expect("platforms").iter().flat_map(|seen| seen["ways"].as_array().expect("ways")) {
+        assert!(way["what"].as_str().expect("text").contains(" at m/"), "not below the root: {way}");
+    }
     assert_eq!(document["platforms"]["auto"], Value::Null);
     assert!(one(&document, "provider").2.contains("portcullis demo"));
     assert_eq!(one(&document, "clock").0, "good");
