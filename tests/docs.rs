@@ -65,6 +65,30 @@ fn every_configuration_is_read_without_an_error() {
     assert_eq!(read.len(), 10, "{read:?}");
 }
 
+/// A configuration that is shown whole is one that the program reads, with the files that it names beside it.
+#[test]
+#[cfg(feature = "cli")]
+fn whole_configurations_on_pages_are_read() {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(folder.path().join("tls")).expect("a folder");
+    for name in ["tls/fullchain.pem", "tls/privkey.pem"] {
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(folder.path().join(name)).expect("a file");
+    }
+    let mut read = Vec::new();
+    for page in pages() {
+        let text = text(&page);
+        for block in text.split("```toml\n").skip(1).filter_map(|rest| rest.split_once("```")).map(|(block, _)| block) {
+            if block.starts_with("version = 1") && page.starts_with("docs") {
+                let config = portcullis::config::Config::parse(&page.display().to_string(), block, folder.path()).unwrap_or_else(|error| panic!("{error}"));
+                assert!(config.warnings.is_empty() && config.insecure.is_empty(), "{}: {:?}", page.display(), config.warnings);
+                read.push(page.display().to_string());
+            }
+        }
+    }
+    assert!(read.contains(&"docs/certificates.md".to_owned()), "{read:?}");
+}
+
 #[test]
 fn links_between_pages_lead_somewhere() {
     let mut broken = Vec::new();
