@@ -16,6 +16,7 @@ mod input;
 mod inspect;
 mod judging;
 mod log;
+mod logged;
 mod measure;
 mod output;
 mod places;

@@ -7,7 +7,9 @@ mod program;
 use portcullis::attester::simulator::Forge;
 use portcullis::evidence::binding::{self, BindingClaims, Kind};
 use portcullis::evidence::cmw::Collection;
+use portcullis::evidence::eventlog::{Event, Log};
 use portcullis::evidence::snp::Product;
+use portcullis::evidence::tpm::Hash;
 use portcullis::evidence::{KeyDigest, Timestamp};
 use portcullis::tls::certificate::{Statement, issue};
 use program::{AT, Desk, vectors};
@@ -292,6 +294,39 @@ fn inspection_shows_and_never_judges() {
     assert_eq!((document["is"].as_str(), document["fields"]["policy_debug"].as_u64()), (Some("a raw sev-snp report"), Some(1)));
     desk.write("short/report.bin".split('/').next_back().unwrap(), vec![2; 100]);
     assert_eq!(desk.run("inspect report.bin").code, 2, "what cannot be decoded is unreadable input");
+}
+
+/// An event log proves nothing by itself, and is shown line by line.
+#[test]
+fn an_event_log_is_shown_line_by_line() {
+    let desk = Desk::new();
+    let mut log = Log::empty(&[Hash::Sha384]);
+    let digest = portcullis::crypto::sha384(&[b"kernel"]).to_vec();
+    log.events.push(Event { register: 3, kind: 0xd, digests: vec![(Hash::Sha384.id(), digest.clone())], data: b"kernel\x1b[2J".to_vec() });
+    log.events.push(Event { register: 3, kind: 4, digests: vec![(Hash::Sha384.id(), digest)], data: vec![0; 4] });
+    desk.write("ccel_data.bin", [log.encode(), vec![0xff; 64]].concat());
+    let run = desk.run("inspect ccel_data.bin");
+    assert_eq!(run.code, 0, "{}", run.shown());
+    assert!(run.stdout.contains("an event log, which proves nothing by itself") && run.stdout.contains("register 3 EV_SEPARATOR"), "{}", run.shown());
+    let fields = desk.run("inspect ccel_data.bin --json").json()["fields"].clone();
+    assert_eq!(fields["register 3 replayed"], data_encoding::HEXLOWER.encode(&log.replay(Hash::Sha384).expect("replayed")[&3]));
+    assert!(fields["event 0"].as_str().is_some_and(|line| line.contains("EV_IPL") && !line.contains('\u{1b}')), "{fields}");
+    assert_eq!(desk.run("verify ccel_data.bin").code, 2, "it is no evidence");
+}
+
+/// One sentence about what is missing, in place of one about each certificate that lies there.
+#[test]
+fn a_vtpm_alone_is_no_evidence_of_a_tee() {
+    let Some(vectors) = vectors() else { return };
+    for case in ["gcp-cvm/vtpm-on-amd-sev", "gcp-cvm/vtpm-cos85-eventlog"] {
+        let run = Desk::new().run(&format!("verify {}", vectors.join(case).display()));
+        assert_eq!((run.code, run.stderr.lines().count()), (2, 1), "{}", run.shown());
+        assert!(run.stderr.contains("holds a vTPM's quote and no evidence of a TEE") && run.stderr.contains("missing is the TEE's report"), "{}", run.shown());
+    }
+    for case in ["gcp-cvm/snp-milan-v5", "az-snp-vtpm/milan-v3-live"] {
+        let run = Desk::new().run(&format!("verify {}", vectors.join(case).display()));
+        assert!(!run.stderr.contains("no evidence of a TEE"), "{}", run.shown());
+    }
 }
 
 #[test]

@@ -9,8 +9,9 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::output::Rendered;
+use crate::evidence::eventlog::Log;
 use crate::evidence::saved::SavedFile;
-use crate::evidence::{Auxiliary, Endorsement, Endorsements, Evidence, launch};
+use crate::evidence::{Auxiliary, Endorsement, Endorsements, Evidence, launch, tpm};
 use crate::platform::{AUXILIARY, PLATFORMS, Platform};
 use crate::verify::auxiliary;
 
@@ -53,6 +54,8 @@ pub(super) enum Piece {
     Evidence(Form),
     /// Something that helps in judging.
     Endorsement(Endorsement),
+    /// An event log, which proves nothing by itself.
+    Log(Log),
     /// What belongs to the evidence it lies beside.
     Member(Auxiliary),
     /// None of these.
@@ -134,6 +137,14 @@ fn folder(path: &Path, subjects: &mut Vec<Subject>, loose: &mut Heap) -> anyhow:
     if let [(called, _)] = heap.evidence.as_mut_slice() {
         called.clone_from(&name);
     }
+    if heap.is_bare() && holds_a_quote_of_a_tpm(&files) {
+        let beside = |platform: &&Platform| platform.verifier.members().iter().any(|member| member.media_type == tpm::MEDIA_TYPE);
+        let reports: Vec<_> = PLATFORMS.iter().filter(beside).map(|platform| format!("{} ({})", platform.saved.evidence, platform.name)).collect();
+        bail!(
+            "{name} holds a vTPM's quote and no evidence of a TEE: a vTPM alone does not say which machine it is in; what is missing is the TEE's report, as {}",
+            reports.join(" or ")
+        );
+    }
     if heap.evidence.is_empty() {
         if heap.endorsements.iter().next().is_none() {
             bail!("{name} holds no evidence: {KNOWN}");
@@ -183,7 +194,7 @@ impl Heap {
                 Piece::Endorsement(endorsement) => self.endorsements.push(endorsement),
                 Piece::Evidence(form) => self.evidence.push((name.clone(), form)),
                 Piece::Member(member) => self.members.push(member),
-                Piece::Unknown => self.ignored.push(path.display().to_string()),
+                Piece::Log(_) | Piece::Unknown => self.ignored.push(path.display().to_string()),
             }
         }
         Ok(())
@@ -216,9 +227,14 @@ impl Heap {
         if let [(_, Form::Raw(_, evidence))] = self.evidence.as_mut_slice() {
             evidence.auxiliary.append(&mut self.members);
         }
-        let alone = self.evidence.iter().all(|(_, form)| matches!(form, Form::Certificate(der) if !mentions_evidence(der)));
+        let alone = self.is_bare();
         let devices: Vec<_> = self.members.iter().filter(|member| alone && auxiliary::of(member).is_some()).cloned().collect();
         self.evidence.extend((!devices.is_empty()).then(|| (name.to_owned(), Form::Devices(devices))));
+    }
+
+    /// Whether there is no evidence but certificates that carry none.
+    fn is_bare(&self) -> bool {
+        self.evidence.iter().all(|(_, form)| matches!(form, Form::Certificate(der) if !mentions_evidence(der)))
     }
 
     /// In a folder, a certificate that carries nothing stands beside the evidence it has nothing to do with.
@@ -268,6 +284,7 @@ fn recognise(path: &Path, bytes: Vec<u8>) -> Vec<Piece> {
         Some(0xa0..=0xbf) if !PLATFORMS.iter().any(|platform| (platform.saved.is_evidence)(&bytes)) => Piece::Evidence(Form::Collection(bytes)),
         _ => match PLATFORMS.iter().find(|platform| (platform.saved.is_evidence)(&bytes)) {
             Some(platform) => raw(platform, bytes),
+            None if let Ok(log) = Log::parse(&bytes) => Piece::Log(log),
             // A broken endorsement is the verifier's to refuse.
             None => named.map_or(Piece::Unknown, |name| endorsement(name.to_owned(), bytes)),
         },
@@ -304,6 +321,11 @@ fn is_revocation_list(der: &[u8]) -> bool {
 /// Whether a certificate has the evidence extension at all.
 fn mentions_evidence(der: &[u8]) -> bool {
     crate::evidence::leaf::Leaf::read(der).is_ok_and(|leaf| leaf.evidence().is_ok())
+}
+
+/// Whether one of the files is what a TPM signs of its registers, as TPM2_Quote gives it.
+fn holds_a_quote_of_a_tpm(files: &[PathBuf]) -> bool {
+    files.iter().any(|file| read(file).is_ok_and(|bytes| tpm::Attest::parse(&bytes).is_ok()))
 }
 
 const KNOWN: &str = "a raw report, a certificate (DER or PEM) with evidence, an encoded evidence collection, \

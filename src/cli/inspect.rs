@@ -8,11 +8,12 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use super::Outcome;
 use super::input::{self, Form, Piece};
 use super::output::{self, DIM, Detail, Marks, show, show_json};
+use super::{Outcome, logged};
 use crate::evidence::binding::{BindingClaims, Kind};
 use crate::evidence::cmw::Collection;
+use crate::evidence::intel::collateral::{Component, Date, EnclaveLevel, QeIdentity, Signed, Status, TcbInfo, TcbLevel};
 use crate::evidence::leaf::Leaf;
 use crate::evidence::ocsp::Response;
 use crate::evidence::rim::Rim;
@@ -24,8 +25,8 @@ use crate::verify::auxiliary;
 /// Show what is in evidence, certificates and revocation lists; judge nothing.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// What to show: a raw report, a certificate (DER or PEM), a revocation list, an encoded evidence collection, or a folder
-    /// of them; `-` is stdin. At most 1 MiB each.
+    /// What to show: a raw report, a certificate (DER or PEM), a revocation list, an event log, Intel's statements, an encoded
+    /// evidence collection, or a folder of them; `-` is stdin. At most 1 MiB each.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Print one JSON document.
@@ -138,6 +139,7 @@ fn of_piece(file: &Path, piece: Piece) -> Part {
             claims(&mut part, &evidence, &Endorsements::default());
             part
         }
+        Piece::Log(log) => Part { fields: logged::fields(&log), ..Part::new(&name, "an event log, which proves nothing by itself") },
         Piece::Member(member) => {
             let mut part = Part::new(&name, format!("an auxiliary member ({})", member.label));
             part.field("media_type", member.media_type.clone());
@@ -256,6 +258,7 @@ fn of_endorsement(name: &str, endorsement: &Endorsement) -> Part {
             part.field("next_update", list.next_update().map_or_else(|| "none".to_owned(), moment));
             part.field("revoked_serials", revoked);
         }
+        Err(_) if statement(&mut part, &endorsement.bytes).is_some() => {}
         Err(_) if endorsement.bytes.first() == Some(&b'{') => {
             part.field("json", format!("{} octets, signed by the vendor: `verify` and `tcb` read it beside the evidence", endorsement.bytes.len()));
         }
@@ -265,6 +268,37 @@ fn of_endorsement(name: &str, endorsement: &Endorsement) -> Part {
         }
     }
     part
+}
+
+/// Intel's statements about processors and quoting enclaves, bare or with the chain of their signer.
+fn statement(part: &mut Part, bytes: &[u8]) -> Option<()> {
+    let body = Signed::decode("statement", bytes).map_or(bytes, |signed| signed.body);
+    let level =
+        |status: Status, date: Date, advisories: &[String]| format!("{} since {} {}", status.name(), date.0, advisories.join(" ")).trim_end().to_owned();
+    if let Ok((info, _)) = TcbInfo::read(body) {
+        part.field("id", info.id).field("version", info.version).field("fmspc", hex(&info.fmspc.0)).field("pce_id", hex(&info.pce_id.0));
+        part.field("evaluation", info.tcb_evaluation_data_number);
+        part.field("issued", info.issue_date.0.to_string()).field("next_update", info.next_update.0.to_string());
+        for (at, TcbLevel { tcb, tcb_date, tcb_status, advisory_ids }) in info.tcb_levels.iter().take(MOST_LEVELS).enumerate() {
+            let svns = |components: &[Component; 16]| hex(&components.each_ref().map(|component| component.svn));
+            let tdx = tcb.tdx.as_ref().map(|components| format!(" tdx {}", svns(components))).unwrap_or_default();
+            part.field(format!("level {at}"), format!("sgx {} pce {}{tdx}: {}", svns(&tcb.sgx), tcb.pce_svn, level(*tcb_status, *tcb_date, advisory_ids)));
+        }
+        for identity in info.tdx_module_identities.iter().take(MOST_LEVELS) {
+            let newest = identity.tcb_levels.first().map(|level| format!("newest svn {}: {}", level.tcb.isvsvn, level.tcb_status.name()));
+            part.field(format!("module {}", identity.id), newest.unwrap_or_default());
+        }
+    } else {
+        let (identity, _) = QeIdentity::read(body).ok()?;
+        part.field("id", identity.id).field("version", identity.version).field("evaluation", identity.tcb_evaluation_data_number);
+        part.field("issued", identity.issue_date.0.to_string()).field("next_update", identity.next_update.0.to_string());
+        part.field("mrsigner", hex(&identity.mrsigner.0)).field("isvprodid", identity.isvprodid);
+        for (at, EnclaveLevel { tcb, tcb_date, tcb_status, advisory_ids }) in identity.tcb_levels.iter().take(MOST_LEVELS).enumerate() {
+            part.field(format!("level {at}"), format!("svn {}: {}", tcb.isvsvn, level(*tcb_status, *tcb_date, advisory_ids)));
+        }
+    }
+    part.field("signature", "not checked: `verify` and `tcb` do, beside the evidence");
+    Some(())
 }
 
 fn certificate_fields(part: &mut Part, der: &[u8]) {
@@ -292,6 +326,9 @@ fn moment(time: x509_parser::time::ASN1Time) -> String {
 fn hex(octets: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(octets)
 }
+
+/// A statement of more levels is shown in part.
+const MOST_LEVELS: usize = 64;
 
 /// A list of more revoked certificates than this is shown in part.
 const MOST_REVOKED: usize = 256;
