@@ -42,6 +42,7 @@ fn check_names_the_configuration_and_its_policies_by_their_digests() {
     assert_eq!(policy["digest"], sha256(POLICY).as_str());
     assert_eq!((policy["name"].as_str(), policy["mode"].as_str(), policy["entries"].as_u64()), (Some("mesh"), Some("enforce"), Some(0)));
     let text = desk.run("check -c c.toml").stdout;
+    assert!(text.contains("ok: 1 listener, 1 upstream, 1 policy\n") && text.contains("(0 entries)"), "{text}");
     assert!(text.contains(&format!("config: {}", sha256(&config))) && text.contains(&format!("policy mesh: {}", sha256(POLICY))), "{text}");
 }
 
@@ -56,7 +57,10 @@ fn without_a_tee_run_ends_with_4_and_a_line_for_each_way_that_was_tried() {
     assert_eq!(run.code, 4, "{}", run.shown());
     let told: Vec<_> = run.stderr.lines().skip_while(|line| !line.starts_with("error: ")).collect();
     assert_eq!(told[0], "error: no TEE of this machine gives evidence", "{}", run.shown());
-    assert!(told.len() > 2 && told[1..].iter().all(|line| line.starts_with("  ") && line.contains("; ")), "{}", run.shown());
+    let (hint, ways) = told[1..].split_last().expect("lines");
+    assert!(ways.len() > 2 && ways.iter().all(|line| line.starts_with("  ") && line.contains("; ")), "{}", run.shown());
+    assert!(ways.iter().enumerate().all(|(at, line)| !ways[..at].contains(line)), "nothing is said twice: {}", run.shown());
+    assert!(hint.contains("portcullis demo") && hint.contains("provider = \"simulator\""), "{hint}");
 }
 
 /// What the operator wrote wrong ends with 2, wherever it is found out.

@@ -283,7 +283,7 @@ async fn what_lies_on_disk_has_its_lines() {
     desk.write("c.toml", text);
     desk.write("good/torn.item", "half");
     let (code, document) = doctor(&desk, "--config c.toml");
-    assert!(code == 0 && one(&document, "cache").1 == "2 items, 0 of them ended; 1 files that are none", "{document:#}");
+    assert!(code == 0 && one(&document, "cache").1 == "2 items, 0 of them ended; 1 file that is none", "{document:#}");
     assert!(desk.path("good/torn.item").exists(), "a look removes nothing");
 }
 

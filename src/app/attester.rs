@@ -109,7 +109,16 @@ impl fmt::Display for NoAttester {
             (Some(there), None) => write!(f, "this machine is {} and gives no evidence of it", there.platform)?,
             (None, _) => f.write_str("no TEE of this machine gives evidence")?,
         }
-        self.tried().try_for_each(|(_, Unavailable { what, why, fix, .. })| write!(f, "\n  {what}: {why}; {fix}"))
+        // Several platforms may lean on the same thing: it is said once.
+        let mut said: Vec<&Unavailable> = Vec::new();
+        for (_, unavailable) in self.tried() {
+            if !said.contains(&unavailable) {
+                let Unavailable { what, why, fix, .. } = unavailable;
+                write!(f, "\n  {what}: {why}; {fix}")?;
+                said.push(unavailable);
+            }
+        }
+        Ok(())
     }
 }
 

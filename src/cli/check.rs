@@ -105,10 +105,13 @@ fn document(config: &Config) -> Value {
 }
 
 fn text(config: &Config) -> String {
-    let (listeners, upstreams, policies) = (config.listeners.len(), config.upstreams.len(), config.policies.len());
-    let mut text = format!("ok: {listeners} listeners, {upstreams} upstreams, {policies} policies\nconfig: {}\n", output::digest(&config.digest));
+    let listeners = output::counted(config.listeners.len(), "listener", "listeners");
+    let upstreams = output::counted(config.upstreams.len(), "upstream", "upstreams");
+    let policies = output::counted(config.policies.len(), "policy", "policies");
+    let mut text = format!("ok: {listeners}, {upstreams}, {policies}\nconfig: {}\n", output::digest(&config.digest));
     for (name, policy) in &config.policies {
-        let _ = writeln!(text, "policy {name}: {} ({} entries)", output::digest(&policy.policy.digest), policy.policy.accept.len());
+        let entries = output::counted(policy.policy.accept.len(), "entry", "entries");
+        let _ = writeln!(text, "policy {name}: {} ({entries})", output::digest(&policy.policy.digest));
     }
     for option in &config.insecure {
         let _ = writeln!(text, "INSECURE: {option} is in force");

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::output::{BAD, DIM, GOOD, Marks, WARN, printable, row, show, show_json};
+use super::output::{BAD, DIM, GOOD, Marks, WARN, counted, printable, row, show, show_json};
 use super::places::Typed;
 use super::{Outcome, fetching};
 use crate::app::descriptors;
@@ -115,7 +115,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
         }
         Err(error) => {
             lines.push(
-                Line::new("configuration", "the file", State::Bad, format!("{} of its files have errors", error.0.len())).fix("mend what is shown below"),
+                Line::new("configuration", "the file", State::Bad, format!("{} errors", counted(error.0.len(), "of its files has", "of its files have")))
+                    .fix("mend what is shown below"),
             );
             unusable = Some(error.to_string());
         }

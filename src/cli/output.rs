@@ -102,6 +102,11 @@ pub(super) fn note(text: &str) {
     let _ = writeln!(anstream::stderr(), "{}", text.trim_end());
 }
 
+/// A number of things, in the words for one and for several.
+pub(super) fn counted(count: usize, one: &str, several: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { several })
+}
+
 /// Writes an error to stderr.
 pub(super) fn complain(error: &anyhow::Error) {
     match (error.downcast_ref::<Rendered>(), error.downcast_ref::<crate::config::ConfigError>()) {

@@ -86,6 +86,10 @@ pub(super) fn serve(load: &dyn Fn() -> Result<Config, ConfigError>, file: Option
     })
 }
 
+const WITHOUT: &str = "to try it without a TEE: portcullis demo; or write [identity] provider = \"simulator\", which only policies with \
+insecure_roots = [\"simulator\"] accept. What this machine has: portcullis doctor";
+const WITHOUT_EITHER: &str = "to try it without a TEE, take a build with the simulator, which this one is not. What this machine has: portcullis doctor";
+
 /// What keeps the proxy from starting is the operator's to mend, but for a TEE that gives no evidence and a certificate
 /// of ours that peers would refuse: these have outcomes of their own.
 fn refused(error: anyhow::Error) -> anyhow::Result<Outcome> {
@@ -98,5 +102,8 @@ fn refused(error: anyhow::Error) -> anyhow::Result<Outcome> {
         _ => return Err(error),
     };
     output::complain(&error);
+    if outcome == Outcome::NoTee {
+        output::note(if cfg!(feature = "simulator") { WITHOUT } else { WITHOUT_EITHER });
+    }
     Ok(outcome)
 }

@@ -8,6 +8,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use super::super::output::counted;
 use super::{Line, State};
 use crate::clock::Clock;
 use crate::config::choice::{By, Choice};
@@ -60,10 +61,7 @@ fn of_policy(name: &str, Policy { file, policy }: &Policy, now: Timestamp) -> Li
         let state = if whole || policy.accept.iter().all(|entry| entry.not_after.is_some_and(|end| end < now)) { State::Bad } else { State::Note };
         return line(state, ended.join("; ")).fix("write a later day, or take out what has ended: what has ended accepts nobody");
     }
-    let entries = match policy.accept.len() {
-        1 => "1 entry".to_owned(),
-        entries => format!("{entries} entries"),
-    };
+    let entries = counted(policy.accept.len(), "entry", "entries");
     match ends.first() {
         None => line(State::Good, format!("{entries}, no end")),
         Some((end, what)) if *end < now.plus(SOON) => {

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use tokio::task::JoinSet;
 
+use super::super::output::counted;
 use super::{Line, State};
 use crate::admin::metrics::Metrics;
 use crate::app::collateral::{Vouching, foreseen, settings_of};
@@ -125,7 +126,14 @@ fn cache(folder: Option<&Path>) -> Line {
         Ok(looked) => {
             let now = Clock::system().now().ok();
             let ended = looked.ends.iter().filter(|end| now.is_some_and(|now| **end < now)).count();
-            line(State::Good, format!("{} items, {ended} of them ended; {} files that are none", looked.ends.len(), looked.foreign))
+            line(
+                State::Good,
+                format!(
+                    "{}, {ended} of them ended; {} none",
+                    counted(looked.ends.len(), "item", "items"),
+                    counted(looked.foreign, "file that is", "files that are")
+                ),
+            )
         }
         Err(error) => line(State::Bad, error.to_string()).fix("name a folder of the proxy's own"),
     }
