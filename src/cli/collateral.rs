@@ -98,8 +98,7 @@ fn fetch(common: &Common) -> anyhow::Result<Outcome> {
 
 /// Gets the items and tells what became of each.
 async fn got(collateral: &Collateral, wanted: &[Item]) -> Vec<Line> {
-    collateral.want(wanted);
-    collateral.get(wanted, std::time::Duration::MAX).await;
+    fetching::fetched(collateral, wanted).await;
     let shown = collateral.show();
     let line = |item: &Item| {
         let key = item.key();
@@ -140,7 +139,7 @@ fn packed(args: &Pack) -> anyhow::Result<Outcome> {
         anyhow::ensure!(!bundle.is_empty(), "there is nothing to pack: name a cache, a policy or evidence");
         std::fs::write(&args.out, write_bundle(&bundle, now)).with_context(|| format!("cannot write {}", args.out.display()))?;
         let first = bundle.iter().map(|packed| packed.read.window.until).min();
-        output::note(&format!("{} items in {}; the first ends {}", bundle.len(), args.out.display(), first.unwrap_or(now)));
+        output::note(&format!("{} in {}; the first ends {}", output::counted(bundle.len(), "item", "items"), args.out.display(), first.unwrap_or(now)));
         told(&lines, now, args.common.json)
     })
 }

@@ -8,15 +8,21 @@ use anyhow::Context as _;
 
 use super::input::{self, Subject};
 use super::judging::opened;
+use super::output;
+use super::policy::Loaded;
 use crate::admin::metrics::Metrics;
 use crate::app::collateral::{Vouching, foreseen, settings_of};
 use crate::clock::Clock;
-use crate::collateral::{Collateral, Item, Pace, Settings};
+use crate::collateral::{Collateral, Item, Pace, Place, Settings, Source};
 use crate::config::{self, Config};
 use crate::evidence::{Endorsements, Evidence, Timestamp};
 use crate::platform;
 use crate::policy::{AppraisalPolicy, Roots};
 use crate::proxy::appraisal::items;
+use crate::verify::Appraiser;
+
+/// How long a source that asks for time is waited for, over all items.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where collateral comes from.
 #[derive(Debug, clap::Args)]
@@ -30,7 +36,7 @@ pub(super) struct From {
     /// Keep what is got in this folder.
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     cache: Option<PathBuf>,
-    /// What peers of this policy need.
+    /// What peers of this policy need, under the roots that it names.
     #[arg(long = "policy", value_name = "FILE")]
     policies: Vec<PathBuf>,
     /// What a verdict about this evidence needs.
@@ -42,7 +48,7 @@ pub(super) struct From {
 pub(super) struct Named {
     pub(super) settings: Settings,
     pub(super) wanted: Vec<Item>,
-    vouching: Arc<Vouching>,
+    policies: Vec<AppraisalPolicy>,
 }
 
 impl From {
@@ -59,8 +65,7 @@ impl From {
         for path in &self.policies {
             policies.push(config::load_policy(path)?.0);
         }
-        let policies: Vec<&AppraisalPolicy> = policies.iter().collect();
-        let mut wanted = foreseen(&policies);
+        let mut wanted = foreseen(&policies.iter().collect::<Vec<_>>());
         if !self.evidence.is_empty() {
             for Subject { form, endorsements, .. } in input::subjects(&self.evidence)? {
                 let at_hand = opened(form, endorsements)?;
@@ -71,7 +76,7 @@ impl From {
                 }
             }
         }
-        Ok(Named { settings, wanted, vouching: Arc::new(Vouching::by(&policies, Roots::Vendor)) })
+        Ok(Named { settings, wanted, policies })
     }
 
     /// The sources of the command line, by the rules of the configuration.
@@ -92,11 +97,18 @@ pub(super) fn needs(evidence: &Evidence) -> anyhow::Result<Vec<Item>> {
 }
 
 impl Named {
+    /// What proves evidence genuine, under the roots that the policies name.
+    pub(super) fn genuine(&self) -> Appraiser {
+        let simulated = self.policies.iter().find(|policy| policy.roots == Roots::VendorAndSimulator);
+        simulated.map_or_else(Loaded::genuine, Loaded::genuine_under).appraiser()
+    }
+
     /// Begins; there must be a runtime.
     pub(super) fn start(self, clock: &Clock) -> anyhow::Result<(Collateral, Vec<Item>)> {
-        let pace = Pace { wait: Duration::from_secs(60), ..self.settings.pace };
+        let vouching = Vouching::by(&self.policies.iter().collect::<Vec<_>>(), Roots::Vendor);
+        let pace = Pace { wait: PATIENCE, ..self.settings.pace };
         let settings = Settings { pace, ..self.settings };
-        let collateral = Collateral::start(settings, Some(self.vouching), clock.clone(), Arc::new(Metrics::new())).context("the cache cannot be used")?;
+        let collateral = Collateral::start(settings, Some(Arc::new(vouching)), clock.clone(), Arc::new(Metrics::new())).context("the cache cannot be used")?;
         Ok((collateral, self.wanted))
     }
 }
@@ -105,10 +117,33 @@ impl Named {
 pub(super) async fn completed(collateral: &Collateral, evidence: &Evidence, along: &Endorsements, now: Timestamp) -> anyhow::Result<Endorsements> {
     let wanted = needs(evidence)?;
     let lacking: Vec<Item> = wanted.into_iter().filter(|item| along.find(item.id.name).is_none()).collect();
-    collateral.get(&lacking, Duration::from_secs(60)).await;
+    fetched(collateral, &lacking).await;
     let mut all: Endorsements = lacking.iter().filter_map(|item| collateral.find(item, now)).collect();
     all.extend(along.iter().cloned());
     Ok(all)
+}
+
+/// Gets the items, and says on stderr who is asked and who is waited for. What cannot be reached is not waited for; a
+/// source that asks for patience is, for a minute in all.
+pub(super) async fn fetched(collateral: &Collateral, items: &[Item]) {
+    let now = Clock::system().now().ok();
+    let lacking: Vec<_> = items.iter().filter(|item| now.is_none_or(|now| collateral.find(item, now).is_none())).collect();
+    let mut services: Vec<_> = lacking.iter().map(|item| item.service.as_str()).collect();
+    services.sort_unstable();
+    services.dedup();
+    let named = |source: &Source| match source.place {
+        Place::Vendor => format!("the vendor ({})", services.join(", ")),
+        _ => source.to_string(),
+    };
+    let sources: Vec<_> = collateral.sources().map(named).collect();
+    if !lacking.is_empty() && !sources.is_empty() {
+        output::note(&format!("asking for {}: {}", output::counted(lacking.len(), "item", "items"), sources.join(", then ")));
+    }
+    let waits = |item: &Item, pause: Duration| {
+        let why: Vec<_> = collateral.why(item).iter().map(|(source, failure)| format!("{source}: {failure}")).collect();
+        output::note(&format!("{}: {}; asked again in {} s", item.id.path, why.join("; "), pause.as_secs().max(1)));
+    };
+    collateral.fetch(items, PATIENCE, &waits).await;
 }
 
 /// A runtime for one command.

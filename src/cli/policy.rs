@@ -72,7 +72,7 @@ impl Loaded {
     }
 
     /// What proves genuine what is to be trusted under the roots that another policy names: with a device's state.
-    fn genuine_under(policy: &AppraisalPolicy) -> Self {
+    pub(super) fn genuine_under(policy: &AppraisalPolicy) -> Self {
         let genuine = AppraisalPolicy::genuine(&vocabularies());
         Self::of(AppraisalPolicy { roots: policy.roots, keys: policy.keys.clone(), references: References::Required, ..genuine })
     }

@@ -84,13 +84,14 @@ pub(super) fn connected(address: &str, sni: Option<&str>, tier: Tier, loaded: &L
     asked(address, sni, tier, loaded).map(|(judged, ..)| judged)
 }
 
-/// What a server presents, whatever is made of it.
-pub(super) fn presented(address: &str, tier: Tier) -> anyhow::Result<Collection> {
+/// What a server presents, whatever is made of it; or why there is nothing.
+pub(super) fn presented(address: &str, tier: Tier) -> anyhow::Result<Result<Collection, Denied>> {
     let (judged, presented, _) = asked(address, None, tier, &Loaded::genuine())?;
-    presented.with_context(|| match judged.verdict {
-        Err(denied) => format!("{address} presented no evidence: {denied}"),
-        Ok(_) => format!("{address} presented no evidence"),
-    })
+    match (presented, judged.verdict) {
+        (Some(presented), _) => Ok(Ok(presented)),
+        (None, Err(denied)) => Ok(Err(denied)),
+        (None, Ok(_)) => anyhow::bail!("{address} presented no evidence"),
+    }
 }
 
 /// What is made of a server, with the evidence and the certificate it presented.

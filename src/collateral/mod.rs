@@ -168,6 +168,32 @@ impl Collateral {
         }
     }
 
+    /// As [`Collateral::get`], for somebody who looks on: it is waited only where a source is there and asks for time, and
+    /// `waits` is told for how long. Items are named as wanted.
+    pub async fn fetch(&self, items: &[Item], limit: Duration, waits: &impl Fn(&Item, Duration)) {
+        let deadline = Instant::now() + limit;
+        self.want(items);
+        for item in items {
+            drop(tokio::time::timeout_at(deadline, self.followed(item, deadline, waits)).await);
+        }
+    }
+
+    async fn followed(&self, item: &Item, deadline: Instant, waits: &impl Fn(&Item, Duration)) {
+        while lock(&self.0.memory).find(&item.key()).is_none() {
+            match self.begin(item) {
+                Begun::Asking(mut flight) => drop(flight.wait_for(|landed| *landed).await),
+                Begun::Later(again) => {
+                    if again >= deadline || !self.why(item).iter().any(|(_, failure)| failure.is_passing()) {
+                        return;
+                    }
+                    waits(item, again.saturating_duration_since(Instant::now()));
+                    tokio::time::sleep_until(again).await;
+                }
+                Begun::Never => return,
+            }
+        }
+    }
+
     /// Names what is wanted whether or not a peer needs it: it is got now and renewed for good.
     pub fn want(&self, items: &[Item]) {
         for item in items {

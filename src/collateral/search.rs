@@ -32,7 +32,7 @@ pub(super) struct Shared {
     pub(super) wanted: Mutex<Vec<Item>>,
     pub(super) flights: Mutex<HashMap<String, watch::Receiver<bool>>>,
     /// Until when a source is left alone, and after how many failures in a row.
-    pub(super) rests: Mutex<HashMap<usize, (Instant, u32, String)>>,
+    pub(super) rests: Mutex<HashMap<usize, (Instant, u32, Failure)>>,
     /// How often somebody asked for everything anew.
     pub(super) hurried: AtomicU64,
     pub(super) generation: watch::Sender<u64>,
@@ -87,22 +87,21 @@ impl Shared {
 
     /// A source's answer, unless it is to be left alone; notes for how long it is, after this.
     async fn answer(&self, index: usize, (source, room): (&Source, &Semaphore), item: &Item, now: Timestamp) -> Result<Read, Failure> {
-        let Ok(_place) = room.acquire().await else { return Err(Failure::Resting("this process ends".to_owned())) };
+        let Ok(_place) = room.acquire().await else { return Err(Failure::Connection("this process ends".to_owned())) };
         if let Some((_, _, why)) = lock(&self.rests).get(&index).filter(|(until, ..)| *until > Instant::now()) {
-            return Err(Failure::Resting(why.clone()));
+            return Err(Failure::Resting(Box::new(why.clone())));
         }
         let answer = source.ask(&self.client, item, now).await;
         let mut rests = lock(&self.rests);
-        match answer.as_ref().err().and_then(Failure::of_source) {
-            Some(wait) if source.is_remote() => {
+        match answer.as_ref().err().and_then(|failure| Some((failure, failure.of_source()?))) {
+            Some((failure, wait)) if source.is_remote() => {
                 let failures = rests.get(&index).map_or(0, |(_, failures, _)| *failures).saturating_add(1);
-                let rest = match (&answer, wait) {
+                let rest = match (failure, wait) {
                     (_, Some(wait)) => wait,
-                    (Err(Failure::Throttled(_)), None) => self.pace.rest,
+                    (Failure::Throttled(_), None) => self.pace.rest,
                     _ => self.pace.retry(failures),
                 };
-                let why = answer.as_ref().err().map(ToString::to_string).unwrap_or_default();
-                rests.insert(index, (Instant::now() + rest, failures, why));
+                rests.insert(index, (Instant::now() + rest, failures, failure.clone()));
             }
             _ => drop(rests.remove(&index)),
         }

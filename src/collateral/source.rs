@@ -106,7 +106,7 @@ pub enum Failure {
     /// It answered with this status, which trying again will not change.
     Refused(u16),
     /// It failed lately, for this reason, and is left alone for now.
-    Resting(String),
+    Resting(Box<Self>),
     /// It is in trouble: a status of 500 or more.
     Server(u16, Option<Duration>),
     /// It asks to be asked less.
@@ -131,6 +131,15 @@ impl Failure {
             Self::Throttled(_) => "throttled",
             Self::Timeout(_) => "timeout",
             Self::Unusable(_) => "unusable",
+        }
+    }
+
+    /// Whether it is worth waiting: the source is there, and asks for time.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Resting(why) => why.is_passing(),
+            Self::Server(..) | Self::Throttled(_) => true,
+            _ => false,
         }
     }
 
