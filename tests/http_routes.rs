@@ -7,6 +7,8 @@ mod told;
 mod web;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -143,6 +145,79 @@ async fn a_target_that_does_not_answer_is_waited_for_once() {
     app.drain().await;
 }
 
+/// Many clients' requests share a connection between sidecars. Those who do not read their answers, and applications that do not read
+/// what they are sent, leave the others their windows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stands_still_leaves_the_others_of_a_shared_connection_theirs() {
+    let (application, moved) = standing().await;
+    let pair = Pair::start(application, Setup { mutual: false, ..Setup::default() }).await;
+    let mut still = Vec::new();
+    for path in ["/large", "/deaf"] {
+        for _ in 0..24 {
+            let mut stream = TcpStream::connect(pair.entrance).await.expect("a listener");
+            let request = format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000000\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.expect("written");
+            still.push(tokio::spawn(async move {
+                while path == "/deaf" && stream.write_all(&[7; 65536]).await.is_ok() {}
+                std::future::pending::<()>().await;
+                drop(stream);
+            }));
+        }
+        // Until everything that can be on its way is.
+        let mut before = u64::MAX;
+        while moved.load(Ordering::SeqCst) != before {
+            before = moved.load(Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+    let url = format!("http://{}/", pair.entrance);
+    let answer = curl(&[&url]).await;
+    assert!(answer.contains(" 200") && answer.ends_with("ok"), "{answer}");
+    let answer = curl(&["-H", "Expect:", "-d", &"x".repeat(100_000), &url]).await;
+    assert!(answer.contains(" 200") && answer.ends_with("ok"), "{answer}");
+    told(pair.server.metrics(), "portcullis_handshakes_total{listener=\"in\",direction=\"inbound\",result=\"ok\"} 1\n").await;
+    still.iter().for_each(tokio::task::JoinHandle::abort);
+    pair.client.drain().await;
+    pair.server.drain().await;
+}
+
+/// `/large` never ends, `/deaf` reads no body, the rest is read and answered. Counts the octets of `/large`.
+async fn standing() -> (SocketAddr, Arc<AtomicU64>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let (address, moved) = (listener.local_addr().expect("an address"), Arc::<AtomicU64>::default());
+    let counted = Arc::clone(&moved);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(stand(stream, Arc::clone(&counted)));
+        }
+    });
+    (address, moved)
+}
+
+async fn stand(mut stream: TcpStream, moved: Arc<AtomicU64>) -> std::io::Result<std::convert::Infallible> {
+    loop {
+        let (mut head, mut octet) = (Vec::new(), [0]);
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut octet).await?;
+            head.extend_from_slice(&octet);
+        }
+        let head = String::from_utf8_lossy(&head).into_owned();
+        if head.starts_with("POST /deaf ") {
+            std::future::pending::<()>().await;
+        }
+        if head.starts_with("POST /large ") {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n").await?;
+            loop {
+                stream.write_all(&[7; 16384]).await?;
+                moved.fetch_add(16384, Ordering::SeqCst);
+            }
+        }
+        let length = field(&head, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        stream.read_exact(&mut vec![0; length]).await?;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await?;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_target_is_passed_over_and_one_that_is_unwell_left_out() {
     let (one, other) = (Mirror::start().await, Mirror::start().await);
@@ -276,10 +351,10 @@ async fn nothing_is_smuggled_behind_a_refused_upgrade() {
 }
 
 /// A server that is always unwell, and keeps the first line of what it is asked.
-async fn always_500() -> (SocketAddr, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
+async fn always_500() -> (SocketAddr, Arc<std::sync::Mutex<Vec<String>>>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let (address, asked) = (listener.local_addr().expect("an address"), std::sync::Arc::<std::sync::Mutex<Vec<String>>>::default());
-    let kept = std::sync::Arc::clone(&asked);
+    let (address, asked) = (listener.local_addr().expect("an address"), Arc::<std::sync::Mutex<Vec<String>>>::default());
+    let kept = Arc::clone(&asked);
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut head = vec![0; 4096];

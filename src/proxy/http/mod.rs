@@ -54,7 +54,7 @@ use identity::Introduction;
 use message::Message;
 use plan::{Backend, Site, To};
 use pool::Pool;
-use wire::{Gauge, Version, Wire};
+use wire::{Gauge, STREAM_WINDOW, Version, Wire, connection_window};
 
 /// An HTTP listener at work.
 #[derive(Debug)]
@@ -363,7 +363,9 @@ async fn http(connection: &Arc<Connection>, wire: Wire, version: Version) -> End
             let mut builder = http2::Builder::new(Streams(Arc::downgrade(connection)));
             builder.timer(TokioTimer::new()).max_concurrent_streams(limits.streams).enable_connect_protocol();
             builder.max_header_list_size(u32::try_from(limits.header).unwrap_or(u32::MAX)).max_send_buf_size(SEND_BUFFER);
-            builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+            builder
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(connection_window(limits.streams.try_into().unwrap_or(usize::MAX)));
             builder.max_pending_accept_reset_streams(RESETS).max_local_error_reset_streams(LOCAL_RESETS);
             drive(connection, Box::pin(builder.serve_connection(io, service)), http2::Connection::graceful_shutdown).await
         }
@@ -453,7 +455,5 @@ const ABANDONED: usize = 200;
 const FIELDS: usize = 128;
 /// Of each request, and a client that reads none of its answers has as many as [`plan::HttpLimits::streams`].
 const SEND_BUFFER: usize = 64 * 1024;
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
 const RESETS: usize = 50;
 const LOCAL_RESETS: usize = 100;

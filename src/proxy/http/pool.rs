@@ -16,7 +16,7 @@ use super::body::Body;
 use super::message::Message;
 use super::plan::{Backend, Balance, Speaks};
 use super::target::{Exclusive, Shared, Spot, Spots};
-use super::wire::{Gauge, Wire};
+use super::wire::{Gauge, STREAM_WINDOW, Wire, connection_window};
 use crate::clock::Clock;
 use crate::proxy::Phase;
 use crate::proxy::admit::{Admitted, Ground};
@@ -395,7 +395,8 @@ impl Pool {
         if two {
             let mut builder = http2::Builder::new(TokioExecutor::new());
             builder.timer(TokioTimer::new()).keep_alive_interval(ALIVE).keep_alive_timeout(ALIVE).max_header_list_size(MAX_HEAD);
-            builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW).max_send_buf_size(SEND_BUFFER);
+            builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(connection_window(self.backend.streams));
+            builder.max_send_buf_size(SEND_BUFFER);
             let (sender, mut connection) = builder.handshake(io).await?;
             let extends = Arc::new(AtomicBool::new(false));
             let noted = Arc::clone(&extends);
@@ -511,6 +512,4 @@ const SETTINGS: Duration = Duration::from_millis(10);
 const MAX_HEAD: u32 = 64 * 1024;
 const MAX_HEAD_OCTETS: usize = 64 * 1024;
 const MAX_FIELDS: usize = 128;
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 8 << 20;
 const SEND_BUFFER: usize = 256 * 1024;

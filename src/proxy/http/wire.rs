@@ -17,6 +17,19 @@ use crate::proxy::stream::Stream;
 /// The first octets of an HTTP/2 connection (RFC 9113 3.4).
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// How much of one body may be on its way over HTTP/2 that its reader has not taken: less than the kernel would hold for a
+/// connection of its own.
+pub(super) const STREAM_WINDOW: u32 = 512 * 1024;
+
+/// So many bodies that stand still leave the others of their connection their windows.
+const MOST_STANDING: u32 = 1024;
+
+/// Room for the bodies of all `streams` at once. Those of many clients share a connection between sidecars: a window for a
+/// few would be filled by a few that read nothing, and everybody else's bodies would stand still with theirs.
+pub(super) fn connection_window(streams: usize) -> u32 {
+    STREAM_WINDOW * (u32::try_from(streams).unwrap_or(u32::MAX).min(MOST_STANDING) + 1)
+}
+
 /// Which HTTP is spoken on a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Version {
@@ -281,4 +294,17 @@ pub(super) async fn version(stream: &mut Stream) -> io::Result<(Version, Vec<u8>
         }
     }
     Ok((Version::Http2, read))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_bodies_of_a_connection_but_one_may_stand_still() {
+        for streams in [1, 100, 1024] {
+            assert!(u64::from(connection_window(streams)) >= (streams as u64 + 1) * u64::from(STREAM_WINDOW));
+        }
+        assert!(connection_window(usize::MAX) < 1 << 31, "more than HTTP/2 has");
+    }
 }
