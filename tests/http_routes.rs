@@ -181,6 +181,25 @@ async fn who_stands_still_leaves_the_others_of_a_shared_connection_theirs() {
     pair.server.drain().await;
 }
 
+/// Requests that stay for long take what the far end has of streams on one connection; others go over another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_gets_no_more_requests_than_its_far_end_takes() {
+    let (application, _) = standing().await;
+    let pair = Pair::start(application, Setup { server: "limits = { streams = 2 }", mutual: false, ..Setup::default() }).await;
+    let url = format!("http://{}/", pair.entrance);
+    assert!(curl(&[&url]).await.ends_with("ok"));
+    let mut still = Vec::new();
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(pair.entrance).await.expect("a listener");
+        stream.write_all(b"POST /deaf HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n").await.expect("written");
+        still.push(stream);
+        told(pair.server.metrics(), &format!("portcullis_http_requests_in_flight{{listener=\"in\"}} {}\n", still.len())).await;
+    }
+    assert!(curl(&[&url]).await.ends_with("ok"));
+    drop(still);
+    pair.end().await;
+}
+
 /// `/large` never ends, `/deaf` reads no body, the rest is read and answered. Counts the octets of `/large`.
 async fn standing() -> (SocketAddr, Arc<AtomicU64>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -400,10 +400,13 @@ impl Pool {
             let (sender, mut connection) = builder.handshake(io).await?;
             let extends = Arc::new(AtomicBool::new(false));
             let noted = Arc::clone(&extends);
+            let takes = Arc::new(AtomicUsize::new(usize::MAX));
+            let most = Arc::clone(&takes);
             // hyper does not wake the connection when settings come: it is asked until they have.
             let mut asking = Box::pin(tokio::time::sleep(SETTINGS));
             let running = poll_fn(move |cx| {
                 let polled = Pin::new(&mut connection).poll(cx);
+                most.store(connection.current_max_send_streams(), Ordering::SeqCst);
                 if !noted.load(Ordering::SeqCst) {
                     noted.store(connection.is_extended_connect_protocol_enabled(), Ordering::SeqCst);
                     while !noted.load(Ordering::SeqCst) && now.elapsed() < SETTINGS * 100 && asking.as_mut().poll(cx).is_ready() {
@@ -413,7 +416,7 @@ impl Pool {
                 polled
             });
             self.run(running, there, end);
-            return Ok(Made::Shared(Arc::new(Shared { sender, extends, streams: AtomicUsize::new(0), fresh_until })));
+            return Ok(Made::Shared(Arc::new(Shared { sender, extends, takes, streams: AtomicUsize::new(0), fresh_until })));
         }
         let mut builder = http1::Builder::new();
         builder.max_headers(MAX_FIELDS).max_header_size(MAX_HEAD_OCTETS);

@@ -60,6 +60,8 @@ pub(super) struct Shared {
     pub(super) sender: http2::SendRequest<Body>,
     /// Whether the far end takes extended CONNECT, once its settings are there.
     pub(super) extends: Arc<AtomicBool>,
+    /// How many streams the far end takes, as far as its settings have come.
+    pub(super) takes: Arc<AtomicUsize>,
     pub(super) streams: AtomicUsize,
     /// No new request after that.
     pub(super) fresh_until: Instant,
@@ -168,7 +170,9 @@ impl Spot {
     pub(super) fn shared(&self, most: usize) -> Option<Arc<Shared>> {
         let (mut links, now) = (self.links(), Instant::now());
         links.shared.retain(|link| !link.sender.is_closed() && now < link.fresh_until);
-        let link = links.shared.iter().find(|link| link.streams.load(Ordering::SeqCst) < most)?;
+        // More than the far end takes would wait for those before them, however long these stay.
+        let room = |link: &&Arc<Shared>| link.streams.load(Ordering::SeqCst) < most.min(link.takes.load(Ordering::SeqCst));
+        let link = links.shared.iter().find(room)?;
         link.streams.fetch_add(1, Ordering::SeqCst);
         Some(Arc::clone(link))
     }
