@@ -57,6 +57,35 @@ async fn a_proxy_in_front_tells_who_connected() {
     server.drain().await;
 }
 
+/// The proxy is no source: each that it tells of has its own places.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whom_a_proxy_tells_of_is_capped_as_if_he_had_come_himself() {
+    let mirror = Mirror::start().await;
+    let desk = desk();
+    let app = format!("[[upstream]]\nname = \"app\"\ntargets = [\"http://{}\"]\n", mirror.address);
+    let listener = "[[listener]]\nname = \"in\"\nbind = \"127.0.0.1:0\"\nprotocol = \"http\"\nproxy_protocol_from = [\"127.0.0.1/32\"]\n\
+                    limits = { handshakes_per_source = 2 }\n";
+    let server = sidecar(&desk, &format!("{app}{listener}{ATTESTED}")).await;
+    let inner = server.tcp_address("in").expect("an address");
+    // Handshakes that never come, of many sources.
+    let mut waiting = Vec::new();
+    for last in 1..=3 {
+        for _ in 0..2 {
+            let mut stream = TcpStream::connect(inner).await.expect("a listener");
+            stream.write_all(format!("PROXY TCP4 192.0.2.{last} 192.0.2.9 1000 443\r\n").as_bytes()).await.expect("written");
+            waiting.push(stream);
+        }
+    }
+    told(server.metrics(), "portcullis_connections_active{listener=\"in\",direction=\"inbound\"} 6\n").await;
+    assert!(!server.metrics().text().contains("limit=\"handshakes_per_source\""), "the proxy was taken for one source");
+    let answer = say(inner, b"PROXY TCP4 192.0.2.1 192.0.2.9 1001 443\r\n").await;
+    assert_eq!(answer, "");
+    told(server.metrics(), "limits_rejected_total{listener=\"in\",limit=\"handshakes_per_source\"} 1\n").await;
+    assert_eq!(mirror.connections(), 0);
+    drop(waiting);
+    server.drain().await;
+}
+
 /// Whoever may connect to the socket has to announce.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_in_front_of_a_unix_socket_tells_who_connected() {

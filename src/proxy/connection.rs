@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use super::handshake::Handshakes;
 use super::http;
 use super::limits::HandshakePlace;
 use super::listen::From;
-use super::plan::{Announcer, Listener, Originate, Terminate, Upstream};
+use super::plan::{Listener, Originate, Terminate, Upstream};
 use super::reach::{Reached, Shared, There, Unreached, reach};
 use super::record::{self, About, Pace};
 use super::standing;
@@ -90,19 +91,31 @@ impl Known {
 }
 
 /// Serves one connection to its end. Dropping the future resets both sides.
-pub(super) async fn serve(accepting: &Arc<Accepting>, (mut socket, mut from): (Socket, From), place: HandshakePlace) {
-    let Accepting { listener, parts, counters, carries, .. } = &**accepting;
+pub(super) async fn serve(accepting: &Arc<Accepting>, (mut socket, mut from): (Socket, From), mut place: HandshakePlace) {
+    let Accepting { listener, parts, counters, carries, places, .. } = &**accepting;
     let (started, mut known, mut phase) = (Instant::now(), Known::default(), accepting.phase.clone());
     let announced = tokio::select! {
         biased;
         announced = announced(listener, &mut socket, &mut from) => announced,
         () = cut(&mut phase) => return,
     };
-    if let Err(why) = announced {
-        parts.metrics.limit_rejected(&listener.name, "proxy_protocol");
-        tracing::warn!(target: "connection", event = "unannounced", listener = listener.name, peer = from.name, %why);
-        return;
-    }
+    let real = match announced {
+        Ok(real) => real.filter(|real| accepting.outside(*real)),
+        Err(why) => {
+            parts.metrics.limit_rejected(&listener.name, "proxy_protocol");
+            tracing::warn!(target: "connection", event = "unannounced", listener = listener.name, peer = from.name, %why);
+            return;
+        }
+    };
+    // The proxy is the source of none: whom it tells of is capped as if he had come himself.
+    let _of_source = match real.map(|real| places.of_source(&mut place, real)).transpose() {
+        Ok(place) => place,
+        Err(full) => {
+            parts.metrics.limit_rejected(&listener.name, full.name());
+            tracing::warn!(target: "connection", event = "turned_away", listener = listener.name, peer = from.name, limit = full.name());
+            return;
+        }
+    };
     let live = async {
         match carries {
             Carries::Chosen(choice, shared) => tcp(accepting, To::Chosen(choice, shared), (socket, &from), place, &mut known).await,
@@ -148,20 +161,18 @@ pub(super) async fn within(accepting: &Arc<Accepting>, upstream: &Upstream, sess
     record(accepting, &session.from, &known, &outcome, started, Some(&session.pace));
 }
 
-/// Learns who really connected, where a proxy has to say so.
-async fn announced(listener: &Listener, socket: &mut Socket, from: &mut From) -> Result<(), announce::Unannounced> {
-    let listed = listener.proxy_protocol.from.iter().any(|announcer| match (announcer, from.source) {
-        (Announcer::Network(network), Some(source)) => network.holds(source),
-        (Announcer::Unix, None) => true,
-        _ => false,
-    });
-    if listed && let Some((real, target)) = announce::read(socket, listener.limits.handshake).await? {
+/// Learns who really connected, where a proxy has to say so, and says so.
+async fn announced(listener: &Listener, socket: &mut Socket, from: &mut From) -> Result<Option<IpAddr>, announce::Unannounced> {
+    if listener.proxy_protocol.announces(from.source)
+        && let Some((real, target)) = announce::read(socket, listener.limits.handshake).await?
+    {
         from.name = format!("{real} by {}", from.name);
         from.source = Some(real.ip());
         // A Unix socket has no address of ours: the one that the client came to is what there is.
         from.addresses = Some((real, from.addresses.map_or(target, |(_, ours)| ours)));
+        return Ok(from.source);
     }
-    Ok(())
+    Ok(None)
 }
 
 async fn cut(phase: &mut watch::Receiver<Phase>) {
@@ -244,7 +255,7 @@ async fn http(
     place: HandshakePlace,
     known: &mut Known,
 ) -> Outcome {
-    let ready = unpanicked(Box::pin(admit_downstream(listener, parts, socket, known)), End::Downstream).await;
+    let ready = unpanicked(Box::pin(admit_downstream(listener, parts, (socket, from), known)), End::Downstream).await;
     drop(place);
     let (admitted, stream) = match ready {
         Ok((admitted, stream)) => (Arc::new(admitted), stream),
@@ -305,7 +316,7 @@ async fn unpanicked<T>(mut work: Pin<Box<impl Future<Output = Result<T, Outcome>
 /// Everything that can refuse, in the one order: the peer that came, where it wants to go, the upstream's socket, the peer
 /// behind it.
 async fn admit_both(listener: &Listener, to: To<'_>, parts: &Parts, (socket, from): (Socket, &From), known: &mut Known) -> Result<Ready, Outcome> {
-    let (here, mut downstream) = admit_downstream(listener, parts, socket, known).await?;
+    let (here, mut downstream) = admit_downstream(listener, parts, (socket, from), known).await?;
     if tunnel::agreed(&downstream) {
         return Ok(Ready::Session(here, downstream));
     }
@@ -343,11 +354,11 @@ async fn admit_both(listener: &Listener, to: To<'_>, parts: &Parts, (socket, fro
     }
 }
 
-async fn admit_downstream(listener: &Listener, parts: &Parts, socket: Socket, known: &mut Known) -> Result<(Admitted, Stream), Outcome> {
+async fn admit_downstream(listener: &Listener, parts: &Parts, (socket, from): (Socket, &From), known: &mut Known) -> Result<(Admitted, Stream), Outcome> {
     let (here, downstream) = match &listener.terminate {
         Terminate::Plain => (admit::local(), Stream::Plain(socket)),
         Terminate::Attested(side) | Terminate::Public(side) => {
-            let inbound = handshakes(listener, parts).inbound(side, socket).await;
+            let inbound = handshakes(listener, parts).inbound(side, socket, from.source).await;
             inbound.map_err(|denied| Outcome::Refused(End::Downstream, denied))?.ok_or(Outcome::Answered)?
         }
     };

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::Parts;
 use super::admit::{self, Admitted, Refused, Surroundings};
 use super::deadline::in_time;
+use super::limits::network;
 use super::plan::Limits;
 use super::stream::{Socket, Stream};
 use crate::admin::metrics::Direction;
@@ -22,12 +23,11 @@ pub(super) struct Handshakes<'a> {
 
 impl Handshakes<'_> {
     /// A client that connected to us; `None` for a CA that looked for the answer to a challenge and got it.
-    pub(super) async fn inbound(self, side: &ServerSide, socket: Socket) -> Result<Option<(Admitted, Stream)>, Denied> {
-        let source = socket.source();
+    pub(super) async fn inbound(self, side: &ServerSide, socket: Socket, source: Option<IpAddr>) -> Result<Option<(Admitted, Stream)>, Denied> {
         let handshake = in_time("handshake", self.limits.handshake, tls::greet(side, socket)).await;
         self.counted(Direction::Inbound, &handshake);
         let Some(pending) = handshake? else { return Ok(None) };
-        opened(admit::client(side, pending, self.surroundings(source)).await).map(Some)
+        opened(admit::client(side, pending, self.surroundings(source.map(network))).await).map(Some)
     }
 
     /// A server that we connected to.

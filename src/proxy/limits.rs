@@ -106,6 +106,13 @@ pub(super) struct HandshakePlace {
     source: Option<IpAddr>,
 }
 
+/// A place for one connection of a source that a proxy told of.
+#[derive(Debug)]
+pub(super) struct SourcePlace {
+    places: Arc<Places>,
+    source: IpAddr,
+}
+
 impl Places {
     pub(super) fn new(limits: Limits, sockets: Sockets, upstreams: Upstreams) -> Arc<Self> {
         Arc::new(Self { limits, sockets, upstreams, taken: Mutex::default() })
@@ -142,6 +149,24 @@ impl Places {
         Ok((Place { places: Arc::clone(self), source, _sockets: (Some(peer), upstream) }, HandshakePlace { places: Arc::clone(self), source }))
     }
 
+    /// Counts a connection that was taken without a source for the one that a proxy told of, and so its handshake.
+    pub(super) fn of_source(self: &Arc<Self>, handshake: &mut HandshakePlace, source: IpAddr) -> Result<SourcePlace, Full> {
+        let source = network(source);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.connections_by_source.get(&source).is_some_and(|count| *count >= self.limits.connections_per_source) {
+            return Err(Full::ConnectionsOfSource);
+        }
+        if taken.handshakes_by_source.get(&source).is_some_and(|count| *count >= self.limits.handshakes_per_source) {
+            return Err(Full::HandshakesOfSource);
+        }
+        *taken.connections_by_source.entry(source).or_default() += 1;
+        if handshake.source.is_none() {
+            *taken.handshakes_by_source.entry(source).or_default() += 1;
+            handshake.source = Some(source);
+        }
+        Ok(SourcePlace { places: Arc::clone(self), source })
+    }
+
     /// Takes a place for a connection that came inside an admitted one: it counts as any other, and needs a socket to its
     /// upstream alone.
     pub(super) fn take_within(self: &Arc<Self>, source: Option<IpAddr>) -> Result<Place, Full> {
@@ -167,6 +192,13 @@ impl Drop for Place {
         let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.connections -= 1;
         give_back(&mut taken.connections_by_source, self.source);
+    }
+}
+
+impl Drop for SourcePlace {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        give_back(&mut taken.connections_by_source, Some(self.source));
     }
 }
 
@@ -245,6 +277,29 @@ mod tests {
         assert_eq!(places.take_within(None).err(), Some(Full::Descriptors));
         drop((within, more));
         assert!(places.take_within(source).is_ok() && sockets.upstream().is_some());
+    }
+
+    #[test]
+    fn whom_a_proxy_tells_of_is_capped_and_the_proxy_is_not() {
+        let limits = Limits { connections_per_source: 2, handshakes_per_source: 1, ..Limits::default() };
+        let places = Places::new(limits, Sockets::new(10), Upstreams::OneEach);
+        let source = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let mut taken: Vec<_> = (0..4).map(|_| places.take(None).expect("a place")).collect();
+        let (one, two) = (source("192.0.2.1"), source("192.0.2.2"));
+        let first = places.of_source(&mut taken[0].1, one).expect("a place");
+        assert_eq!(places.of_source(&mut taken[1].1, one).err(), Some(Full::HandshakesOfSource));
+        let other = places.of_source(&mut taken[1].1, two);
+        assert!(other.is_ok());
+        // Admitted, it still counts.
+        let (place, handshake) = taken.remove(0);
+        drop(handshake);
+        let second = places.of_source(&mut taken[1].1, one);
+        assert!(second.is_ok());
+        taken.clear();
+        let mut more = places.take(None).expect("a place");
+        assert_eq!(places.of_source(&mut more.1, one).err(), Some(Full::ConnectionsOfSource));
+        drop((place, first, other, second, more));
+        assert!(places.taken.lock().is_ok_and(|taken| taken.connections_by_source.is_empty() && taken.handshakes_by_source.is_empty()));
     }
 
     #[test]

@@ -382,7 +382,8 @@ async fn accept(accepting: Arc<Accepting>, listening: Listening) {
         };
         trouble.breath = BREATH / 2;
         // A local application is one source; only what comes from outside is capped by source.
-        let source = from.source.filter(|source| accepting.outside(*source));
+        let announces = accepting.listener.proxy_protocol.announces(from.source);
+        let source = from.source.filter(|source| !announces && accepting.outside(*source));
         match accepting.places.take(source) {
             Ok((place, handshake)) => {
                 let counted = Counted::new(&accepting);

@@ -42,6 +42,18 @@ pub enum Announcer {
     Unix,
 }
 
+impl ProxyProtocol {
+    /// Whether what comes from here has to announce who really connected.
+    #[must_use]
+    pub fn announces(&self, source: Option<IpAddr>) -> bool {
+        self.from.iter().any(|announcer| match (announcer, source) {
+            (Announcer::Network(network), Some(source)) => network.holds(source),
+            (Announcer::Unix, None) => true,
+            _ => false,
+        })
+    }
+}
+
 /// What a plain upstream is told.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Onward {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -14,7 +14,6 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
 use super::limits::Held;
-use super::limits::network;
 use super::tunnel::Tunnel;
 use super::vsock;
 use crate::tls::ReadAhead;
@@ -85,14 +84,6 @@ impl Socket {
         let socket = SockRef::from(stream);
         let original = if mapped { socket.original_dst_v4() } else { socket.original_dst_v6() }?;
         original.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
-    }
-
-    /// Where a TCP connection comes from, as it is capped.
-    pub(super) fn source(&self) -> Option<IpAddr> {
-        match &self.kind {
-            Kind::Tcp(stream) => stream.peer_addr().ok().map(|address| network(address.ip())),
-            Kind::Unix(_) | Kind::Vsock(_) => None,
-        }
     }
 
     /// The address that it is connected to, over TCP.
