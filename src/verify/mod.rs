@@ -8,6 +8,7 @@
 #![deny(clippy::arithmetic_side_effects, clippy::as_conversions, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 mod appraise;
+mod arm;
 pub mod auxiliary;
 pub mod azure;
 pub mod cca;

@@ -1,8 +1,8 @@
 //! The policy keys of Arm CCA, with the defaults of the appraisal rules.
 
-use crate::evidence::arm::LIFECYCLES;
 use crate::policy::{Always, Field, Loosening, Rule, Unset, Vocabulary, Written, Zero};
 use crate::refusal::Reason;
+use crate::verify::arm::{LIFECYCLE, UNSECURED};
 
 /// The platform's words. The order is that of findings: the most telling first.
 pub(super) static VOCABULARY: Vocabulary = Vocabulary {
@@ -13,11 +13,7 @@ pub(super) static VOCABULARY: Vocabulary = Vocabulary {
         "the platform's implementation id in hex, a slash and its instance id in hex; or the implementation id alone, for a key that all its instances share",
     ),
     loosening: &[
-        Loosening {
-            key: "insecure_allow_unsecured",
-            doc: "accepts platforms in the lifecycle states that `lifecycle` lists: for laboratories",
-            written: Written::Why,
-        },
+        Loosening { key: UNSECURED, doc: "accepts platforms in the lifecycle states that `lifecycle` lists: for laboratories", written: Written::Why },
         Loosening { key: "insecure_any_firmware", doc: "accepts any firmware below the realm: it is reported and not judged", written: Written::Why },
         Loosening { key: "insecure_any_measurement", doc: "accepts any realm: its measurement is reported and not judged", written: Written::True },
     ],
@@ -27,22 +23,7 @@ const FIELDS: &[Field] = &[
     Field {
         key: "lifecycle",
         doc: "The platform's lifecycle states. All but `secured` need `insecure_allow_unsecured` with a reason.",
-        rule: Rule::Words {
-            claim: "lifecycle_state",
-            known: LIFECYCLES,
-            default: &["secured"],
-            guarded: &[
-                ("assembly-and-test", UNSECURED),
-                ("decommissioned", UNSECURED),
-                ("non-rot-debug", UNSECURED),
-                ("recoverable-rot-debug", UNSECURED),
-                ("rot-provisioning", UNSECURED),
-                ("undefined", UNSECURED),
-                ("unknown", UNSECURED),
-            ],
-            needs: &[],
-            optional: false,
-        },
+        rule: LIFECYCLE,
         unset: Unset::Default,
         reason: Reason::GuestPolicyViolation,
         always: Always::Genuine,
@@ -92,8 +73,6 @@ const FIELDS: &[Field] = &[
         always: Always::Policy,
     },
 ];
-
-const UNSECURED: &str = "insecure_allow_unsecured";
 
 const fn extensible(key: &'static str, doc: &'static str) -> Field {
     Field {

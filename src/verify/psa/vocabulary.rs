@@ -1,8 +1,8 @@
 //! The policy keys of PSA tokens, with the defaults of the appraisal rules.
 
-use crate::evidence::arm::LIFECYCLES;
 use crate::policy::{Always, Field, Loosening, Rule, Unset, Vocabulary, Written, Zero};
 use crate::refusal::Reason;
+use crate::verify::arm::{LIFECYCLE, UNSECURED};
 
 /// The platform's words. The order is that of findings: the most telling first.
 pub(super) static VOCABULARY: Vocabulary = Vocabulary {
@@ -18,11 +18,7 @@ pub(super) static VOCABULARY: Vocabulary = Vocabulary {
             doc: "accepts tokens that the non-secure side asked for, where whoever owns the device's main system holds the TLS key",
             written: Written::Why,
         },
-        Loosening {
-            key: "insecure_allow_unsecured",
-            doc: "accepts devices in the lifecycle states that `lifecycle` lists: for laboratories",
-            written: Written::Why,
-        },
+        Loosening { key: UNSECURED, doc: "accepts devices in the lifecycle states that `lifecycle` lists: for laboratories", written: Written::Why },
         Loosening { key: "insecure_any_measurement", doc: "accepts any firmware: it is reported and not judged", written: Written::True },
     ],
 };
@@ -31,22 +27,7 @@ const FIELDS: &[Field] = &[
     Field {
         key: "lifecycle",
         doc: "The device's lifecycle states. All but `secured` need `insecure_allow_unsecured` with a reason.",
-        rule: Rule::Words {
-            claim: "lifecycle_state",
-            known: LIFECYCLES,
-            default: &["secured"],
-            guarded: &[
-                ("assembly-and-test", UNSECURED),
-                ("decommissioned", UNSECURED),
-                ("non-rot-debug", UNSECURED),
-                ("recoverable-rot-debug", UNSECURED),
-                ("rot-provisioning", UNSECURED),
-                ("undefined", UNSECURED),
-                ("unknown", UNSECURED),
-            ],
-            needs: &[],
-            optional: false,
-        },
+        rule: LIFECYCLE,
         unset: Unset::Default,
         reason: Reason::GuestPolicyViolation,
         always: Always::Genuine,
@@ -99,5 +80,3 @@ const FIELDS: &[Field] = &[
         always: Always::Policy,
     },
 ];
-
-const UNSECURED: &str = "insecure_allow_unsecured";
