@@ -284,9 +284,12 @@ fn recognise(path: &Path, bytes: Vec<u8>) -> Vec<Piece> {
         Some(0xa0..=0xbf) if !PLATFORMS.iter().any(|platform| (platform.saved.is_evidence)(&bytes)) => Piece::Evidence(Form::Collection(bytes)),
         _ => match PLATFORMS.iter().find(|platform| (platform.saved.is_evidence)(&bytes)) {
             Some(platform) => raw(platform, bytes),
-            None if let Ok(log) = Log::parse(&bytes) => Piece::Log(log),
-            // A broken endorsement is the verifier's to refuse.
-            None => named.map_or(Piece::Unknown, |name| endorsement(name.to_owned(), bytes)),
+            None => match (Log::parse(&bytes), named) {
+                (Ok(log), _) => Piece::Log(log),
+                // A broken endorsement is the verifier's to refuse.
+                (Err(_), Some(name)) => endorsement(name.to_owned(), bytes),
+                (Err(_), None) => Piece::Unknown,
+            },
         },
     }]
 }
