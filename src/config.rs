@@ -1,7 +1,7 @@
 //! The one typed file: what was typed becomes what is meant, or every error with its line.
 //!
-//! Reads the configuration and the files it names; opens no socket, makes no evidence, looks at no clock. `app` builds
-//! the parts from it.
+//! Reads the configuration, the files it names, and the system's lists of users; opens no socket, makes no evidence, looks
+//! at no clock. `app` builds the parts from it.
 
 mod acme;
 mod check;
