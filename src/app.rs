@@ -9,14 +9,15 @@ pub mod descriptors;
 mod devices;
 mod http;
 mod public;
+mod reload;
 pub mod watched;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 
 use crate::admin::health::{Condition, Health};
 use crate::admin::jwks::Jwks;
@@ -27,7 +28,7 @@ use crate::attester::batch::{BatchSettings, Batcher};
 use crate::clock::Clock;
 use crate::collateral::Collateral;
 use crate::config::{self, Config};
-use crate::policy::{AppraisalPolicy, DenyList, Roots};
+use crate::policy::{AppraisalPolicy, Roots};
 use crate::proxy::appraisal::{Appraisals, Memo};
 use crate::proxy::http::token::Signer;
 use crate::proxy::passed::Passed;
@@ -35,6 +36,7 @@ use crate::proxy::{Address, Drained, Parts, Proxy};
 use crate::tls::{Identity, IdentitySettings, Judge};
 use crate::verify::Appraiser;
 use builder::Builder;
+use reload::InForce;
 
 pub use certificate::presentable;
 
@@ -45,23 +47,22 @@ pub fn appraiser(policy: &AppraisalPolicy) -> Appraiser {
 }
 
 /// Everything that runs.
-#[derive(Debug)]
 pub struct App {
     proxy: Proxy,
     admin: Option<Admin>,
-    metrics: Arc<Metrics>,
-    health: Arc<Health>,
-    judges: Arc<BTreeMap<String, Arc<Appraisals>>>,
-    digest: [u8; 32],
-    grace: Duration,
+    parts: Parts,
+    judges: Judges,
+    memo: Arc<Memo>,
+    identity: Option<Identity>,
+    keys: Arc<Jwks>,
     collateral: Option<Collateral>,
+    force: tokio::sync::Mutex<InForce>,
     /// Held, never used.
     _renewing: Option<certificate::Renewing>,
-    /// The latest edition of the deny list that was in force.
-    denied: Mutex<Option<Arc<DenyList>>>,
-    /// Held, never used: what keeps certificates for the public current.
-    _keeping: Vec<public::Keeping>,
 }
+
+/// The judges of all policies, by name.
+type Judges = Arc<ArcSwap<BTreeMap<String, Arc<Appraisals>>>>;
 
 impl App {
     /// Builds and starts everything; nothing listens when it fails.
@@ -93,7 +94,9 @@ impl App {
         let (metrics, health) = (Arc::new(Metrics::new()), Arc::new(Health::new()));
         confess(config, &metrics, &health);
         let collateral = config.collateral.as_ref().map(|settings| collateral::start(settings, config, &clock, &metrics)).transpose()?;
-        let judges = Arc::new(judges(config, collateral.as_ref(), &metrics));
+        let memo = Arc::new(Memo::new());
+        let made = config.policies.iter().map(|(name, policy)| (name.clone(), judge(policy, &memo, collateral.as_ref(), &metrics)));
+        let judges: Judges = Arc::new(ArcSwap::from_pointee(made.collect()));
         if let Some(collateral) = collateral.clone() {
             collateral::reconsider(&collateral, &judges);
             let clock = clock.clone();
@@ -112,84 +115,35 @@ impl App {
             let metrics = Arc::clone(&metrics);
             certificate::renew(watched, identity, move |until| metrics.certificate_issued(until.0))
         });
-        let publics = public::Publics::start(config, identity.as_ref(), &clock, &metrics, &health).await?;
-        let keys = Arc::new(Jwks::new());
-        let tokens = |listener: &config::Listener| matches!(&listener.forward, config::Forward::Http(site) if site.tokens.is_some());
-        let signer = if config.listeners.iter().any(tokens) { Some(Signer::start(Arc::clone(&keys), clock.now()?)?) } else { None };
-        let builder = Builder { config, identity, judges: &judges, publics: &publics, signer, clock: clock.clone() };
-        let listeners = config.listeners.iter().map(|listener| builder.listener(listener)).collect::<anyhow::Result<Vec<_>>>()?;
         let parts = Parts { clock: clock.clone(), metrics: Arc::clone(&metrics), health: Arc::clone(&health) };
+        let publics = public::Publics::start(config, identity.as_ref(), &parts).await?;
+        let keys = Arc::new(Jwks::new());
+        let signer = signer(config, &keys, &clock)?;
+        let at_first = judges.load_full();
+        let builder =
+            Builder { config, identity: identity.as_ref(), judges: &at_first, publics: &publics, signer: signer.as_ref(), clock: &clock, before: &[] };
+        let built = builder.listeners()?;
         let permitted = descriptors::permitted();
         if let Some(lacking) = descriptors::lacking(config, permitted) {
             tracing::warn!(target: "descriptors", "{lacking}");
         }
-        let proxy = Proxy::start_within(listeners, descriptors::connections(permitted), passed, parts)?;
-        let keeping = publics.keep(&clock, &metrics);
-        let window = Window { health: Arc::clone(&health), metrics: Arc::clone(&metrics), clock, keys };
+        let listeners = built.iter().map(|built| built.listener.clone()).collect();
+        let proxy = Proxy::start_within(listeners, descriptors::connections(permitted), passed, parts.clone())?;
+        publics.keep(None, &parts);
+        metrics.configured(&config.digest, clock.now().ok().map(|now| now.0), &[]);
+        let window = Window { health, metrics, clock, keys: Arc::clone(&keys) };
         let admin = match config.observe {
             Some(address) => Some(Admin::start(address, window).await.with_context(|| format!("cannot observe at {address}"))?),
             None => None,
         };
-        let denied = Mutex::new(config.deny.as_ref().map(|deny| Arc::clone(&deny.list)));
-        let (digest, grace) = (config.digest, config.drain_grace);
-        Ok(Self { proxy, admin, metrics, health, judges, digest, grace, collateral, _renewing: renewing, _keeping: keeping, denied })
-    }
-
-    /// Puts changed policies and the deny list in force: new connections are judged by them, live ones are judged again.
-    /// Nothing else of the configuration is taken. A file with errors changes nothing.
-    pub fn reload(&self, read: Result<Config, config::ConfigError>) {
-        match read.map_err(anyhow::Error::from).and_then(|config| self.take_over(&config)) {
-            Ok(replaced) => {
-                tracing::info!(target: "reload", policies = replaced.join(","), "policies that changed are in force");
-                self.metrics.reloaded("ok");
-                self.health.set("reload", Condition::MetBut("the last one went well".to_owned()));
-            }
-            Err(error) => {
-                tracing::error!(target: "reload", error = error.to_string(), "the policies that were in force stay");
-                self.metrics.reloaded("failed");
-                self.health.set("reload", Condition::MetBut("the last one failed: the policies that were in force stay".to_owned()));
-            }
-        }
-    }
-
-    fn take_over(&self, config: &Config) -> anyhow::Result<Vec<String>> {
-        let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = |list: Option<&Arc<DenyList>>| list.map_or(0, |list| list.number);
-        let next = config.deny.as_ref().map(|deny| &deny.list);
-        let (edition, in_force) = (number(next), number(denied.as_ref()));
-        anyhow::ensure!(edition >= in_force, "the deny list is edition {edition}, and edition {in_force} is in force");
-        let same = edition != in_force || next == denied.as_ref();
-        anyhow::ensure!(same, "the deny list is edition {edition} with other contents than the edition {edition} that is in force: count each edition up");
-        *denied = next.cloned();
-        let changed = |(name, policy): (&String, &config::Policy)| {
-            let another = |judge: &&Arc<Appraisals>| config.digest != self.digest || edition != in_force || judge.policy_digest() != policy.policy.digest;
-            let judge = self.judges.get(name).filter(another)?;
-            judge.replace(Arc::new(appraiser(&policy.policy)));
-            Some(name.clone())
-        };
-        let replaced: Vec<_> = config.policies.iter().filter_map(changed).collect();
-        // A policy that the file no longer has judges until the end of the process: by the latest deny list too.
-        for judge in self.judges.iter().filter(|(name, _)| edition != in_force && !config.policies.contains_key(*name)).map(|(_, judge)| judge) {
-            let policy = AppraisalPolicy { deny_list: next.cloned(), ..judge.in_force().policy.clone() };
-            judge.replace(Arc::new(appraiser(&policy)));
-        }
-        if !replaced.is_empty() {
-            confess(config, &self.metrics, &self.health);
-        }
-        if config.digest != self.digest {
-            tracing::warn!(target: "reload", "the configuration file has changed: of it, only policies are taken while the process runs; restart for the rest");
-        }
-        if let Some(collateral) = &self.collateral {
-            let policies: Vec<_> = config.policies.values().map(|policy| &*policy.policy).collect();
-            collateral.want(&collateral::foreseen(&policies));
-            collateral.hurry();
-        }
-        Ok(replaced)
+        let denied = config.deny.as_ref().map(|deny| Arc::clone(&deny.list));
+        let force = tokio::sync::Mutex::new(InForce { config: config.clone(), built, publics, signer, denied });
+        Ok(Self { proxy, admin, parts, judges, memo, identity, keys, collateral, force, _renewing: renewing })
     }
 
     /// The listeners' names and where they really listen.
     #[must_use]
-    pub fn addresses(&self) -> &[(String, Address)] {
+    pub fn addresses(&self) -> Vec<(String, Address)> {
         self.proxy.addresses()
     }
 
@@ -197,7 +151,7 @@ impl App {
     #[must_use]
     pub fn tcp_address(&self, listener: &str) -> Option<SocketAddr> {
         match self.proxy.address(listener)? {
-            Address::Tcp(address) => Some(*address),
+            Address::Tcp(address) => Some(address),
             Address::Unix(_) | Address::Vsock { .. } => None,
         }
     }
@@ -211,7 +165,7 @@ impl App {
     /// What is counted.
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.metrics
+        &self.parts.metrics
     }
 
     /// How many connections are open.
@@ -222,7 +176,14 @@ impl App {
 
     /// Stops accepting, lets connections finish for the configured grace, cuts the rest.
     pub async fn drain(self) -> Drained {
-        self.proxy.drain(self.grace).await
+        let grace = self.force.lock().await.config.drain_grace;
+        self.proxy.drain(grace).await
+    }
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App").field("proxy", &self.proxy).finish_non_exhaustive()
     }
 }
 
@@ -230,20 +191,21 @@ impl App {
 fn confess(config: &Config, metrics: &Metrics, health: &Health) {
     for option in &config.insecure {
         tracing::warn!(target: "insecure", option, "an option that weakens safety is in force");
-        metrics.insecure_option(option);
     }
+    metrics.insecure_options(&config.insecure);
     let options = if config.insecure.is_empty() { "none".to_owned() } else { config.insecure.join(", ") };
     health.set("insecure options", Condition::MetBut(options));
 }
 
-fn judges(config: &Config, collateral: Option<&Collateral>, metrics: &Arc<Metrics>) -> BTreeMap<String, Arc<Appraisals>> {
-    let memo = Arc::new(Memo::new());
-    let judge = |(name, policy): (&String, &config::Policy)| {
-        let appraiser = Arc::new(appraiser(&policy.policy));
-        let appraisals = Appraisals::new(appraiser, Arc::clone(&memo), Arc::clone(metrics));
-        (name.clone(), Arc::new(with(appraisals, collateral)))
-    };
-    config.policies.iter().map(judge).collect()
+fn judge(policy: &config::Policy, memo: &Arc<Memo>, collateral: Option<&Collateral>, metrics: &Arc<Metrics>) -> Arc<Appraisals> {
+    let appraisals = Appraisals::new(Arc::new(appraiser(&policy.policy)), Arc::clone(memo), Arc::clone(metrics));
+    Arc::new(with(appraisals, collateral))
+}
+
+/// What signs tokens, where any are told.
+fn signer(config: &Config, keys: &Arc<Jwks>, clock: &Clock) -> anyhow::Result<Option<Arc<Signer>>> {
+    let tokens = |listener: &config::Listener| matches!(&listener.forward, config::Forward::Http(site) if site.tokens.is_some());
+    if config.listeners.iter().any(tokens) { Ok(Some(Signer::start(Arc::clone(keys), clock.now()?)?)) } else { Ok(None) }
 }
 
 fn with(appraisals: Appraisals, collateral: Option<&Collateral>) -> Appraisals {

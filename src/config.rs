@@ -37,7 +37,7 @@ pub const MAX_CONFIG: usize = 1 << 20;
 const MAX_BUNDLE: usize = 64 << 20;
 
 /// Everything one process does.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// How this side proves itself; `None` when it does not.
     pub identity: Option<Identity>,
@@ -85,7 +85,7 @@ impl Deny {
 }
 
 /// Where endorsements come from, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Collateral {
     /// Asked in this order.
     pub sources: Vec<CollateralSource>,
@@ -126,7 +126,7 @@ pub enum CollateralPlace {
 }
 
 /// How this side proves itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Identity {
     /// Where evidence comes from.
     pub provider: Provider,
@@ -203,7 +203,7 @@ pub struct CertificateFiles {
 }
 
 /// A CA that gives certificates by ACME.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Acme {
     /// The address of its directory, `https://`.
     pub directory: String,
@@ -236,7 +236,7 @@ pub enum Public {
 }
 
 /// A place where connections come in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Listener {
     /// Its name.
     pub name: String,
@@ -297,7 +297,7 @@ pub enum Onward {
 }
 
 /// What is done with connections.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Forward {
     /// Bytes go where each client wants to, as far as it may.
     Chosen(choice::Choice),
@@ -338,7 +338,7 @@ impl fmt::Display for Bind {
 }
 
 /// How an attested listener serves.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Serve {
     /// How fresh evidence must be.
     pub freshness: Freshness,
@@ -370,7 +370,7 @@ impl Freshness {
 }
 
 /// What a peer must be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Peer {
     /// The policy's name; it exists.
     pub policy: String,
@@ -379,7 +379,7 @@ pub struct Peer {
 }
 
 /// Who a peer must be; everything that is set must hold.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PeerIdentity {
     /// Roots its chain must end at; `None` for no PKI.
     pub pki_roots: Option<Vec<rustls::pki_types::TrustAnchor<'static>>>,
@@ -392,7 +392,7 @@ pub struct PeerIdentity {
 }
 
 /// A place where connections go.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Upstream {
     /// Its name.
     pub name: String,
@@ -411,7 +411,7 @@ pub struct Upstream {
 }
 
 /// How an attested upstream is dialled.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Dial {
     /// The name sent in the handshake.
     pub server_name: rustls::pki_types::ServerName<'static>,

@@ -51,7 +51,7 @@ async fn streams_run_across_rotations_and_reloads_without_losing_a_byte() {
          route = [ {{ paths = [\"/test.Echo/*\"], upstream = \"grpc\" }}, {{ paths = [\"/chat\"], upstream = \"socket\" }} ]\n\
          [[listener]]\nname = \"bytes\"\nbind = \"127.0.0.1:0\"\ncertificate = \"attested\"\nmultiplex = true\n{MUTUAL}upstream = \"echo\"\n"
     );
-    let server = sidecar(&desk, &server, plan.life).await;
+    let (server, far_written) = (sidecar(&desk, &server, plan.life).await, server);
     let at = |listener| server.tcp_address(listener).expect("an address");
     let far = |name: &str, address: SocketAddr, more: &str| {
         format!(
@@ -60,7 +60,7 @@ async fn streams_run_across_rotations_and_reloads_without_losing_a_byte() {
         )
     };
     let client = far("web", at("in"), "") + "protocol = \"http\"\n" + &far("bytes", at("bytes"), "multiplex = true");
-    let client = sidecar(&desk, &client, plan.life).await;
+    let (client, near_written) = (sidecar(&desk, &client, plan.life).await, client);
     let (web, bytes) = (client.tcp_address("web").expect("an address"), client.tcp_address("bytes").expect("an address"));
 
     let (seconds, address) = (plan.runs.as_secs().to_string(), web.to_string());
@@ -81,7 +81,7 @@ async fn streams_run_across_rotations_and_reloads_without_losing_a_byte() {
         loop {
             tokio::time::sleep(plan.runs / 10).await;
             count += 1;
-            reload(&desk, [&server, &client], count);
+            reload(&desk, [(&server, &far_written), (&client, &near_written)], plan.life, count).await;
         }
     };
     let started = Instant::now();
@@ -102,37 +102,42 @@ async fn streams_run_across_rotations_and_reloads_without_losing_a_byte() {
             let lines = metrics.lines().filter(|line| line.starts_with(&format!("portcullis_{name}")));
             lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
         };
-        println!("rotations {}, reloads {}, sessions {}", count("evidence_mints_total") - 1, count("reloads_total"), count("tunnel_sessions_opened"));
+        println!("rotations {}, reloads {}, sessions {}", count("evidence_mints_total") - 1, count("config_reloads_total"), count("tunnel_sessions_opened"));
         assert!(count("evidence_mints_total{provider=\"simulator\",result=\"ok\"}") >= 2, "no rotation: {metrics}");
-        assert!(count("reloads_total{result=\"ok\"}") >= 5 && count("connections_withdrawn_total") == 0, "{metrics}");
+        assert!(count("config_reloads_total{result=\"ok\"}") >= 5 && count("connections_withdrawn_total") == 0, "{metrics}");
     }
     client.drain().await;
     server.drain().await;
 }
 
 async fn sidecar(desk: &tempfile::TempDir, text: &str, life: Duration) -> App {
-    let mut config = configured(desk, text);
+    App::start(&configured(desk, text, life), Clock::system()).await.unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+fn configured(desk: &tempfile::TempDir, text: &str, life: Duration) -> Config {
+    let head = "version = 1\ndrain_grace = \"5s\"\n[identity]\nprovider = \"simulator\"\nnames = [\"far.test\"]\n[policy.mesh]\nfile = \"mesh.json\"\n";
+    let mut config = Config::parse("test.toml", &format!("{head}{text}"), desk.path()).unwrap_or_else(|error| panic!("{error}"));
     // Shorter than an operator may.
     config.identity.as_mut().expect("one").life = life;
-    App::start(&config, Clock::system()).await.unwrap_or_else(|error| panic!("{error:#}"))
+    config
 }
 
-fn configured(desk: &tempfile::TempDir, text: &str) -> Config {
-    let head = "version = 1\ndrain_grace = \"5s\"\n[identity]\nprovider = \"simulator\"\nnames = [\"far.test\"]\n[policy.mesh]\nfile = \"mesh.json\"\n";
-    Config::parse("test.toml", &format!("{head}{text}"), desk.path()).unwrap_or_else(|error| panic!("{error}"))
-}
-
-/// A policy that says the same in other words, and a configuration that names it.
-fn reload(desk: &tempfile::TempDir, apps: [&App; 2], count: usize) {
+/// A policy that says the same in other words, and another configuration each time: every upstream and every listener is
+/// another, and there is one listener more every other time. The targets and the far ends stay.
+async fn reload(desk: &tempfile::TempDir, apps: [(&App, &String); 2], life: Duration, count: usize) {
     let policy = std::fs::read_to_string(desk.path().join("mesh.json")).expect("a policy");
     let body = policy.split_once("\"accept\"").expect("a policy").1;
     let age = 3600 + count;
     let written = format!("{{ \"version\": 1, \"name\": \"mesh\", \"insecure_roots\": [\"simulator\"], \"max_evidence_age\": \"{age}s\", \"accept\"{body}");
     std::fs::write(desk.path().join("mesh.json"), written).expect("written");
-    let least = "[[upstream]]\nname = \"x\"\ntargets = [\"tls://127.0.0.1:1\"]\nserver_name = \"x.test\"\nattested = { policy = \"mesh\" }\n\
-                 [[listener]]\nname = \"x\"\nbind = \"127.0.0.1:0\"\nupstream = \"x\"\n";
-    for app in apps {
-        app.reload(Ok(configured(desk, least)));
+    for (app, written) in apps {
+        let changed = written
+            .replace("targets = ", &format!("connect_timeout = \"{}ms\"\ntargets = ", 5000 + count))
+            .replace("bind = ", &format!("limits = {{ connections = {} }}\nbind = ", 10_000 + count))
+            .replace("protocol = \"http\"", &format!("protocol = \"http\"\nstrip_headers = [\"x-{count}\"]"));
+        let more = "[[listener]]\nname = \"more\"\nbind = \"127.0.0.1:0\"\nprotocol = \"http\"\nredirect = \"https\"\n";
+        let text = if count.is_multiple_of(2) { changed } else { changed + more };
+        app.reload(Ok(configured(desk, &text, life))).await;
     }
 }
 

@@ -2,6 +2,8 @@
 //! others are drained with the reason.
 #![cfg(all(feature = "cli", feature = "simulator"))]
 
+#[path = "support/process.rs"]
+mod process;
 #[path = "support/program.rs"]
 mod program;
 #[path = "support/told.rs"]
@@ -18,6 +20,7 @@ use portcullis::clock::Clock;
 use portcullis::config::Config;
 use portcullis::evidence::Timestamp;
 use portcullis::evidence::snp::Product;
+use process::Process;
 use program::Desk;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -67,8 +70,8 @@ impl World {
         stream
     }
 
-    fn reload(&self) {
-        self.client.reload(load(&self.desk, "client.toml"));
+    async fn reload(&self) {
+        self.client.reload(load(&self.desk, "client.toml")).await;
     }
 }
 
@@ -78,7 +81,7 @@ async fn a_policy_that_narrows_drains_what_it_no_longer_admits_and_leaves_the_re
     let (mut one, mut two) = (world.open("one").await, world.open("two").await);
     let measurement = data_encoding::HEXLOWER.encode(&MEASUREMENT);
     world.desk.write("one.json", policy_text("one", &format!(r#", "deny": [ {{ "measurement": "{measurement}", "reason": "withdrawn" }} ]"#)));
-    world.reload();
+    world.reload().await;
     assert!(ends(&mut one).await, "a connection outlives its policy");
     assert!(says_back(&mut two, b"still here").await, "a connection under another policy is harmed");
     let refused = TcpStream::connect(world.client.tcp_address("one").expect("TCP")).await;
@@ -92,7 +95,7 @@ async fn a_connection_does_not_outlive_the_entry_that_it_was_admitted_for() {
     let world = World::new().await;
     let (mut one, mut two) = (world.open("one").await, world.open("two").await);
     world.desk.write("one.json", policy_text("one", "").replace("\"guest\"", "\"lesser\""));
-    world.reload();
+    world.reload().await;
     assert!(ends(&mut one).await, "a connection outlives its entry");
     assert!(says_back(&mut two, b"still here").await, "a connection under another policy is harmed");
     world.open("one").await;
@@ -135,7 +138,7 @@ async fn what_a_pooled_connection_was_upgraded_to_ends_with_the_verdict_about_it
     assert!(says_back(&mut stream, b"HELLO").await);
     let measurement = data_encoding::HEXLOWER.encode(&MEASUREMENT);
     desk.write("one.json", policy_text("one", &format!(r#", "deny": [ {{ "measurement": "{measurement}", "reason": "withdrawn" }} ]"#)));
-    client.reload(load(&desk, "client.toml"));
+    client.reload(load(&desk, "client.toml")).await;
     assert!(ends(&mut stream).await, "a tunnel outlives the policy that its far end was admitted by");
     told(client.metrics(), r#"portcullis_connections_withdrawn_total{listener="out",side="upstream",reason="measurement_unknown"} 1"#).await;
 }
@@ -165,14 +168,14 @@ async fn a_policy_that_widens_or_has_errors_disturbs_nobody() {
     let world = World::new().await;
     let mut one = world.open("one").await;
     world.desk.write("one.json", policy_text("one", r#", "max_evidence_age": "2h""#));
-    world.reload();
+    world.reload().await;
     world.desk.write("two.json", "{");
-    world.reload();
+    world.reload().await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(says_back(&mut one, b"still here").await);
     world.open("two").await;
     let metrics = world.client.metrics().text();
-    assert!(metrics.contains(r#"portcullis_reloads_total{result="failed"} 1"#), "{metrics}");
+    assert!(metrics.contains(r#"portcullis_config_reloads_total{result="failed"} 1"#), "{metrics}");
     assert!(!metrics.contains("portcullis_connections_withdrawn_total{"), "{metrics}");
 }
 
@@ -217,23 +220,23 @@ async fn a_deny_list_is_neither_rolled_back_nor_exchanged_and_reaches_policies_t
     let ours = data_encoding::HEXLOWER.encode(&MEASUREMENT);
     let failed = |count: usize| assert!(world.client.metrics().text().contains(&format!("reloads_total{{result=\"failed\"}} {count}")), "{count}");
     operator.publish(&world.desk, 7, &["11".repeat(48)]);
-    world.reload();
+    world.reload().await;
     assert!(says_back(&mut one, b"again").await, "edition 7 denies somebody else");
     for (count, number) in [(1, 6), (2, 7)] {
         operator.publish(&world.desk, number, std::slice::from_ref(&ours));
-        world.reload();
+        world.reload().await;
         failed(count);
         assert!(says_back(&mut one, b"again").await, "{number}");
     }
     // No list at all is no later edition, either.
     world.desk.write("client.toml", &written);
-    world.reload();
+    world.reload().await;
     failed(3);
     // The policy `two` is no longer in the file, and its connections are there.
     let mut two = world.open("two").await;
     world.desk.write("client.toml", with.split("[policy.two]").next().unwrap_or_default().to_owned() + "[deny]\nfile = \"deny.json\"\nkey = \"deny.pub\"\n");
     operator.publish(&world.desk, 8, &[ours]);
-    world.reload();
+    world.reload().await;
     assert!(ends(&mut one).await && ends(&mut two).await);
 }
 
@@ -277,45 +280,6 @@ async fn echo() -> std::net::SocketAddr {
     address
 }
 
-/// The program with a configuration, and what it says.
-struct Process {
-    child: std::process::Child,
-    said: std::sync::mpsc::Receiver<String>,
-}
-
-impl Process {
-    /// Starts it and waits for its listeners; gives their addresses in the order of their lines.
-    fn start(desk: &Desk, file: &str, listeners: usize) -> (Self, Vec<std::net::SocketAddr>) {
-        use std::io::BufRead as _;
-        let mut child = desk.command(["run", "--config", file], &[]).stderr(std::process::Stdio::piped()).spawn().expect("the program");
-        let (sender, said) = std::sync::mpsc::channel();
-        let log = std::io::BufReader::new(child.stderr.take().expect("a pipe"));
-        std::thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let process = Self { child, said };
-        let address = |line: String| line.rsplit_once("address=").and_then(|(_, address)| address.trim().parse().ok()).expect("an address");
-        let addresses = (0..listeners).map(|_| address(process.says("listening")));
-        let addresses = addresses.collect();
-        (process, addresses)
-    }
-
-    /// The next line with these words.
-    fn says(&self, words: &str) -> String {
-        loop {
-            let line = self.said.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("never said: {words}"));
-            if line.contains(words) {
-                return line;
-            }
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// The operator's own list, as the program takes it while it runs: nobody tells it that the file has changed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_program_takes_a_newer_signed_deny_list_while_it_runs_and_no_other() {
@@ -353,9 +317,9 @@ async fn the_program_takes_a_newer_signed_deny_list_while_it_runs_and_no_other()
     operator.publish_text(&desk, &edition(2, "2099-01-01T00:00:00Z", &chip(21)));
     process.says("the deny list is edition 2, and edition 3 is in force");
     Operator(EcdsaKeyPair::generate(&ECDSA_P384_SHA384_ASN1_SIGNING).expect("a key")).publish_text(&desk, &denied);
-    process.says("the policies that were in force stay");
+    process.says("the configuration that was in force stays");
     desk.write("deny.json", &denied[..denied.len() / 2]);
-    process.says("the policies that were in force stay");
+    process.says("the configuration that was in force stays");
     assert!(says_back(&mut live, b"again").await && says_back(&mut stays, b"again").await);
 
     // A newer one.

@@ -12,10 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use portcullis::app::App;
-use portcullis::config::Config;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use web::{PATIENCE, desk, sidecar};
+use web::{PATIENCE, configured, desk, sidecar};
 
 const MUTUAL: &str = "insecure_allow_any_genuine_platform = true\nmultiplex = true\n";
 
@@ -44,6 +43,8 @@ impl Lines {
 
 struct World {
     desk: tempfile::TempDir,
+    /// The server's configuration.
+    written: String,
     service: TcpListener,
     server: App,
     client: App,
@@ -54,14 +55,11 @@ impl World {
     async fn new() -> Self {
         let (desk, service) = (desk(), TcpListener::bind("127.0.0.1:0").await.expect("a port"));
         let app = service.local_addr().expect("an address");
-        let server = sidecar(
-            &desk,
-            &format!(
-                "[[upstream]]\nname = \"app\"\ntargets = [\"tcp://{app}\"]\n[[listener]]\nname = \"in\"\nbind = \"127.0.0.1:0\"\ncertificate = \"attested\"\n\
+        let written = format!(
+            "[[upstream]]\nname = \"app\"\ntargets = [\"tcp://{app}\"]\n[[listener]]\nname = \"in\"\nbind = \"127.0.0.1:0\"\ncertificate = \"attested\"\n\
                  clients = \"attested\"\npolicy = \"mesh\"\nupstream = \"app\"\nproxy_protocol_to = \"v2\"\n{MUTUAL}"
-            ),
-        )
-        .await;
+        );
+        let server = sidecar(&desk, &written).await;
         let attested = server.tcp_address("in").expect("an address");
         let client = sidecar(
             &desk,
@@ -72,7 +70,7 @@ impl World {
         )
         .await;
         let entrance = client.tcp_address("out").expect("an address");
-        Self { desk, service, server, client, entrance }
+        Self { desk, written, service, server, client, entrance }
     }
 
     /// A connection's two ends, and what the application was told of it.
@@ -165,9 +163,7 @@ async fn each_connection_of_a_session_is_told_of_and_a_policy_that_narrows_ends_
     let measurement = data_encoding::HEXLOWER.encode(&portcullis::attester::simulator::MEASUREMENT);
     let denied = text.replacen("\"accept\"", &format!(r#""deny": [ {{ "measurement": "{measurement}", "reason": "withdrawn" }} ], "accept""#), 1);
     std::fs::write(world.desk.path().join("mesh.json"), denied).expect("written");
-    let head = "version = 1\n[policy.mesh]\nfile = \"mesh.json\"\n[policy.other]\nfile = \"other.json\"\n[[upstream]]\nname = \"x\"\ntargets = [\"tls://127.0.0.1:1\"]\n\
-                server_name = \"x.test\"\nattested = { policy = \"mesh\" }\n[[listener]]\nname = \"x\"\nbind = \"127.0.0.1:0\"\nupstream = \"x\"\n";
-    world.server.reload(Config::parse("test.toml", head, world.desk.path()));
+    world.server.reload(Ok(configured(&world.desk, &world.written))).await;
     for stream in [&mut two, &mut three, &mut two_far, &mut three_far] {
         assert!(is_cut(stream).await, "it outlives the policy");
     }

@@ -83,6 +83,11 @@ impl Health {
         self.watch(name, move || condition.clone());
     }
 
+    /// Takes a condition away.
+    pub fn forget(&self, name: &str) {
+        self.probes.lock().unwrap_or_else(PoisonError::into_inner).retain(|(known, _)| known != name);
+    }
+
     /// How all stand at `now`, in seconds since 1970; `None` when the clock cannot be right.
     #[must_use]
     pub fn report(&self, now: Option<u64>) -> Report {

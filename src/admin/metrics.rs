@@ -45,7 +45,10 @@ pub struct Metrics {
     log_lines_dropped: Counter,
     refused: Counters,
     mints: Counters,
-    reloads: Counters,
+    config_info: Gauges,
+    config_reload_success: Gauge,
+    config_reloads: Counters,
+    config_restart: Gauges,
     public_not_after: Gauges,
     quotes: QuoteMetrics,
     received: Counters,
@@ -238,7 +241,14 @@ impl Metrics {
                 registry.register("log_lines_dropped", "Lines of the log that were lost: what takes it is too slow, or full", counter.clone());
                 counter
             },
-            reloads: counters(&mut registry, "reloads", "Reloads of the policies, by result"),
+            config_info: gauges(&mut registry, "config_info", "The configuration in force, by the SHA-256 of its text"),
+            config_reload_success: {
+                let gauge = Gauge::default();
+                registry.register("config_last_reload_success_timestamp_seconds", "When the configuration was last read and taken", gauge.clone());
+                gauge
+            },
+            config_reloads: counters(&mut registry, "config_reloads", "Reloads of the configuration, by result"),
+            config_restart: gauges(&mut registry, "config_restart_needed", "Keys that changed in the file and are only taken by a restart"),
             refused: counters(&mut registry, "connections_refused", "Connections refused, by listener, side and reason"),
             mints: counters(&mut registry, "evidence_mints", "Certificates with evidence made"),
             public_not_after: gauges(&mut registry, "public_certificate_not_after_timestamp_seconds", "End of a listener's certificate for the public"),
@@ -339,9 +349,23 @@ impl Metrics {
         self.withdrawn.get_or_create(&owned(&[("listener", listener), ("side", side), ("reason", reason)])).inc();
     }
 
-    /// Counts a reload of the policies: `ok` or `failed`.
+    /// Counts a reload of the configuration: `ok` or `failed`.
     pub fn reloaded(&self, result: &'static str) {
-        self.reloads.get_or_create(&owned(&[("result", result)])).inc();
+        self.config_reloads.get_or_create(&owned(&[("result", result)])).inc();
+    }
+
+    /// Notes the configuration in force by the SHA-256 of its text, when it was taken in seconds since 1970, and the keys of it
+    /// that a restart would take.
+    pub fn configured(&self, digest: &[u8; 32], at: Option<u64>, restart: &[&str]) {
+        self.config_info.clear();
+        self.config_info.get_or_create(&owned(&[("digest", &data_encoding::HEXLOWER.encode(digest))])).set(1);
+        if let Some(at) = at.and_then(|at| i64::try_from(at).ok()) {
+            self.config_reload_success.set(at);
+        }
+        self.config_restart.clear();
+        for key in restart {
+            self.config_restart.get_or_create(&owned(&[("key", key)])).set(1);
+        }
     }
 
     /// Counts a certificate with evidence made, or failed, and notes the end of the one in use.
@@ -402,9 +426,22 @@ impl Metrics {
         self.upstream_connects.get_or_create(&owned(&[("upstream", upstream), ("result", result)])).inc();
     }
 
-    /// Notes that an option that weakens safety is in force.
-    pub fn insecure_option(&self, option: &str) {
-        self.insecure_option.get_or_create(&owned(&[("option", option)])).set(1);
+    /// Notes the options in force that weaken safety.
+    pub fn insecure_options(&self, options: &[String]) {
+        self.insecure_option.clear();
+        for option in options {
+            self.insecure_option.get_or_create(&owned(&[("option", option)])).set(1);
+        }
+    }
+
+    /// Says nothing more of how many targets of an upstream are well.
+    pub fn unchecked(&self, upstream: &str) {
+        self.upstream_healthy.remove(&owned(&[("upstream", upstream)]));
+    }
+
+    /// Says nothing more of a listener's certificate for the public.
+    pub fn no_public_certificate(&self, listener: &str) {
+        self.public_not_after.remove(&owned(&[("listener", listener)]));
     }
 
     /// Counts a session of many connections, until what is returned is dropped.
@@ -462,7 +499,7 @@ mod tests {
     fn counts_show_under_their_documented_names() {
         let metrics = Metrics::new();
         metrics.appraised(Direction::Outbound, "db", "sev-snp", Some("measurement_unknown"));
-        metrics.insecure_option("insecure_roots");
+        metrics.insecure_options(&["insecure_roots".to_owned()]);
         metrics.refused("public", "downstream", "peer_refused");
         metrics.confirmed("session", Direction::Inbound);
         metrics.listener("public", Direction::Inbound).received.inc_by(7);

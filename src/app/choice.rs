@@ -1,6 +1,5 @@
 //! Where clients may go, from what was configured to what the proxy is told.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::choice as written;
@@ -11,7 +10,7 @@ use crate::proxy::plan::{Network, Upstream};
 ///
 /// # Errors
 /// Those of `upstream`, which makes the upstream of a name.
-pub(super) fn choice(choice: &written::Choice, upstream: impl FnMut(&str) -> anyhow::Result<Upstream>) -> anyhow::Result<Choice> {
+pub(super) fn choice(choice: &written::Choice, upstream: impl FnMut(&str) -> anyhow::Result<Arc<Upstream>>) -> anyhow::Result<Choice> {
     let by = match &choice.by {
         written::By::Captured(written::Capture::Redirect) => By::Captured(Capture::Redirect),
         written::By::Captured(written::Capture::Tproxy) => By::Captured(Capture::Tproxy),
@@ -26,15 +25,10 @@ pub(super) fn choice(choice: &written::Choice, upstream: impl FnMut(&str) -> any
 ///
 /// # Errors
 /// Those of `upstream`, which makes the upstream of a name.
-pub(super) fn destinations(lines: &[written::Destination], mut upstream: impl FnMut(&str) -> anyhow::Result<Upstream>) -> anyhow::Result<Destinations> {
-    let mut made: BTreeMap<&str, Arc<Upstream>> = BTreeMap::new();
+pub(super) fn destinations(lines: &[written::Destination], mut upstream: impl FnMut(&str) -> anyhow::Result<Arc<Upstream>>) -> anyhow::Result<Destinations> {
     let mut read = Vec::with_capacity(lines.len());
     for line in lines {
-        let upstream = match made.get(line.upstream.as_str()) {
-            Some(known) => Arc::clone(known),
-            None => Arc::new(upstream(&line.upstream)?),
-        };
-        made.insert(&line.upstream, Arc::clone(&upstream));
+        let upstream = upstream(&line.upstream)?;
         let place = match &line.place {
             written::Place::Name(name) => Place::Name(name.clone()),
             written::Place::Network(address, bits) => Place::Network(Network { address: *address, bits: *bits }),

@@ -2,13 +2,13 @@
 //! stapled to this side's own evidence.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
 
+use super::Judges;
 use crate::admin::health::Condition;
 use crate::admin::metrics::Metrics;
 use crate::attester::{Attester, Quote, Unavailable};
@@ -18,7 +18,7 @@ use crate::config::{self, CollateralPlace, Config};
 use crate::evidence::{Auxiliary, Challenge, Endorsement, EndorsementId, Endorsements, Timestamp};
 use crate::platform::{self, PLATFORMS};
 use crate::policy::{AppraisalPolicy, References, Revocation, Roots};
-use crate::proxy::appraisal::{Appraisals, Memo, items};
+use crate::proxy::appraisal::{Memo, items};
 use crate::verify::{Grounds, TrustAnchors};
 
 /// Starts it, and asks for what the policies will need.
@@ -81,12 +81,12 @@ pub fn foreseen(policies: &[&AppraisalPolicy]) -> Vec<Item> {
 }
 
 /// Has live connections judged again whenever an item changes, while both are there.
-pub(super) fn reconsider(collateral: &Collateral, policies: &Arc<BTreeMap<String, Arc<Appraisals>>>) {
+pub(super) fn reconsider(collateral: &Collateral, policies: &Judges) {
     let (mut generation, policies) = (collateral.generation(), Arc::downgrade(policies));
     tokio::spawn(async move {
         while generation.changed().await.is_ok() {
             let Some(policies) = policies.upgrade() else { return };
-            policies.values().for_each(|appraisals| appraisals.reconsider());
+            policies.load().values().for_each(|appraisals| appraisals.reconsider());
         }
     });
 }

@@ -18,7 +18,7 @@ pub(super) fn site(
     site: &config::http::Site,
     (identity, signer): (Option<&Identity>, Option<&Arc<Signer>>),
     mut backend: impl FnMut(&str) -> anyhow::Result<Arc<Backend>>,
-    raw: impl FnMut(&str) -> anyhow::Result<plan::Upstream>,
+    raw: impl FnMut(&str) -> anyhow::Result<Arc<plan::Upstream>>,
 ) -> anyhow::Result<Site> {
     let mut routes = Vec::with_capacity(site.routes.len());
     for route in &site.routes {
@@ -60,9 +60,9 @@ pub(super) fn site(
 }
 
 /// An upstream that speaks HTTP.
-pub(super) fn backend(written: &config::Upstream, upstream: plan::Upstream) -> Backend {
+pub(super) fn backend(written: &config::Upstream, upstream: Arc<plan::Upstream>) -> Backend {
     let speaks = if written.targets.iter().all(|target| target.transport == Transport::Http2) { Speaks::Http2 } else { Speaks::Http1 };
-    let default = Backend::of(Arc::new(upstream), speaks);
+    let default = Backend::of(upstream, speaks);
     let balance = match written.http.balance {
         Some(config::http::Balance::Hash) => Balance::Hash,
         Some(config::http::Balance::LeastRequest) => Balance::LeastRequest,

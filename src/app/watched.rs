@@ -28,6 +28,17 @@ impl Watched {
         Self { files: files.collect() }
     }
 
+    /// Watches these from now on; those that were watched already, as they were when last looked at.
+    pub fn follow(&mut self, files: Vec<PathBuf>) {
+        let known = std::mem::take(&mut self.files);
+        self.files = Self::new(files).files;
+        for (path, seen) in &mut self.files {
+            if let Some((_, version)) = known.iter().find(|(known, _)| known == path) {
+                *seen = *version;
+            }
+        }
+    }
+
     /// Waits until one is another than it was. What is half written is likely to be seen once more when it is whole.
     pub async fn changed(&mut self) {
         loop {

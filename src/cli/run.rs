@@ -29,8 +29,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     serve(&|| Config::load(&args.config), Some(&args.config))
 }
 
-/// Runs a configuration until SIGTERM or SIGINT, then drains; a second signal cuts the draining short. Policies are read
-/// again on SIGHUP and when a file has changed.
+/// Runs a configuration until SIGTERM or SIGINT, then drains; a second signal cuts the draining short. The configuration
+/// is read again on SIGHUP and when one of its files has changed.
 pub(super) fn serve(load: &dyn Fn() -> Result<Config, ConfigError>, file: Option<&Path>) -> anyhow::Result<Outcome> {
     let config = load()?;
     // Before anything else is opened, and while there is one thread.
@@ -61,10 +61,7 @@ pub(super) fn serve(load: &dyn Fn() -> Result<Config, ConfigError>, file: Option
         }
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        let files = file.into_iter().chain(config.policies.values().map(|policy| policy.file.as_path())).map(Path::to_owned);
-        let deny = config.deny.iter().flat_map(|deny| [deny.file.clone(), deny.signature()]);
-        let files: Vec<_> = files.chain(deny).collect();
-        let mut watched = Watched::new(files);
+        let mut watched = Watched::new(files(file, &config));
         let outcome = loop {
             tokio::select! {
                 _ = terminate.recv() => break Outcome::Done,
@@ -72,7 +69,14 @@ pub(super) fn serve(load: &dyn Fn() -> Result<Config, ConfigError>, file: Option
                 _ = hangup.recv() => {}
                 () = watched.changed() => {}
             }
-            app.reload(tokio::task::block_in_place(load));
+            let read = tokio::task::block_in_place(load);
+            if let Ok(config) = &read {
+                for warning in &config.warnings {
+                    output::note(&warning.warnings());
+                }
+                watched.follow(files(file, config));
+            }
+            app.reload(read).await;
         };
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         tracing::info!(connections = app.connections(), "draining");
@@ -89,6 +93,13 @@ pub(super) fn serve(load: &dyn Fn() -> Result<Config, ConfigError>, file: Option
 const WITHOUT: &str = "to try it without a TEE: portcullis demo; or write [identity] provider = \"simulator\", which only policies with \
 insecure_roots = [\"simulator\"] accept. What this machine has: portcullis doctor";
 const WITHOUT_EITHER: &str = "to try it without a TEE, take a build with the simulator, which this one is not. What this machine has: portcullis doctor";
+
+/// What is read again when it changes: the configuration file, policies, the deny list.
+fn files(file: Option<&Path>, config: &Config) -> Vec<PathBuf> {
+    let policies = config.policies.values().map(|policy| policy.file.clone());
+    let deny = config.deny.iter().flat_map(|deny| [deny.file.clone(), deny.signature()]);
+    file.map(Path::to_owned).into_iter().chain(policies).chain(deny).collect()
+}
 
 /// What keeps the proxy from starting is the operator's to mend, but for a TEE that gives no evidence and a certificate
 /// of ours that peers would refuse: these have outcomes of their own.

@@ -13,7 +13,7 @@ use super::values::{self, one_of};
 use super::{Transport, schema};
 
 /// What is done with the requests of a listener.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Site {
     /// The first that fits decides.
     pub routes: Vec<Route>,

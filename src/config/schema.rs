@@ -38,10 +38,15 @@ const fn of_requests(key: Key) -> Key {
 /// The file's outermost table.
 pub static FILE: Section = Section {
     name: "the file",
-    doc: "One TOML file describes the whole process. Unknown keys are refused, every duration and size has a unit (`\"30s\"`, `\"64KiB\"`), relative paths start at the file's own folder, nothing is read from the environment, and what weakens safety begins with `insecure_`.",
+    doc: "One TOML file describes the whole process. Unknown keys are refused, every duration and size has a unit (`\"30s\"`, `\"64KiB\"`), relative paths start at the file's own folder, nothing is read from the environment, and what weakens safety begins with `insecure_`. A running process reads it again on SIGHUP and when it changes: `docs/reload.md` says what is taken then.",
     keys: &[
         key("version", "`1`", "required", "The version of this format."),
-        key("drain_grace", "duration", "`\"30s\"`", "How long open connections may finish once the process is told to stop. What is left then is cut."),
+        key(
+            "drain_grace",
+            "duration",
+            "`\"30s\"`",
+            "How long open connections may finish once the process is told to stop, or their listener is gone. What is left then is cut.",
+        ),
         key("identity", "table", "provider `none`", "How this side proves itself."),
         key("listener", "list of tables", "required", "Where connections come in; at least one."),
         key("upstream", "list of tables", "required", "Where connections go; at least one."),
@@ -498,7 +503,7 @@ pub static PEER: Section = Section {
 /// `[policy.NAME]`.
 pub static POLICY: Section = Section {
     name: "[policy.NAME]",
-    doc: "An appraisal policy: see `docs/policy.md`. Its SHA-256 names it in every verdict. A running process reads policies again on SIGHUP and within two seconds of a change to a file; connections that the new policy would refuse are closed with the reason, others notice nothing, and a file with errors changes nothing.",
+    doc: "An appraisal policy: see `docs/policy.md`. Its SHA-256 names it in every verdict. A running process reads policies again on SIGHUP and within two seconds of a change to a file; connections that the new policy would refuse are closed with the reason, others notice nothing, and a file with errors changes nothing (`docs/reload.md`).",
     keys: &[
         key("file", "file", "required", "The policy, JSON."),
         key(

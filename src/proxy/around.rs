@@ -28,6 +28,12 @@ pub(super) struct Around {
 }
 
 impl Around {
+    /// Whether what was made for one serves the other.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        let of = |around: &Self| (around.limits, around.secure, around.strangers);
+        self.listener == other.listener && of(self) == of(other)
+    }
+
     /// The handshakes made for the listener.
     pub(super) fn handshakes(&self) -> Handshakes<'_> {
         Handshakes { listener: &self.listener, limits: &self.limits, parts: &self.parts }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -14,6 +14,7 @@ use h2::server::SendResponse;
 use hyper::body::Bytes;
 use tokio::sync::watch;
 
+use super::accept::{Accepting, Carries};
 use super::admit::{self, Admitted, Ground};
 use super::announce;
 use super::choice::{Choice, Unasked, Why, looped};
@@ -21,6 +22,7 @@ use super::handshake::Handshakes;
 use super::http;
 use super::limits::HandshakePlace;
 use super::listen::From;
+use super::now::{Follows, Going, Now};
 use super::plan::{Listener, Originate, Terminate, Upstream};
 use super::reach::{Reached, Shared, There, Unreached, reach};
 use super::record::{self, About, Pace};
@@ -29,8 +31,7 @@ use super::stream::{Socket, Stream};
 use super::tcp::{End, Ended, Forwarded, Life, forward, lead};
 use super::tunnel;
 use super::tunnel::far::{self, Admission};
-use super::{Accepting, Carries, Parts, Phase};
-use crate::admin::metrics::ListenerMetrics;
+use super::{Parts, Phase};
 use crate::refusal::{Denied, Finding, Reason};
 
 /// How a connection ended.
@@ -90,10 +91,11 @@ impl Known {
     }
 }
 
-/// Serves one connection to its end. Dropping the future resets both sides.
-pub(super) async fn serve(accepting: &Arc<Accepting>, (mut socket, mut from): (Socket, From), mut place: HandshakePlace) {
-    let Accepting { listener, parts, counters, carries, places, .. } = &**accepting;
-    let (started, mut known, mut phase) = (Instant::now(), Known::default(), accepting.phase.clone());
+/// Serves one connection to its end, which comes when its listener lets nobody in on its ground any more. Dropping the
+/// future resets both sides.
+pub(super) async fn serve(accepting: &Arc<Accepting>, now: watch::Receiver<Now>, (mut socket, mut from): (Socket, From), mut place: HandshakePlace) {
+    let Accepting { listener, parts, carries, places, .. } = &**accepting;
+    let (started, mut known, mut phase, going) = (Instant::now(), Known::default(), accepting.phase.clone(), OnceLock::new());
     let announced = tokio::select! {
         biased;
         announced = announced(listener, &mut socket, &mut from) => announced,
@@ -108,7 +110,7 @@ pub(super) async fn serve(accepting: &Arc<Accepting>, (mut socket, mut from): (S
         }
     };
     // The proxy is the source of none: whom it tells of is capped as if he had come himself.
-    let _of_source = match real.map(|real| places.of_source(&mut place, real)).transpose() {
+    let _of_source = match real.map(|real| places.of_source(&listener.limits, &mut place, real)).transpose() {
         Ok(place) => place,
         Err(full) => {
             parts.metrics.limit_rejected(&listener.name, full.name());
@@ -116,16 +118,18 @@ pub(super) async fn serve(accepting: &Arc<Accepting>, (mut socket, mut from): (S
             return;
         }
     };
+    let follows = Follows { accepting, now: &now, going: &going };
     let live = async {
         match carries {
-            Carries::Chosen(choice, shared) => tcp(accepting, To::Chosen(choice, shared), (socket, &from), place, &mut known).await,
-            Carries::Tcp(upstream, shared) => tcp(accepting, To::One(upstream, shared), (socket, &from), place, &mut known).await,
+            Carries::Chosen(choice, shared) => tcp(follows, To::Chosen(choice, shared), (socket, &from), place, &mut known).await,
+            Carries::Tcp(upstream, shared) => tcp(follows, To::One(upstream, shared), (socket, &from), place, &mut known).await,
             // Boxed: its state is the larger one, and every raw connection would have room for it.
-            Carries::Http(site) => Box::pin(http(listener, site, parts, counters, (socket, &from), place, &mut known)).await,
+            Carries::Http => Box::pin(http(follows, (socket, &from), place, &mut known)).await,
         }
     };
     let outcome = tokio::select! {
         biased;
+        outcome = follows.overtaken() => outcome,
         outcome = live => outcome,
         () = cut(&mut phase) => Outcome::Cut,
     };
@@ -133,9 +137,16 @@ pub(super) async fn serve(accepting: &Arc<Accepting>, (mut socket, mut from): (S
 }
 
 /// Serves one connection of an admitted session to its end. Dropping the future resets both sides.
-pub(super) async fn within(accepting: &Arc<Accepting>, upstream: &Upstream, session: &Admission, stream: (RecvStream, SendResponse<Bytes>)) {
+pub(super) async fn within(
+    (accepting, now): (&Arc<Accepting>, watch::Receiver<Now>),
+    upstream: &Arc<Upstream>,
+    session: &Admission,
+    stream: (RecvStream, SendResponse<Bytes>),
+) {
     let (started, mut phase) = (Instant::now(), accepting.phase.clone());
     let mut known = Known { downstream: Some(session.here.ground.clone()), ..Known::default() };
+    let going = OnceLock::from(Going { upstream: Arc::clone(upstream), wanted: None });
+    let follows = Follows { accepting, now: &now, going: &going };
     let live = async {
         let connected = session.connect(upstream, stream).await;
         let result = if matches!(connected, Err(Outcome::Unreachable(_))) { "unreachable" } else { "ok" };
@@ -155,7 +166,8 @@ pub(super) async fn within(accepting: &Arc<Accepting>, upstream: &Upstream, sess
     };
     let outcome = tokio::select! {
         biased;
-        outcome = live => outcome,
+        outcome = follows.overtaken() => outcome,
+        outcome = live => follows.in_session(outcome),
         () = cut(&mut phase) => Outcome::Cut,
     };
     record(accepting, &session.from, &known, &outcome, started, Some(&session.pace));
@@ -180,19 +192,20 @@ async fn cut(phase: &mut watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase == Phase::Cut).await;
 }
 
-async fn tcp(accepting: &Arc<Accepting>, to: To<'_>, (socket, from): (Socket, &From), place: HandshakePlace, known: &mut Known) -> Outcome {
+async fn tcp(follows: Follows<'_>, to: To<'_>, (socket, from): (Socket, &From), place: HandshakePlace, known: &mut Known) -> Outcome {
+    let accepting = follows.accepting;
     let Accepting { listener, parts, .. } = &**accepting;
     // Boxed: the handshakes' state is large and the connection outlives it.
     let blamed = if matches!(listener.terminate, Terminate::Plain) { End::Upstream } else { End::Downstream };
-    let ready = unpanicked(Box::pin(admit_both(listener, to, parts, (socket, from), known)), blamed).await;
+    let ready = unpanicked(Box::pin(admit_both(follows, to, (socket, from), known)), blamed).await;
     drop(place);
     let (here, there, mut downstream, mut far_end, ahead, plain) = match (ready, to) {
         (Ok(Ready::Ends { here, there, downstream, upstream, ahead, plain }), _) => (here, there, downstream, upstream, ahead, plain),
         // Every connection of a session goes to one upstream: a listener whose clients choose takes none.
         (Ok(Ready::Session(..)), To::Chosen(..)) => return Outcome::Refused(End::Downstream, no_session()),
-        (Ok(Ready::Session(here, stream)), To::One(upstream, _)) => {
+        (Ok(Ready::Session(here, stream)), To::One(..)) => {
             // Boxed: hardly any connection is one.
-            let far::Session { ended, connections } = Box::pin(far::serve(accepting, upstream, (here, stream), from, &mut known.forwarded)).await;
+            let far::Session { ended, connections } = Box::pin(far::serve(follows, (here, stream), from, &mut known.forwarded)).await;
             return ended.map_or_else(|denied| Outcome::Withdrawn(End::Downstream, denied), |ended| Outcome::Session(ended, connections));
         }
         (Err(outcome), _) => return outcome,
@@ -246,29 +259,22 @@ async fn carry(
 }
 
 /// The client is admitted once; its requests find their upstreams each by itself.
-async fn http(
-    listener: &Listener,
-    site: &Arc<http::Running>,
-    parts: &Parts,
-    counters: &ListenerMetrics,
-    (socket, from): (Socket, &From),
-    place: HandshakePlace,
-    known: &mut Known,
-) -> Outcome {
+async fn http(follows: Follows<'_>, (socket, from): (Socket, &From), place: HandshakePlace, known: &mut Known) -> Outcome {
+    let Accepting { listener, parts, counters, .. } = &**follows.accepting;
     let ready = unpanicked(Box::pin(admit_downstream(listener, parts, (socket, from), known)), End::Downstream).await;
     drop(place);
     let (admitted, stream) = match ready {
         Ok((admitted, stream)) => (Arc::new(admitted), stream),
         Err(outcome) => return outcome,
     };
-    let serving = http::serve(site, Arc::clone(&admitted), stream, http::Place { from, counters }, &mut known.forwarded);
+    let serving = http::serve(follows, Arc::clone(&admitted), stream, http::Place { from, counters }, &mut known.forwarded);
     tokio::select! {
         biased;
         ended = admitted.ended(&parts.clock) => match ended {
             standing::Ended::Expired => Outcome::Forwarded(Ended::Expired),
             standing::Ended::Withdrawn(denied) => Outcome::Withdrawn(End::Downstream, denied),
         },
-        ended = serving => Outcome::Forwarded(ended),
+        ended = serving => ended.map_or(Outcome::Cut, Outcome::Forwarded),
     }
 }
 
@@ -315,7 +321,8 @@ async fn unpanicked<T>(mut work: Pin<Box<impl Future<Output = Result<T, Outcome>
 
 /// Everything that can refuse, in the one order: the peer that came, where it wants to go, the upstream's socket, the peer
 /// behind it.
-async fn admit_both(listener: &Listener, to: To<'_>, parts: &Parts, (socket, from): (Socket, &From), known: &mut Known) -> Result<Ready, Outcome> {
+async fn admit_both(follows: Follows<'_>, to: To<'_>, (socket, from): (Socket, &From), known: &mut Known) -> Result<Ready, Outcome> {
+    let Accepting { listener, parts, .. } = &**follows.accepting;
     let (here, mut downstream) = admit_downstream(listener, parts, (socket, from), known).await?;
     if tunnel::agreed(&downstream) {
         return Ok(Ready::Session(here, downstream));
@@ -323,6 +330,7 @@ async fn admit_both(listener: &Listener, to: To<'_>, parts: &Parts, (socket, fro
     let (choice, shared) = match to {
         To::Chosen(choice, shared) => (choice, shared),
         To::One(upstream, shared) => {
+            follows.goes(Going { upstream: Arc::clone(upstream), wanted: None })?;
             let reached = reach(handshakes(listener, parts), (upstream, shared.find(upstream)), &here, None).await;
             let (there, far_end) = known.reached(reached)?;
             return Ok(Ready::Ends { here, there, downstream, upstream: far_end, ahead: Vec::new(), plain: matches!(upstream.originate, Originate::Plain) });
@@ -334,6 +342,7 @@ async fn admit_both(listener: &Listener, to: To<'_>, parts: &Parts, (socket, fro
     })?;
     known.wanted = Some(asked.wanted.to_string());
     known.upstream_name.clone_from(&asked.upstream.name);
+    follows.goes(Going { upstream: Arc::clone(asked.upstream), wanted: Some(asked.wanted.clone()) })?;
     let plain = matches!(asked.upstream.originate, Originate::Plain);
     let reached = reach(handshakes(listener, parts), (asked.upstream, shared.find(asked.upstream)), &here, None).await;
     match known.reached(reached) {
@@ -374,7 +383,7 @@ const fn handshakes<'a>(listener: &'a Listener, parts: &'a Parts) -> Handshakes<
 fn record(accepting: &Accepting, from: &From, known: &Known, outcome: &Outcome, started: Instant, pace: Option<&Pace>) {
     let upstream = match &accepting.carries {
         Carries::Tcp(upstream, _) => upstream.name.as_str(),
-        Carries::Chosen(..) | Carries::Http(_) => known.upstream_name.as_str(),
+        Carries::Chosen(..) | Carries::Http => known.upstream_name.as_str(),
     };
     let about = About {
         listener: &accepting.listener.name,

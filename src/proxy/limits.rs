@@ -51,12 +51,10 @@ pub(super) enum Upstreams {
     Pooled,
 }
 
-/// The places of one listener.
+/// The places of one listener, whatever it is configured to be.
 #[derive(Debug)]
 pub(super) struct Places {
-    limits: Limits,
     sockets: Sockets,
-    upstreams: Upstreams,
     taken: Mutex<Taken>,
 }
 
@@ -114,29 +112,29 @@ pub(super) struct SourcePlace {
 }
 
 impl Places {
-    pub(super) fn new(limits: Limits, sockets: Sockets, upstreams: Upstreams) -> Arc<Self> {
-        Arc::new(Self { limits, sockets, upstreams, taken: Mutex::default() })
+    pub(super) fn new(sockets: Sockets) -> Arc<Self> {
+        Arc::new(Self { sockets, taken: Mutex::default() })
     }
 
     /// Takes both places for a new connection. A local application has no source.
-    pub(super) fn take(self: &Arc<Self>, source: Option<IpAddr>) -> Result<(Place, HandshakePlace), Full> {
+    pub(super) fn take(self: &Arc<Self>, (limits, upstreams): (&Limits, Upstreams), source: Option<IpAddr>) -> Result<(Place, HandshakePlace), Full> {
         let source = source.map(network);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let of_source = |counts: &HashMap<IpAddr, usize>| source.and_then(|source| counts.get(&source)).copied().unwrap_or_default();
-        if taken.connections >= self.limits.connections {
+        if taken.connections >= limits.connections {
             return Err(Full::Connections);
         }
-        if taken.handshakes >= self.limits.handshakes {
+        if taken.handshakes >= limits.handshakes {
             return Err(Full::Handshakes);
         }
-        if of_source(&taken.connections_by_source) >= self.limits.connections_per_source {
+        if of_source(&taken.connections_by_source) >= limits.connections_per_source {
             return Err(Full::ConnectionsOfSource);
         }
-        if of_source(&taken.handshakes_by_source) >= self.limits.handshakes_per_source {
+        if of_source(&taken.handshakes_by_source) >= limits.handshakes_per_source {
             return Err(Full::HandshakesOfSource);
         }
         let peer = self.sockets.peer().ok_or(Full::Descriptors)?;
-        let upstream = match self.upstreams {
+        let upstream = match upstreams {
             Upstreams::OneEach => Some(self.sockets.upstream().ok_or(Full::Descriptors)?),
             Upstreams::Pooled => None,
         };
@@ -150,13 +148,13 @@ impl Places {
     }
 
     /// Counts a connection that was taken without a source for the one that a proxy told of, and so its handshake.
-    pub(super) fn of_source(self: &Arc<Self>, handshake: &mut HandshakePlace, source: IpAddr) -> Result<SourcePlace, Full> {
+    pub(super) fn of_source(self: &Arc<Self>, limits: &Limits, handshake: &mut HandshakePlace, source: IpAddr) -> Result<SourcePlace, Full> {
         let source = network(source);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if taken.connections_by_source.get(&source).is_some_and(|count| *count >= self.limits.connections_per_source) {
+        if taken.connections_by_source.get(&source).is_some_and(|count| *count >= limits.connections_per_source) {
             return Err(Full::ConnectionsOfSource);
         }
-        if taken.handshakes_by_source.get(&source).is_some_and(|count| *count >= self.limits.handshakes_per_source) {
+        if taken.handshakes_by_source.get(&source).is_some_and(|count| *count >= limits.handshakes_per_source) {
             return Err(Full::HandshakesOfSource);
         }
         *taken.connections_by_source.entry(source).or_default() += 1;
@@ -169,13 +167,13 @@ impl Places {
 
     /// Takes a place for a connection that came inside an admitted one: it counts as any other, and needs a socket to its
     /// upstream alone.
-    pub(super) fn take_within(self: &Arc<Self>, source: Option<IpAddr>) -> Result<Place, Full> {
+    pub(super) fn take_within(self: &Arc<Self>, limits: &Limits, source: Option<IpAddr>) -> Result<Place, Full> {
         let source = source.map(network);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if taken.connections >= self.limits.connections {
+        if taken.connections >= limits.connections {
             return Err(Full::Connections);
         }
-        if source.and_then(|source| taken.connections_by_source.get(&source)).is_some_and(|count| *count >= self.limits.connections_per_source) {
+        if source.and_then(|source| taken.connections_by_source.get(&source)).is_some_and(|count| *count >= limits.connections_per_source) {
             return Err(Full::ConnectionsOfSource);
         }
         let upstream = self.sockets.upstream().ok_or(Full::Descriptors)?;
@@ -237,67 +235,68 @@ mod tests {
     #[test]
     fn places_are_counted_by_listener_and_source_and_given_back() {
         let limits = Limits { connections: 3, handshakes: 2, handshakes_per_source: 1, ..Limits::default() };
-        let places = Places::new(limits, Sockets::new(10), Upstreams::OneEach);
+        let places = Places::new(Sockets::new(10));
         let source = |text: &str| text.parse::<IpAddr>().ok();
-        let (first, a) = places.take(source("2001:db8::1")).ok().unzip();
-        assert_eq!(places.take(source("2001:db8::2")).err(), Some(Full::HandshakesOfSource));
-        let (b, _bh) = places.take(None).ok().unzip();
-        assert_eq!(places.take(source("192.0.2.1")).err(), Some(Full::Handshakes));
+        let (first, a) = places.take((&limits, Upstreams::OneEach), source("2001:db8::1")).ok().unzip();
+        assert_eq!(places.take((&limits, Upstreams::OneEach), source("2001:db8::2")).err(), Some(Full::HandshakesOfSource));
+        let (b, _bh) = places.take((&limits, Upstreams::OneEach), None).ok().unzip();
+        assert_eq!(places.take((&limits, Upstreams::OneEach), source("192.0.2.1")).err(), Some(Full::Handshakes));
         drop(a);
-        let (c, ch) = places.take(source("2001:db8::3")).ok().unzip();
+        let (c, ch) = places.take((&limits, Upstreams::OneEach), source("2001:db8::3")).ok().unzip();
         drop(ch);
-        assert_eq!(places.take(source("192.0.2.1")).err(), Some(Full::Connections));
+        assert_eq!(places.take((&limits, Upstreams::OneEach), source("192.0.2.1")).err(), Some(Full::Connections));
         drop((first, b, c));
-        assert!(places.take(source("192.0.2.1")).is_ok());
+        assert!(places.take((&limits, Upstreams::OneEach), source("192.0.2.1")).is_ok());
         assert!(places.taken.lock().is_ok_and(|taken| taken.connections_by_source.is_empty() && taken.handshakes_by_source.is_empty()));
     }
 
     #[test]
     fn an_admitted_connection_still_counts_for_its_source() {
-        let places = Places::new(Limits { connections_per_source: 1, ..Limits::default() }, Sockets::new(10), Upstreams::OneEach);
+        let one_each = (&Limits { connections_per_source: 1, ..Limits::default() }, Upstreams::OneEach);
+        let places = Places::new(Sockets::new(10));
         let source = |text: &str| text.parse::<IpAddr>().ok();
-        let (place, handshake) = places.take(source("192.0.2.1")).ok().unzip();
+        let (place, handshake) = places.take(one_each, source("192.0.2.1")).ok().unzip();
         drop(handshake);
-        assert_eq!(places.take(source("192.0.2.1")).err(), Some(Full::ConnectionsOfSource));
-        assert!(places.take(source("192.0.2.2")).is_ok() && places.take(None).is_ok() && places.take(None).is_ok());
+        assert_eq!(places.take(one_each, source("192.0.2.1")).err(), Some(Full::ConnectionsOfSource));
+        assert!(places.take(one_each, source("192.0.2.2")).is_ok() && places.take(one_each, None).is_ok() && places.take(one_each, None).is_ok());
         drop(place);
-        assert!(places.take(source("192.0.2.1")).is_ok());
+        assert!(places.take(one_each, source("192.0.2.1")).is_ok());
     }
 
     #[test]
     fn a_connection_within_another_counts_as_any_other() {
         let limits = Limits { connections: 4, connections_per_source: 2, ..Limits::default() };
         let (sockets, source) = (Sockets::new(3), "192.0.2.1".parse::<IpAddr>().ok());
-        let places = Places::new(limits, sockets.clone(), Upstreams::OneEach);
-        let outer = places.take(source).ok();
-        let within = places.take_within(source).ok();
+        let places = Places::new(sockets.clone());
+        let outer = places.take((&limits, Upstreams::OneEach), source).ok();
+        let within = places.take_within(&limits, source).ok();
         assert!(outer.is_some() && within.is_some());
-        assert_eq!(places.take_within(source).err(), Some(Full::ConnectionsOfSource));
-        let more = places.take_within(None).ok();
-        assert_eq!(places.take_within(None).err(), Some(Full::Descriptors));
+        assert_eq!(places.take_within(&limits, source).err(), Some(Full::ConnectionsOfSource));
+        let more = places.take_within(&limits, None).ok();
+        assert_eq!(places.take_within(&limits, None).err(), Some(Full::Descriptors));
         drop((within, more));
-        assert!(places.take_within(source).is_ok() && sockets.upstream().is_some());
+        assert!(places.take_within(&limits, source).is_ok() && sockets.upstream().is_some());
     }
 
     #[test]
     fn whom_a_proxy_tells_of_is_capped_and_the_proxy_is_not() {
         let limits = Limits { connections_per_source: 2, handshakes_per_source: 1, ..Limits::default() };
-        let places = Places::new(limits, Sockets::new(10), Upstreams::OneEach);
+        let places = Places::new(Sockets::new(10));
         let source = |text: &str| text.parse::<IpAddr>().expect("an address");
-        let mut taken: Vec<_> = (0..4).map(|_| places.take(None).expect("a place")).collect();
+        let mut taken: Vec<_> = (0..4).map(|_| places.take((&limits, Upstreams::OneEach), None).expect("a place")).collect();
         let (one, two) = (source("192.0.2.1"), source("192.0.2.2"));
-        let first = places.of_source(&mut taken[0].1, one).expect("a place");
-        assert_eq!(places.of_source(&mut taken[1].1, one).err(), Some(Full::HandshakesOfSource));
-        let other = places.of_source(&mut taken[1].1, two);
+        let first = places.of_source(&limits, &mut taken[0].1, one).expect("a place");
+        assert_eq!(places.of_source(&limits, &mut taken[1].1, one).err(), Some(Full::HandshakesOfSource));
+        let other = places.of_source(&limits, &mut taken[1].1, two);
         assert!(other.is_ok());
         // Admitted, it still counts.
         let (place, handshake) = taken.remove(0);
         drop(handshake);
-        let second = places.of_source(&mut taken[1].1, one);
+        let second = places.of_source(&limits, &mut taken[1].1, one);
         assert!(second.is_ok());
         taken.clear();
-        let mut more = places.take(None).expect("a place");
-        assert_eq!(places.of_source(&mut more.1, one).err(), Some(Full::ConnectionsOfSource));
+        let mut more = places.take((&limits, Upstreams::OneEach), None).expect("a place");
+        assert_eq!(places.of_source(&limits, &mut more.1, one).err(), Some(Full::ConnectionsOfSource));
         drop((place, first, other, second, more));
         assert!(places.taken.lock().is_ok_and(|taken| taken.connections_by_source.is_empty() && taken.handshakes_by_source.is_empty()));
     }
@@ -316,17 +315,19 @@ mod tests {
     #[test]
     fn all_listeners_share_the_sockets() {
         let sockets = Sockets::new(2);
-        let raw = Places::new(Limits::default(), sockets.clone(), Upstreams::OneEach);
-        let pooled = Places::new(Limits::default(), sockets.clone(), Upstreams::Pooled);
-        let one = raw.take(None).ok();
-        let two = pooled.take(None).ok();
+        let limits = Limits::default();
+        let (one_each, shared) = ((&limits, Upstreams::OneEach), (&limits, Upstreams::Pooled));
+        let raw = Places::new(sockets.clone());
+        let pooled = Places::new(sockets.clone());
+        let one = raw.take(one_each, None).ok();
+        let two = pooled.take(shared, None).ok();
         assert!(one.is_some() && two.is_some());
-        assert_eq!((raw.take(None).err(), pooled.take(None).err()), (Some(Full::Descriptors), Some(Full::Descriptors)));
+        assert_eq!((raw.take(one_each, None).err(), pooled.take(shared, None).err()), (Some(Full::Descriptors), Some(Full::Descriptors)));
         let dialled = sockets.upstream();
         assert!(dialled.is_some() && sockets.upstream().is_none(), "the other belongs to the raw connection");
         drop(two);
-        assert_eq!(raw.take(None).err(), Some(Full::Descriptors), "nothing is left for its upstream, and it holds nothing");
+        assert_eq!(raw.take(one_each, None).err(), Some(Full::Descriptors), "nothing is left for its upstream, and it holds nothing");
         drop(dialled);
-        assert!(raw.take(None).is_ok());
+        assert!(raw.take(one_each, None).is_ok());
     }
 }

@@ -46,6 +46,19 @@ impl std::fmt::Display for Address {
     }
 }
 
+impl Address {
+    /// Whether those who announce connections can come here; of a socket that was passed, nothing was known before.
+    pub(super) fn announced_by(&self, from: &[Announcer]) -> io::Result<()> {
+        let come = |announcer: &Announcer| matches!((self, announcer), (Self::Tcp(_), Announcer::Network(_)) | (Self::Unix(_), Announcer::Unix));
+        let expected = match self {
+            Self::Tcp(_) => "addresses: it is a TCP socket",
+            Self::Unix(_) => "[\"unix\"]: it is a Unix socket, whose connections have no address",
+            Self::Vsock { .. } => "nothing: who is behind a vsock address is not known",
+        };
+        if from.iter().all(come) { Ok(()) } else { Err(io::Error::other(format!("proxy_protocol_from takes {expected}"))) }
+    }
+}
+
 /// A bound socket.
 #[derive(Debug)]
 pub(super) enum Listening {
@@ -125,17 +138,6 @@ impl Listening {
             // An abstract socket has no path.
             Self::Unix(listener, None) => Ok(Address::Unix(listener.local_addr()?.as_pathname().unwrap_or(Path::new("@")).to_owned())),
         }
-    }
-
-    /// Whether those who announce connections can come here; of a socket that was passed, nothing was known before.
-    pub(super) fn announced_by(&self, from: &[Announcer]) -> io::Result<()> {
-        let come = |announcer: &Announcer| matches!((self, announcer), (Self::Tcp(_), Announcer::Network(_)) | (Self::Unix(..), Announcer::Unix));
-        let expected = match self {
-            Self::Tcp(_) => "addresses: it is a TCP socket",
-            Self::Unix(..) => "[\"unix\"]: it is a Unix socket, whose connections have no address",
-            Self::Vsock(..) => "nothing: who is behind a vsock address is not known",
-        };
-        if from.iter().all(come) { Ok(()) } else { Err(io::Error::other(format!("proxy_protocol_from takes {expected}"))) }
     }
 
     pub(super) async fn accept(&self) -> io::Result<(Socket, From)> {

@@ -3,6 +3,7 @@
 //! Not here: what is configured (the caller gives typed values), how evidence is judged (`verify`), and when to stop
 //! (the caller owns the signal and calls [`Proxy::drain`]).
 
+mod accept;
 mod admit;
 mod announce;
 pub mod appraisal;
@@ -15,6 +16,7 @@ pub mod http;
 mod limits;
 mod listen;
 mod names;
+mod now;
 pub mod passed;
 pub mod plan;
 mod probe;
@@ -29,19 +31,23 @@ mod vsock;
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::admin::health::{Condition, Health};
-use crate::admin::metrics::{Direction, ListenerMetrics, Metrics};
+use crate::admin::metrics::{Direction, Metrics};
 use crate::clock::Clock;
+use accept::{Accepting, Carries};
 use around::Around;
-use choice::{By, Capture, Choice};
-use limits::{Places, Sockets, Upstreams};
+use choice::{By, Capture};
+use limits::{Places, Sockets};
 use listen::Listening;
+use now::Now;
 use passed::Passed;
 use plan::{Forward, Listener, Upstream};
 use reach::Shared;
@@ -51,14 +57,6 @@ pub use probe::{Answer, ask};
 
 /// How long the connections have to notice that they were cut.
 const CUT: Duration = Duration::from_secs(5);
-
-/// The pause after the system refused a connection for want of descriptors or memory; while it does, the pause doubles up
-/// to the longer one.
-const BREATH: Duration = Duration::from_millis(50);
-const LONG_BREATH: Duration = Duration::from_secs(1);
-
-/// How often it is told.
-const TOLD: Duration = Duration::from_secs(10);
 
 /// What the proxy shares with the rest of the program.
 #[derive(Clone, Debug)]
@@ -72,14 +70,43 @@ pub struct Parts {
 }
 
 /// A running proxy. Dropped without [`Proxy::drain`], it cuts every connection.
-#[derive(Debug)]
 pub struct Proxy {
-    addresses: Vec<(String, Address)>,
+    open: Mutex<Vec<Open>>,
+    /// One replacement at a time.
+    replacing: tokio::sync::Mutex<()>,
+    common: Common,
     phase: watch::Sender<Phase>,
-    active: Arc<AtomicUsize>,
     /// Every task holds a sender; the end of them all is the end of the channel.
     ended: mpsc::Receiver<()>,
+}
+
+/// What all listeners share.
+struct Common {
     parts: Parts,
+    phase: watch::Receiver<Phase>,
+    alive: mpsc::Sender<()>,
+    active: Arc<AtomicUsize>,
+    sockets: Sockets,
+}
+
+/// A listener that listens.
+struct Open {
+    listener: Arc<Accepting>,
+    address: Address,
+    now: watch::Sender<Now>,
+    /// Holds the socket.
+    accepting: JoinHandle<()>,
+}
+
+/// What became of the listeners when others took their place.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Replaced {
+    /// Names of those that are new.
+    pub added: Vec<String>,
+    /// Names of those that are others than they were, at the same place.
+    pub changed: Vec<String>,
+    /// Names of those that are gone.
+    pub removed: Vec<String>,
 }
 
 /// What the proxy as a whole is doing.
@@ -179,238 +206,235 @@ impl Proxy {
     /// # Errors
     /// [`StartError`].
     pub fn start_within(listeners: Vec<Listener>, connections: usize, mut passed: Passed, parts: Parts) -> Result<Self, StartError> {
-        let sockets = Sockets::new(connections);
         let mut bound = Vec::with_capacity(listeners.len());
-        let mut addresses = Vec::with_capacity(listeners.len());
         for listener in listeners {
-            if let Some(empty) = listener.upstreams().find(|upstream| upstream.targets.is_empty()) {
-                return Err(StartError::NoTarget { upstream: empty.name.clone() });
-            }
-            let across = |upstream: &&Upstream| upstream.targets.iter().any(|target| matches!(target, plan::Target::Vsock { .. }));
-            if let Some(upstream) = listener.upstreams().find(across) {
-                vsock::available().map_err(|error| StartError::NoVsock { upstream: upstream.name.clone(), error })?;
-            }
-            let bind = Listening::bind(&listener.bind, foreign(&listener), &mut passed).and_then(|listening| {
-                listening.announced_by(&listener.proxy_protocol.from)?;
-                Ok((listening.address()?, listening))
-            });
-            let (address, listening) = bind.map_err(|error| StartError::Bind { listener: listener.name.clone(), place: listener.bind.clone(), error })?;
-            addresses.push((listener.name.clone(), address));
-            bound.push((listener, listening));
+            possible(&listener)?;
+            bound.push((bind(&listener, &mut passed)?, listener));
         }
         if let Some(left) = passed.left() {
             return Err(StartError::Unused { left });
         }
         let (phase, watched) = watch::channel(Phase::Running);
         let (alive, ended) = mpsc::channel(1);
-        let active = Arc::new(AtomicUsize::new(0));
-        for (listener, listening) in bound {
-            if matches!(&listener.forward, Forward::Chosen(choice) if matches!(choice.by, By::ServerNamePassing)) {
-                tracing::info!(target: "passthrough", listener = listener.name, "TLS passes this listener untouched: nothing is attested by it");
-            }
-            let direction = if listener.terminate.is_tls() { Direction::Inbound } else { Direction::Outbound };
-            let counters = parts.metrics.listener(&listener.name, direction);
-            let around = Around {
-                listener: listener.name.clone(),
-                limits: listener.limits,
-                parts: parts.clone(),
-                phase: watched.clone(),
-                alive: alive.clone(),
-                secure: listener.terminate.is_tls(),
-                strangers: listener.faces_strangers(),
-                sockets: sockets.clone(),
-            };
-            let carries = match &listener.forward {
-                Forward::Chosen(choice) => Carries::Chosen(Arc::clone(choice), Shared::of(choice.among.upstreams(), &around)),
-                Forward::Tcp(upstream) => Carries::Tcp(Arc::clone(upstream), Shared::of(std::iter::once(upstream), &around)),
-                Forward::Http(site) => Carries::Http(http::Running::start(Arc::clone(site), around)),
-            };
-            let upstreams = match &carries {
-                Carries::Http(_) => Upstreams::Pooled,
-                Carries::Tcp(upstream, shared) if shared.find(upstream).is_some() => Upstreams::Pooled,
-                Carries::Chosen(..) | Carries::Tcp(..) => Upstreams::OneEach,
-            };
-            let places = Places::new(listener.limits, sockets.clone(), upstreams);
-            let (active, phase, alive) = (Arc::clone(&active), watched.clone(), alive.clone());
-            let accepting = Accepting { listener, parts: parts.clone(), counters, carries, places, active, phase, _alive: alive };
-            tokio::spawn(accept(Arc::new(accepting), listening));
+        let common = Common { parts, phase: watched, alive, active: Arc::default(), sockets: Sockets::new(connections) };
+        let open = bound.into_iter().map(|(place, listener)| common.open(place, listener)).collect();
+        common.parts.health.set("listeners", Condition::Met);
+        Ok(Self { open: Mutex::new(open), replacing: tokio::sync::Mutex::default(), common, phase, ended })
+    }
+
+    /// Puts other listeners in the place of those that are served, all of them or none. A place that both have is never
+    /// closed. What did not change goes on as it was; where something did:
+    ///
+    /// - Connections that were let in on another ground (another [`plan::Terminate`], other accounts), or whose upstream of
+    ///   the same name has another [`plan::Originate`], end with `configuration_changed`.
+    /// - Other connections go on. Their requests, and new connections in their sessions, are served as the listener is now.
+    /// - Of requests, those in flight have `grace`, on whatever ground; connections of listeners that are gone have it too.
+    ///
+    /// # Errors
+    /// [`StartError`]. Everything is as it was then.
+    pub async fn replace(&self, listeners: Vec<Listener>, grace: Duration) -> Result<Replaced, StartError> {
+        let _one = self.replacing.lock().await;
+        let mut passed = Passed::default();
+        let mut taken = vec![false; self.open().len()];
+        let mut next = Vec::with_capacity(listeners.len());
+        for listener in &listeners {
+            possible(listener)?;
+            next.push(self.at(listener, &mut taken)?);
         }
-        parts.health.set("listeners", Condition::Met);
-        Ok(Self { addresses, phase, active, ended, parts })
+        let mut bound = Vec::new();
+        for (listener, _) in listeners.iter().zip(&next).filter(|(_, at)| at.is_none()) {
+            bound.push(bind(listener, &mut passed)?);
+        }
+        // From here on nothing fails.
+        let (until, mut bound, mut replaced) = (Instant::now() + grace, bound.into_iter(), Replaced::default());
+        let gone = {
+            let mut open = self.open();
+            let mut old: Vec<_> = open.drain(..).map(Some).collect();
+            for (listener, at) in listeners.into_iter().zip(next) {
+                let Some(mut kept) = at.and_then(|at| old.get_mut(at)?.take()) else {
+                    let Some(place) = bound.next() else { continue };
+                    replaced.added.push(listener.name.clone());
+                    open.push(self.common.open(place, listener));
+                    continue;
+                };
+                if !kept.listener.listener.same(&listener) {
+                    replaced.changed.push(listener.name.clone());
+                    self.common.renew(&mut kept, listener, until);
+                }
+                open.push(kept);
+            }
+            old.into_iter().flatten().collect::<Vec<_>>()
+        };
+        for Open { listener, now, accepting, .. } in gone {
+            accepting.abort();
+            // Its socket is closed when it has ended.
+            let _ = accepting.await;
+            replaced.removed.push(listener.listener.name.clone());
+            let site = now.borrow().site.clone();
+            now.send_replace(Now { accepting: None, site: None, until });
+            retire(&listener, site.as_deref(), None);
+        }
+        Ok(replaced)
+    }
+
+    /// Which of those that are open is at the place of this listener: that of its name before any other.
+    fn at(&self, listener: &Listener, taken: &mut [bool]) -> Result<Option<usize>, StartError> {
+        let open = self.open();
+        let any = matches!(listener.bind, plan::Bind::Tcp(address) | plan::Bind::TcpShared(address) if address.port() == 0);
+        let here = |of: &Listener| of.bind == listener.bind && foreign(of) == foreign(listener);
+        let free = || open.iter().enumerate().filter(|(at, open)| taken.get(*at) == Some(&false) && here(&open.listener.listener));
+        let Some((at, kept)) = free().find(|(_, open)| open.listener.listener.name == listener.name).or_else(|| free().next().filter(|_| !any)) else {
+            return Ok(None);
+        };
+        kept.address.announced_by(&listener.proxy_protocol.from).map_err(|error| unbound(listener, error))?;
+        drop(open);
+        if let Some(taken) = taken.get_mut(at) {
+            *taken = true;
+        }
+        Ok(Some(at))
+    }
+
+    fn open(&self) -> MutexGuard<'_, Vec<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The listeners' names and where they really listen, in the order given.
     #[must_use]
-    pub fn addresses(&self) -> &[(String, Address)] {
-        &self.addresses
+    pub fn addresses(&self) -> Vec<(String, Address)> {
+        self.open().iter().map(|open| (open.listener.listener.name.clone(), open.address.clone())).collect()
     }
 
     /// Where the listener of this name listens.
     #[must_use]
-    pub fn address(&self, listener: &str) -> Option<&Address> {
-        self.addresses.iter().find(|(name, _)| name == listener).map(|(_, address)| address)
+    pub fn address(&self, listener: &str) -> Option<Address> {
+        self.open().iter().find(|open| open.listener.listener.name == listener).map(|open| open.address.clone())
     }
 
     /// How many connections are open, admitted or not.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.active.load(Ordering::SeqCst)
+        self.common.active.load(Ordering::SeqCst)
     }
 
     /// Stops accepting, lets open connections end by themselves for `grace`, then resets the rest. Returns when
     /// nothing of the proxy is left.
-    pub async fn drain(mut self, grace: Duration) -> Drained {
-        self.parts.health.set("listeners", Condition::Unmet("draining".to_owned()));
-        self.parts.metrics.draining();
-        let open = self.connections();
-        self.phase.send_replace(Phase::Draining);
-        if tokio::time::timeout(grace, self.ended.recv()).await.is_ok() {
-            return Drained { open, cut: 0 };
+    pub async fn drain(self, grace: Duration) -> Drained {
+        let Self { open, common: Common { parts, active, alive, .. }, phase, mut ended, .. } = self;
+        let connections = || active.load(Ordering::SeqCst);
+        parts.health.set("listeners", Condition::Unmet("draining".to_owned()));
+        parts.metrics.draining();
+        let at_first = connections();
+        phase.send_replace(Phase::Draining);
+        // What the tasks hold is theirs to let go.
+        drop((open, alive));
+        if tokio::time::timeout(grace, ended.recv()).await.is_ok() {
+            return Drained { open: at_first, cut: 0 };
         }
-        let cut = self.connections();
-        self.phase.send_replace(Phase::Cut);
-        if tokio::time::timeout(CUT, self.ended.recv()).await.is_err() {
-            tracing::error!(left = self.connections(), "connections are left after they were cut");
+        let cut = connections();
+        phase.send_replace(Phase::Cut);
+        if tokio::time::timeout(CUT, ended.recv()).await.is_err() {
+            tracing::error!(left = connections(), "connections are left after they were cut");
         }
-        Drained { open, cut }
+        Drained { open: at_first, cut }
     }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("addresses", &self.addresses()).finish_non_exhaustive()
+    }
+}
+
+impl Common {
+    /// Serves a listener at its place.
+    fn open(&self, (address, listening): (Address, Listening), listener: Listener) -> Open {
+        let first = self.now(listener, Places::new(self.sockets.clone()), None, Instant::now());
+        let (listener, (now, followed)) = (Arc::clone(&first.0), watch::channel(first.1));
+        let accepting = tokio::spawn(accept::accept(followed, listening, self.phase.clone()));
+        Open { listener, address, now, accepting }
+    }
+
+    /// Makes an open listener another.
+    fn renew(&self, open: &mut Open, listener: Listener, until: Instant) {
+        let (places, site) = (Arc::clone(&open.listener.places), open.now.borrow().site.clone());
+        let (accepting, next) = self.now(listener, places, Some((&open.listener, site.as_ref())), until);
+        let kept = next.clone();
+        open.now.send_replace(next);
+        let was = std::mem::replace(&mut open.listener, accepting);
+        retire(&was, site.as_deref(), Some(&kept));
+    }
+
+    /// What a listener is; of what it was `before`, sessions and pools are kept that did not change.
+    fn now(
+        &self,
+        listener: Listener,
+        places: Arc<Places>,
+        before: Option<(&Arc<Accepting>, Option<&Arc<http::Running>>)>,
+        until: Instant,
+    ) -> (Arc<Accepting>, Now) {
+        if matches!(&listener.forward, Forward::Chosen(choice) if matches!(choice.by, By::ServerNamePassing)) {
+            tracing::info!(target: "passthrough", listener = listener.name, "TLS passes this listener untouched: nothing is attested by it");
+        }
+        let Self { parts, phase, alive, active, sockets } = self;
+        let around = Around {
+            listener: listener.name.clone(),
+            limits: listener.limits,
+            parts: parts.clone(),
+            phase: phase.clone(),
+            alive: alive.clone(),
+            secure: listener.terminate.is_tls(),
+            strangers: listener.faces_strangers(),
+            sockets: sockets.clone(),
+        };
+        let sessions = before.and_then(|(accepting, _)| accepting.shared());
+        let (carries, site) = match &listener.forward {
+            Forward::Chosen(choice) => (Carries::Chosen(Arc::clone(choice), Shared::of(choice.among.upstreams(), &around, sessions)), None),
+            Forward::Tcp(upstream) => (Carries::Tcp(Arc::clone(upstream), Shared::of(std::iter::once(upstream), &around, sessions)), None),
+            Forward::Http(site) => (Carries::Http, Some(http::Running::start(Arc::clone(site), around, before.and_then(|(_, site)| site)))),
+        };
+        let direction = if listener.terminate.is_tls() { Direction::Inbound } else { Direction::Outbound };
+        let counters = parts.metrics.listener(&listener.name, direction);
+        let (active, phase, alive) = (Arc::clone(active), phase.clone(), alive.clone());
+        let accepting = Arc::new(Accepting { listener, parts: parts.clone(), counters, carries, places, active, phase, _alive: alive });
+        (Arc::clone(&accepting), Now { accepting: Some(accepting), site, until })
+    }
+}
+
+/// Ends what ran for a listener as it was, and does not as it is now: what is in flight has its own end.
+fn retire(was: &Accepting, site: Option<&http::Running>, now: Option<&Now>) {
+    let accepting = now.and_then(|now| now.accepting.as_deref());
+    if let Some(sessions) = was.shared() {
+        sessions.retire(accepting.and_then(Accepting::shared));
+    }
+    if let Some(site) = site {
+        site.retire(now.and_then(|now| now.site.as_deref()));
+    }
+}
+
+/// Whether what a listener leads to can be reached at all.
+fn possible(listener: &Listener) -> Result<(), StartError> {
+    if let Some(empty) = listener.upstreams().find(|upstream| upstream.targets.is_empty()) {
+        return Err(StartError::NoTarget { upstream: empty.name.clone() });
+    }
+    let across = |upstream: &&Upstream| upstream.targets.iter().any(|target| matches!(target, plan::Target::Vsock { .. }));
+    match listener.upstreams().find(across) {
+        Some(upstream) => vsock::available().map_err(|error| StartError::NoVsock { upstream: upstream.name.clone(), error }),
+        None => Ok(()),
+    }
+}
+
+fn bind(listener: &Listener, passed: &mut Passed) -> Result<(Address, Listening), StartError> {
+    let bound = Listening::bind(&listener.bind, foreign(listener), passed).and_then(|listening| Ok((listening.address()?, listening)));
+    let (address, listening) = bound.map_err(|error| unbound(listener, error))?;
+    address.announced_by(&listener.proxy_protocol.from).map_err(|error| unbound(listener, error))?;
+    Ok((address, listening))
+}
+
+fn unbound(listener: &Listener, error: io::Error) -> StartError {
+    StartError::Bind { listener: listener.name.clone(), place: listener.bind.clone(), error }
 }
 
 /// Whether connections to foreign addresses come to it.
 fn foreign(listener: &Listener) -> bool {
     matches!(&listener.forward, Forward::Chosen(choice) if matches!(choice.by, By::Captured(Capture::Tproxy)))
-}
-
-/// What a listener's accept loop and its connections share.
-struct Accepting {
-    listener: Listener,
-    parts: Parts,
-    counters: ListenerMetrics,
-    carries: Carries,
-    places: Arc<Places>,
-    active: Arc<AtomicUsize>,
-    phase: watch::Receiver<Phase>,
-    /// Held, never used: see [`Proxy::ended`].
-    _alive: mpsc::Sender<()>,
-}
-
-/// What runs behind a listener.
-enum Carries {
-    /// To where each client wants, each by itself or in sessions.
-    Chosen(Arc<Choice>, Shared),
-    Http(Arc<http::Running>),
-    /// To an upstream, each by itself or in sessions.
-    Tcp(Arc<Upstream>, Shared),
-}
-
-impl Accepting {
-    /// Whether a source is somebody else than the applications of this machine.
-    fn outside(&self, source: std::net::IpAddr) -> bool {
-        match &self.carries {
-            // Of a redirected connection both ends may have any address of this machine.
-            Carries::Chosen(choice, _) if !matches!(choice.by, By::Captured(_)) => self.listener.faces_strangers() || !source.to_canonical().is_loopback(),
-            _ => self.listener.faces_strangers(),
-        }
-    }
-}
-
-/// Counts a connection from accept to end, whatever ends it.
-struct Counted(Arc<Accepting>);
-
-impl Counted {
-    fn new(accepting: &Arc<Accepting>) -> Self {
-        accepting.active.fetch_add(1, Ordering::SeqCst);
-        accepting.counters.opened.inc();
-        accepting.counters.active.inc();
-        Self(Arc::clone(accepting))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::SeqCst);
-        self.0.counters.closed.inc();
-        self.0.counters.active.dec();
-    }
-}
-
-/// What the system refused since it was last told.
-struct Trouble {
-    told: Option<Instant>,
-    times: u64,
-    breath: Duration,
-}
-
-impl Default for Trouble {
-    fn default() -> Self {
-        Self { told: None, times: 0, breath: BREATH / 2 }
-    }
-}
-
-impl Trouble {
-    /// Notes one more: how many it is time to tell of, and how long to wait.
-    fn again(&mut self, now: Instant) -> Option<u64> {
-        self.times += 1;
-        self.breath = (self.breath * 2).min(LONG_BREATH);
-        if self.told.is_some_and(|told| now.saturating_duration_since(told) < TOLD) {
-            return None;
-        }
-        self.told = Some(now);
-        Some(std::mem::take(&mut self.times))
-    }
-}
-
-async fn accept(accepting: Arc<Accepting>, listening: Listening) {
-    let mut phase = accepting.phase.clone();
-    let mut trouble = Trouble::default();
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            // Also when the proxy itself is gone.
-            _ = phase.wait_for(|phase| *phase != Phase::Running) => return,
-            accepted = listening.accept() => accepted,
-        };
-        let (socket, from) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                if let Some(times) = trouble.again(Instant::now()) {
-                    tracing::warn!(target: "connection", event = "accept_failed", listener = accepting.listener.name, times, %error);
-                }
-                tokio::time::sleep(trouble.breath).await;
-                continue;
-            }
-        };
-        trouble.breath = BREATH / 2;
-        // A local application is one source; only what comes from outside is capped by source.
-        let announces = accepting.listener.proxy_protocol.announces(from.source);
-        let source = from.source.filter(|source| !announces && accepting.outside(*source));
-        match accepting.places.take(source) {
-            Ok((place, handshake)) => {
-                let counted = Counted::new(&accepting);
-                let accepting = Arc::clone(&accepting);
-                tokio::spawn(async move {
-                    connection::serve(&counted.0, (socket, from), handshake).await;
-                    drop((place, accepting));
-                });
-            }
-            Err(full) => {
-                accepting.parts.metrics.limit_rejected(&accepting.listener.name, full.name());
-                tracing::warn!(target: "connection", event = "turned_away", listener = accepting.listener.name, peer = from.name, limit = full.name());
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_system_that_refuses_connections_is_told_of_now_and_then() {
-        let (mut trouble, start) = (Trouble::default(), Instant::now());
-        let at = |milliseconds| start + Duration::from_millis(milliseconds);
-        assert_eq!((trouble.again(at(0)), trouble.breath), (Some(1), BREATH));
-        assert_eq!(((1..200).filter_map(|times| trouble.again(at(times * 50))).collect::<Vec<_>>(), trouble.breath), (Vec::new(), LONG_BREATH));
-        assert_eq!(trouble.again(at(10_000)), Some(200));
-    }
 }

@@ -68,6 +68,11 @@ impl Following {
         Some(Self { wanted, looked, task: tokio::spawn(looking).abort_handle() })
     }
 
+    /// Looks no more: what is known stays.
+    pub(super) fn end(&self) {
+        self.task.abort();
+    }
+
     /// Waits for a look that is not older than [`PAUSE`], for `limit` at most.
     pub(super) async fn again(&self, limit: Duration) {
         let mut looked = self.looked.clone();
@@ -81,7 +86,7 @@ impl Following {
 
 impl Drop for Following {
     fn drop(&mut self) {
-        self.task.abort();
+        self.end();
     }
 }
 

@@ -96,6 +96,19 @@ impl Listener {
         self.terminate.is_tls() || self.upstreams().next().is_none()
     }
 
+    /// Whether nothing of it changed: shared parts are told apart by who made them, not by what is in them.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        let forward = match (&self.forward, &other.forward) {
+            (Forward::Chosen(one), Forward::Chosen(other)) => Arc::ptr_eq(one, other),
+            (Forward::Http(one), Forward::Http(other)) => Arc::ptr_eq(one, other),
+            (Forward::Tcp(one), Forward::Tcp(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        };
+        let rest = self.name == other.name && self.bind == other.bind && self.proxy_protocol == other.proxy_protocol && self.limits == other.limits;
+        forward && rest && self.terminate.same(&other.terminate)
+    }
+
     /// The upstreams it leads to.
     pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
         let (one, routed, chosen) = match &self.forward {
@@ -158,6 +171,16 @@ impl Terminate {
     #[must_use]
     pub const fn is_tls(&self) -> bool {
         !matches!(self, Self::Plain)
+    }
+
+    /// Whether both are one and the same: sides are told apart by who made them, not by what is in them.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Attested(one), Self::Attested(other)) | (Self::Public(one), Self::Public(other)) => Arc::ptr_eq(one, other),
+            (Self::Plain, Self::Plain) => true,
+            _ => false,
+        }
     }
 }
 
@@ -252,6 +275,18 @@ pub enum Originate {
     Attested(Arc<tls::ClientSide>),
     /// Plain bytes.
     Plain,
+}
+
+impl Originate {
+    /// Whether both are one and the same, as [`Terminate::same`].
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Attested(one), Self::Attested(other)) => Arc::ptr_eq(one, other),
+            (Self::Plain, Self::Plain) => true,
+            _ => false,
+        }
+    }
 }
 
 /// Deadlines and caps of a listener (docs/protocol.md, "Lives and limits").

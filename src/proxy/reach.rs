@@ -74,20 +74,32 @@ impl There {
 pub(super) struct Shared(Vec<(Arc<Upstream>, Arc<Sessions>)>);
 
 impl Shared {
-    pub(super) fn of<'a>(upstreams: impl Iterator<Item = &'a Arc<Upstream>>, around: &Around) -> Self {
+    /// Those of `before` that did not change are kept.
+    pub(super) fn of<'a>(upstreams: impl Iterator<Item = &'a Arc<Upstream>>, around: &Around, before: Option<&Self>) -> Self {
         let mut made: Vec<(Arc<Upstream>, Arc<Sessions>)> = Vec::new();
         for upstream in upstreams {
             let known = made.iter().any(|(known, _)| Arc::ptr_eq(known, upstream));
             if let (Some(plan), Originate::Attested(side), false) = (upstream.multiplex, &upstream.originate, known) {
-                let sessions = Sessions::new(Arc::clone(upstream), Arc::clone(side), plan, around.clone());
+                let kept = before.and_then(|before| before.of_upstream(upstream)).filter(|sessions| sessions.around.same(around));
+                let sessions = kept.cloned().unwrap_or_else(|| Sessions::new(Arc::clone(upstream), Arc::clone(side), plan, around.clone()));
                 made.push((Arc::clone(upstream), sessions));
             }
         }
         Self(made)
     }
 
+    /// Begins nothing more in sessions that `next` has not: each ends with its last connection.
+    pub(super) fn retire(&self, next: Option<&Self>) {
+        let kept = |sessions: &Arc<Sessions>| next.is_some_and(|next| next.0.iter().any(|(_, known)| Arc::ptr_eq(known, sessions)));
+        self.0.iter().filter(|(_, sessions)| !kept(sessions)).for_each(|(_, sessions)| sessions.retire());
+    }
+
+    fn of_upstream(&self, upstream: &Arc<Upstream>) -> Option<&Arc<Sessions>> {
+        self.0.iter().find(|(known, _)| Arc::ptr_eq(known, upstream)).map(|(_, sessions)| sessions)
+    }
+
     pub(super) fn find(&self, upstream: &Arc<Upstream>) -> Option<&Sessions> {
-        self.0.iter().find(|(known, _)| Arc::ptr_eq(known, upstream)).map(|(_, sessions)| &**sessions)
+        self.of_upstream(upstream).map(|sessions| &**sessions)
     }
 }
 

@@ -145,7 +145,7 @@ fn loopback() -> SocketAddr {
 }
 
 fn address(proxy: &Proxy) -> SocketAddr {
-    match proxy.addresses() {
+    match proxy.addresses().as_slice() {
         [(_, proxy::Address::Tcp(address))] => *address,
         other => panic!("{other:?}"),
     }

@@ -285,7 +285,7 @@ impl<'a> Plan<'a> {
 }
 
 fn address(proxy: &Proxy) -> SocketAddr {
-    match proxy.addresses() {
+    match proxy.addresses().as_slice() {
         [(_, Address::Tcp(address))] => *address,
         other => panic!("{other:?}"),
     }

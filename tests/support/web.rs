@@ -31,9 +31,13 @@ pub(crate) fn desk() -> tempfile::TempDir {
 
 /// A sidecar from its configuration.
 pub(crate) async fn sidecar(desk: &tempfile::TempDir, text: &str) -> App {
+    App::start(&configured(desk, text), Clock::system()).await.unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// The configuration of a sidecar.
+pub(crate) fn configured(desk: &tempfile::TempDir, text: &str) -> Config {
     let head = "version = 1\ndrain_grace = \"5s\"\n[identity]\nprovider = \"simulator\"\nnames = [\"far.test\"]\n[policy.mesh]\nfile = \"mesh.json\"\n[policy.other]\nfile = \"other.json\"\n";
-    let config = Config::parse("test.toml", &format!("{head}{text}"), desk.path()).unwrap_or_else(|error| panic!("{error}"));
-    App::start(&config, Clock::system()).await.unwrap_or_else(|error| panic!("{error:#}"))
+    Config::parse("test.toml", &format!("{head}{text}"), desk.path()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// What a pair of sidecars is set up with.

@@ -23,7 +23,7 @@ pub struct Choice {
 }
 
 /// How clients say where they want to go.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum By {
     /// Their connections were captured on the way there.
     Captured(Capture),

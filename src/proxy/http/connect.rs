@@ -18,8 +18,11 @@ use super::body::{self, Fate};
 use super::fields;
 use super::pool::Failure;
 use super::request::{Answer, Record};
+use super::view::View;
 use crate::proxy::admit::Ground;
 use crate::proxy::choice::Wanted;
+use crate::proxy::now::still_trusted;
+use crate::proxy::plan::Upstream;
 use crate::proxy::reach::{Reached, Unreached, reach};
 use crate::proxy::record::{self, About};
 use crate::proxy::standing;
@@ -27,8 +30,13 @@ use crate::proxy::tcp::{End, Forwarded, Life, forward};
 use crate::refusal::Denied;
 
 /// Opens a tunnel, or says why not.
-pub(super) async fn serve(connection: &Arc<Connection>, mut parts: Parts, authority: &str, record: &mut Record) -> Result<Response<Answer>, Problem> {
-    let site = &connection.site;
+pub(super) async fn serve(
+    (connection, view): (&Arc<Connection>, &View),
+    mut parts: Parts,
+    authority: &str,
+    record: &mut Record,
+) -> Result<Response<Answer>, Problem> {
+    let site = &view.site;
     let around = &site.around;
     let Some(wanted) = Wanted::read(authority) else {
         return Err(Problem::request(StatusCode::BAD_REQUEST, "CONNECT to what is no HOST:PORT"));
@@ -67,13 +75,13 @@ pub(super) async fn serve(connection: &Arc<Connection>, mut parts: Parts, author
     if parts.version != Version::HTTP_2 {
         connection.gauge.release();
     }
-    tunnel(connection, on, reached, wanted);
+    tunnel(connection, on, reached, (wanted, Arc::clone(upstream)));
     Ok(Response::new(Answer::Own(body::empty())))
 }
 
 /// Notes a refusal where operators look for it.
 fn refused(connection: &Connection, side: End, wanted: &Wanted, problem: Problem, denied: &Denied) -> Problem {
-    let around = &connection.site.around;
+    let around = &connection.around;
     let wanted = wanted.to_string();
     let about = About { listener: &around.listener, peer: &connection.from, wanted: &wanted, ..About::default() };
     record::refused(&around.parts.metrics, &about, Some(&connection.pace), side, denied);
@@ -81,19 +89,24 @@ fn refused(connection: &Connection, side: End, wanted: &Wanted, problem: Problem
 }
 
 /// Forwards in the background, as long as the far end's verdict holds; the connection waits for it.
-fn tunnel(connection: &Arc<Connection>, downstream: OnUpgrade, reached: Reached, wanted: Wanted) {
+fn tunnel(connection: &Arc<Connection>, downstream: OnUpgrade, reached: Reached, (wanted, upstream): (Wanted, Arc<Upstream>)) {
     let end = reached.there.end().map_or(connection.end, |end| connection.end.min(end.into()));
-    let life = Life { idle: connection.site.around.limits.idle, end };
+    let life = Life { idle: connection.around.limits.idle, end };
     let shared = Arc::clone(connection);
     connection.spawn(async move {
-        let around = &shared.site.around;
-        let Reached { target, there, stream: mut upstream } = reached;
+        let around = &shared.around;
+        let Reached { target, there, stream: mut far_end } = reached;
         let Ok(downstream) = downstream.await else { return };
         let mut downstream = TokioIo::new(downstream);
         // The bytes are counted on the wire.
         let (mut forwarded, uncounted) = (Forwarded::default(), Counter::default());
         let ended = tokio::select! {
             biased;
+            denied = shared.overruled(|view| still_trusted(&upstream, view.site.plan.destinations.lead(&wanted)?)) => {
+                let wanted = wanted.to_string();
+                let about = About { listener: &around.listener, peer: &shared.from, wanted: &wanted, address: &target, ground: there.ground(), forwarded: Some(forwarded), ..About::default() };
+                return record::withdrawn(&around.parts.metrics, &about, End::Downstream, &denied);
+            }
             ended = there.ended(&around.parts.clock) => match ended {
                 standing::Ended::Expired => "at the end of its permitted life".to_owned(),
                 standing::Ended::Withdrawn(denied) => {
@@ -102,9 +115,9 @@ fn tunnel(connection: &Arc<Connection>, downstream: OnUpgrade, reached: Reached,
                     return record::withdrawn(&around.parts.metrics, &about, End::Upstream, &denied);
                 }
             },
-            ended = forward((&mut downstream, &mut upstream), life, (&uncounted, &uncounted), &mut forwarded) => {
+            ended = forward((&mut downstream, &mut far_end), life, (&uncounted, &uncounted), &mut forwarded) => {
                 if matches!(ended, crate::proxy::tcp::Ended::Finished) {
-                    upstream.finish();
+                    far_end.finish();
                 }
                 ended.to_string()
             }

@@ -19,6 +19,7 @@ mod request;
 mod target;
 pub mod token;
 mod upgrade;
+mod view;
 pub(super) mod wire;
 
 use std::future::poll_fn;
@@ -33,14 +34,17 @@ use hyper::header::HeaderName;
 use hyper::http::uri::PathAndQuery;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{HeaderMap, Method, Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Phase;
+use super::accept::Accepting;
 use super::admit::{self, Admitted, Ground};
 use super::around::Around;
 use super::listen::From;
+use super::now::{Follows, Now};
 use super::reach::Shared;
 use super::record::Pace;
 use super::stream::Stream;
@@ -48,15 +52,14 @@ use super::tcp::{End, Ended, Forwarded};
 use crate::admin::metrics::{HttpMetrics, ListenerMetrics};
 use crate::tls::ALPN_H2;
 use answer::{Audience, Problem};
-use body::Clean;
 use fields::{Client, Ids, Pseudonym};
-use identity::Introduction;
 use message::Message;
-use plan::{Backend, Site, To};
+use plan::{Backend, HttpLimits, Site, To};
 use pool::Pool;
+use view::Following;
 use wire::{Gauge, STREAM_WINDOW, Version, Wire, connection_window};
 
-/// An HTTP listener at work.
+/// An HTTP listener at work, as it is configured.
 #[derive(Debug)]
 pub(super) struct Running {
     plan: Arc<Site>,
@@ -64,6 +67,12 @@ pub(super) struct Running {
     ways: Vec<Way>,
     /// The sessions of upstreams that tunnels lead to.
     pub(super) shared: Shared,
+    lasting: Arc<Lasting>,
+}
+
+/// What an HTTP listener keeps when it is configured anew.
+#[derive(Debug)]
+struct Lasting {
     /// Our name in `Via`, different for every listener and start.
     pseudonym: Pseudonym,
     ids: Ids,
@@ -89,14 +98,18 @@ pub(super) struct Place<'a> {
 
 /// One client's connection.
 struct Connection {
-    site: Arc<Running>,
+    /// What let it in.
+    let_in_by: Arc<Accepting>,
+    now: watch::Receiver<Now>,
+    following: Mutex<Following>,
+    /// Its bounds: those of when it began.
+    around: Arc<Around>,
+    limits: HttpLimits,
+    lasting: Arc<Lasting>,
     admitted: Arc<Admitted>,
-    introduction: Arc<Introduction>,
     from: String,
     address: Option<IpAddr>,
     client: Client,
-    /// What is removed from trailers, either way.
-    clean: Clean,
     server_name: Option<String>,
     end: tokio::time::Instant,
     gauge: Arc<Gauge>,
@@ -110,15 +123,27 @@ struct Connection {
 }
 
 impl Running {
-    pub(super) fn start(plan: Arc<Site>, around: Around) -> Arc<Self> {
-        let shared = Shared::of(plan.destinations.upstreams(), &around);
+    /// Pools and sessions of `before` that did not change are kept.
+    pub(super) fn start(plan: Arc<Site>, around: Around, before: Option<&Arc<Self>>) -> Arc<Self> {
+        let shared = Shared::of(plan.destinations.upstreams(), &around, before.map(|before| &before.shared));
+        let lasting = before
+            .filter(|before| before.around.listener == around.listener)
+            .map_or_else(|| Lasting::begin(&around, &plan.limits), |before| Arc::clone(&before.lasting));
+        let kept: Vec<_> = before.filter(|before| before.around.same(&around)).into_iter().flat_map(|before| before.pools()).collect();
         let around = Arc::new(around);
         let mut pools: Vec<Arc<Pool>> = Vec::new();
         let mut pool = |backend: &Arc<Backend>| {
-            if let Some(known) = pools.iter().find(|pool| Arc::ptr_eq(&pool.backend, backend)) {
+            let of_backend = |pool: &&Arc<Pool>| Arc::ptr_eq(&pool.backend, backend);
+            if let Some(known) = pools.iter().find(of_backend) {
                 return Arc::clone(known);
             }
-            let pool = Pool::new(Arc::clone(backend), Arc::clone(&around));
+            let pool = kept.iter().copied().find(of_backend).cloned().unwrap_or_else(|| {
+                let pool = Pool::new(Arc::clone(backend), Arc::clone(&around));
+                if backend.health.is_some() {
+                    pool.runs(tokio::spawn(check(Arc::downgrade(&pool))));
+                }
+                pool
+            });
             pools.push(Arc::clone(&pool));
             pool
         };
@@ -127,24 +152,21 @@ impl Running {
             To::RedirectToHttps => Way::RedirectToHttps,
         };
         let ways = plan.routes.iter().map(|route| &route.to).map(way).collect();
-        for pool in pools.iter().filter(|pool| pool.backend.health.is_some()) {
-            tokio::spawn(check(Arc::downgrade(pool)));
-        }
-        let random = crate::tls::nonce().unwrap_or_default();
-        let pseudonym = Pseudonym::of(random.get(..4).unwrap_or_default());
-        let tokens = Mutex::new((Instant::now(), f64::from(plan.limits.rate.unwrap_or(0))));
-        let metrics = around.parts.metrics.http(&around.listener);
-        Arc::new(Self {
-            plan,
-            around,
-            ways,
-            shared,
-            pseudonym,
-            ids: Ids::default(),
-            requests: AtomicUsize::new(0),
-            metrics,
-            tokens,
-            pace: evidence::Pace::default(),
+        Arc::new(Self { plan, around, ways, shared, lasting })
+    }
+
+    /// Ends the pools and sessions that `next` has not: their idle connections and checks at once, others with what is on
+    /// them.
+    pub(super) fn retire(&self, next: Option<&Self>) {
+        self.shared.retire(next.map(|next| &next.shared));
+        let kept = |pool: &Arc<Pool>| next.is_some_and(|next| next.pools().any(|known| Arc::ptr_eq(known, pool)));
+        self.pools().filter(|pool| !kept(pool)).for_each(|pool| pool.retire());
+    }
+
+    fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.ways.iter().filter_map(|way| match way {
+            Way::Pool(pool) => Some(pool),
+            Way::RedirectToHttps => None,
         })
     }
 
@@ -162,12 +184,12 @@ impl Running {
     /// Whether one more request may be served.
     fn room(&self) -> Result<(), Problem> {
         let limits = &self.plan.limits;
-        if self.requests.load(Ordering::SeqCst) > limits.requests {
+        if self.lasting.requests.load(Ordering::SeqCst) > limits.requests {
             self.around.parts.metrics.limit_rejected(&self.around.listener, "requests");
             return Err(Problem::full(StatusCode::SERVICE_UNAVAILABLE, "too many requests are under way"));
         }
         let Some(rate) = limits.rate.map(f64::from) else { return Ok(()) };
-        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tokens = self.lasting.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let left = (tokens.1 + now.saturating_duration_since(tokens.0).as_secs_f64() * rate).min(rate);
         *tokens = (now, (left - 1.0).max(0.0));
@@ -178,20 +200,27 @@ impl Running {
         self.around.parts.metrics.limit_rejected(&self.around.listener, "rate");
         Err(Problem::full(StatusCode::TOO_MANY_REQUESTS, "too many requests in this second"))
     }
+}
 
-    /// Removes from trailers what may not stand there.
-    fn clean(self: &Arc<Self>) -> Clean {
-        let site = Arc::clone(self);
-        Arc::new(move |trailers: &mut HeaderMap| {
-            site.stripped(&identity::strip(trailers, &site.plan.strip));
-            fields::strip_trailers(trailers);
+impl Lasting {
+    fn begin(around: &Around, limits: &HttpLimits) -> Arc<Self> {
+        let random = crate::tls::nonce().unwrap_or_default();
+        Arc::new(Self {
+            pseudonym: Pseudonym::of(random.get(..4).unwrap_or_default()),
+            ids: Ids::default(),
+            requests: AtomicUsize::new(0),
+            metrics: around.parts.metrics.http(&around.listener),
+            tokens: Mutex::new((Instant::now(), f64::from(limits.rate.unwrap_or(0)))),
+            pace: evidence::Pace::default(),
         })
     }
+}
 
+impl Around {
     /// Counts what pretended to be an identity.
     fn stripped(&self, names: &[HeaderName]) {
         for name in names {
-            self.around.parts.metrics.spoofed(&self.around.listener, name.as_str());
+            self.parts.metrics.spoofed(&self.listener, name.as_str());
         }
     }
 }
@@ -212,8 +241,8 @@ fn host_fits(pattern: &str, host: &str) -> bool {
 impl Connection {
     fn begin(&self) {
         self.begun.fetch_add(1, Ordering::SeqCst);
-        self.site.requests.fetch_add(1, Ordering::SeqCst);
-        self.site.metrics.begun();
+        self.lasting.requests.fetch_add(1, Ordering::SeqCst);
+        self.lasting.metrics.begun();
     }
 
     fn over(&self, finished: bool) {
@@ -221,8 +250,8 @@ impl Connection {
         if !finished {
             self.abandoned.fetch_add(1, Ordering::SeqCst);
         }
-        self.site.requests.fetch_sub(1, Ordering::SeqCst);
-        self.site.metrics.over();
+        self.lasting.requests.fetch_sub(1, Ordering::SeqCst);
+        self.lasting.metrics.over();
     }
 
     /// Refuses a client of HTTP/1.1 that has not waited for its connection to become something else: what follows was read as
@@ -233,17 +262,17 @@ impl Connection {
     }
 
     fn audience(&self) -> Audience {
-        if self.site.around.strangers { Audience::Peer } else { Audience::Application }
+        if self.around.strangers { Audience::Peer } else { Audience::Application }
     }
 
     /// Whether what it says of the way before is believed.
-    fn trusted(&self) -> bool {
-        self.address.is_some_and(|address| self.site.plan.trusted_proxies.iter().any(|network| network.holds(address)))
+    fn trusted(&self, site: &Site) -> bool {
+        self.address.is_some_and(|address| site.trusted_proxies.iter().any(|network| network.holds(address)))
     }
 
     /// Whether an `allow` rule lets this client call this. Without rules everything is allowed.
-    fn may(&self, method: &Method, path: &str) -> bool {
-        let rules = &self.site.plan.allow;
+    fn may(&self, site: &Site, method: &Method, path: &str) -> bool {
+        let rules = &site.allow;
         if rules.is_empty() {
             return true;
         }
@@ -301,50 +330,57 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Streams
     }
 }
 
-/// Serves the requests of an admitted client until it, its permitted life or the proxy ends.
-pub(super) async fn serve(site: &Arc<Running>, admitted: Arc<Admitted>, mut stream: Stream, place: Place<'_>, forwarded: &mut Forwarded) -> Ended {
-    let limits = &site.plan.limits;
+/// Serves the requests of an admitted client until it, its permitted life or the proxy ends; `None` where the listener lets
+/// nobody in on its ground by now.
+pub(super) async fn serve(follows: Follows<'_>, admitted: Arc<Admitted>, mut stream: Stream, place: Place<'_>, forwarded: &mut Forwarded) -> Option<Ended> {
+    let now = follows.now.clone();
+    let site = now.borrow().site.clone()?;
+    let (limits, around, lasting) = (site.plan.limits, Arc::clone(&site.around), Arc::clone(&site.lasting));
+    drop(site);
     let (version, ahead) = match stream.alpn() {
         Some(alpn) if alpn == ALPN_H2 || alpn == b"h2" => (Version::Http2, Vec::new()),
         Some(_) => (Version::Http1, Vec::new()),
         None => match tokio::time::timeout(limits.request_header, wire::version(&mut stream)).await {
             Ok(Ok(told)) => told,
-            Ok(Err(error)) => return Ended::Lost(End::Downstream, error),
-            Err(_) => return Ended::Idle,
+            Ok(Err(error)) => return Some(Ended::Lost(End::Downstream, error)),
+            Err(_) => return Some(Ended::Idle),
         },
     };
     let gauge = Gauge::new();
     let connection = Arc::new(Connection {
-        introduction: Introduction::of(&admitted, &site.plan.identity, site.plan.tokens.as_ref()),
+        following: Mutex::new(Following::begin(now.clone(), follows.accepting, &admitted)),
+        now,
+        let_in_by: Arc::clone(follows.accepting),
         from: place.from.name.clone(),
         address: place.from.source,
-        client: Client::new(place.from.source, site.around.secure),
-        clean: site.clean(),
+        client: Client::new(place.from.source, around.secure),
         server_name: stream.server_name().map(str::to_owned),
-        end: tokio::time::Instant::now() + site.around.limits.max_connection,
+        end: tokio::time::Instant::now() + around.limits.max_connection,
         gauge: Arc::clone(&gauge),
         begun: AtomicUsize::new(0),
         ended: AtomicUsize::new(0),
         abandoned: AtomicUsize::new(0),
         pace: Pace::default(),
         tasks: Mutex::default(),
-        site: Arc::clone(site),
+        around: Arc::clone(&around),
+        limits,
+        lasting,
         admitted,
     });
     let wire = Wire::downstream(stream, version, ahead, Arc::clone(&gauge), (place.counters.received.clone(), place.counters.sent.clone()));
     let _all = Ends(Arc::clone(&connection));
     let ended = http(&connection, wire, version).await;
     (forwarded.up, forwarded.down) = (gauge.received(), gauge.sent());
-    connection.pace.end(&site.around.listener, &connection.from);
+    connection.pace.end(&around.listener, &connection.from);
     if let Some(veto) = gauge.vetoed() {
-        site.around.parts.metrics.limit_rejected(&site.around.listener, veto.name());
-        tracing::warn!(target: "connection", event = "vetoed", listener = site.around.listener, peer = connection.from, why = veto.name());
+        around.parts.metrics.limit_rejected(&around.listener, veto.name());
+        tracing::warn!(target: "connection", event = "vetoed", listener = around.listener, peer = connection.from, why = veto.name());
     }
-    ended
+    Some(ended)
 }
 
 async fn http(connection: &Arc<Connection>, wire: Wire, version: Version) -> Ended {
-    let limits = &connection.site.plan.limits;
+    let limits = &connection.limits;
     let shared = Arc::clone(connection);
     // Boxed: hyper keeps room for it in every connection, and moves it for every request.
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
@@ -378,12 +414,12 @@ async fn http(connection: &Arc<Connection>, wire: Wire, version: Version) -> End
 
 /// Lets hyper run; says goodbye in time, and ends what does not end by itself.
 async fn drive<C: Future<Output = Result<(), hyper::Error>>>(connection: &Arc<Connection>, mut running: Pin<Box<C>>, goodbye: impl Fn(Pin<&mut C>)) -> Ended {
-    let around = &connection.site.around;
-    let (mut phase, mut leaving) = (around.phase.clone(), false);
+    let around = &connection.around;
+    let (mut phase, mut now, mut leaving) = (around.phase.clone(), connection.now.clone(), false);
     let most = around.limits.max_connection;
     let left = around.remaining(&connection.admitted).map_or(most, |left| left.min(most));
     let farewell = tokio::time::Instant::now() + (left - FAREWELL.min(left / 2));
-    let head = connection.site.plan.limits.request_header;
+    let head = connection.limits.request_header;
     let tick = (around.limits.idle.min(head) / 4).clamp(Duration::from_millis(20), Duration::from_secs(5));
     loop {
         tokio::select! {
@@ -396,6 +432,13 @@ async fn drive<C: Future<Output = Result<(), hyper::Error>>>(connection: &Arc<Co
             _ = phase.wait_for(|phase| *phase != Phase::Running), if !leaving => {
                 leaving = true;
                 goodbye(running.as_mut());
+            }
+            changed = now.changed(), if !leaving => {
+                // Without an error: a connection between two requests holds nothing of what was.
+                if connection.view().is_err() || changed.is_err() {
+                    leaving = true;
+                    goodbye(running.as_mut());
+                }
             }
             () = tokio::time::sleep_until(farewell), if !leaving => {
                 leaving = true;

@@ -3,14 +3,15 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::task::JoinHandle;
 
 use super::body::Body;
 use super::message::Message;
@@ -39,6 +40,8 @@ pub(super) struct Pool {
     around: Arc<Around>,
     following: Vec<Following>,
     turn: AtomicUsize,
+    /// Asks its targets whether they are well; ends with it.
+    checking: OnceLock<JoinHandle<()>>,
 }
 
 /// Why a request has no answer from an upstream.
@@ -176,6 +179,12 @@ enum Unanswered {
     Unsent(Box<Message>),
 }
 
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.retire();
+    }
+}
+
 impl Pool {
     pub(super) fn new(backend: Arc<Backend>, around: Arc<Around>) -> Arc<Self> {
         let upstream = &backend.upstream;
@@ -185,7 +194,23 @@ impl Pool {
             Following::start(upstream, target, move |found| spots.moved(&name, place, found))
         };
         let following = upstream.targets.iter().enumerate().filter_map(follow).collect();
-        Arc::new(Self { backend, spots, around, following, turn: AtomicUsize::new(0) })
+        Arc::new(Self { backend, spots, around, following, turn: AtomicUsize::new(0), checking: OnceLock::new() })
+    }
+
+    /// Has a task that ends with the pool.
+    pub(super) fn runs(&self, checking: JoinHandle<()>) {
+        if let Err(another) = self.checking.set(checking) {
+            another.abort();
+        }
+    }
+
+    /// Ends what goes on without requests: checks, and connections that wait for another one.
+    pub(super) fn retire(&self) {
+        if let Some(checking) = self.checking.get() {
+            checking.abort();
+        }
+        self.following.iter().for_each(Following::end);
+        self.spots.now().iter().for_each(|spot| spot.retire());
     }
 
     pub(super) fn name(&self) -> &str {

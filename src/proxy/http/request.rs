@@ -14,14 +14,15 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio::sync::watch;
 
 use super::answer::{self, Problem};
-use super::body::{self, Body, Downward, Gate, Held, Unread, Upward};
+use super::body::{self, Body, Clean, Downward, Gate, Held, Unread, Upward};
 use super::evidence::{self, Asked};
 use super::fields::{self, Came};
 use super::message::Message;
 use super::plan::is_settled;
 use super::pool::Lease;
 use super::target::Spot;
-use super::{Connection, connect, identity, upgrade};
+use super::view::{Left, View};
+use super::{Connection, Running, connect, identity, upgrade};
 use crate::proxy::admit::Ground;
 use crate::refusal::{Denied, Finding, Reason};
 
@@ -104,7 +105,6 @@ impl Held for Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let site = &self.connection.site;
         self.connection.over(self.finished);
         let elapsed = self.started.elapsed();
         if !tracing::enabled!(target: "access", tracing::Level::INFO) {
@@ -120,7 +120,7 @@ impl Drop for Record {
             Ground::Local => ("", ""),
         };
         tracing::info!(
-            target: "access", event = "request", listener = site.around.listener, peer = self.connection.from, tier, entry, method = self.method.as_str(),
+            target: "access", event = "request", listener = self.connection.around.listener, peer = self.connection.from, tier, entry, method = self.method.as_str(),
             host = self.host, path = self.path, status = self.status, upstream = self.upstream, address, request_id,
             finished = self.finished, duration_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX), problem = self.problem.as_deref().unwrap_or_default(),
             left_out,
@@ -133,10 +133,11 @@ pub(super) async fn serve(connection: Arc<Connection>, parts: Box<Parts>, incomi
     let (incoming, over) = Unread::new(incoming, parts.version);
     let mut record = Record::new(&connection, &parts);
     let form = answer::Form::of(&parts.method, &parts.headers);
-    let becomes = becomes(&connection, &parts);
-    let mut response = match answered(&connection, parts, incoming, &mut record).await {
+    let view = connection.view();
+    let becomes = becomes(view.as_deref().ok(), &parts);
+    let mut response = match answered((&connection, view), parts, incoming, &mut record).await {
         Ok(response) => response.map(|body| match body {
-            Answer::Upstream(incoming) => Ok(incoming),
+            Answer::Upstream(incoming, clean) => Ok((incoming, clean)),
             Answer::Own(body) => Err(body),
         }),
         Err(problem) => {
@@ -153,9 +154,8 @@ pub(super) async fn serve(connection: Arc<Connection>, parts: Box<Parts>, incomi
     if let Some(id) = &record.request_id {
         response.headers_mut().insert(fields::REQUEST_ID, id.clone());
     }
-    let clean = Arc::clone(&connection.clean);
     Ok(response.map(|body| match body {
-        Ok(incoming) => Downward::new(incoming, clean, record).boxed_unsync(),
+        Ok((incoming, clean)) => Downward::new(incoming, clean, record).boxed_unsync(),
         Err(body) => {
             record.finished();
             body
@@ -164,25 +164,32 @@ pub(super) async fn serve(connection: Arc<Connection>, parts: Box<Parts>, incomi
 }
 
 /// Whether a request of HTTP/1.1 is to make something else of its connection, and the status that says so.
-fn becomes(connection: &Connection, parts: &Parts) -> Option<StatusCode> {
+fn becomes(view: Option<&View>, parts: &Parts) -> Option<StatusCode> {
     if parts.version == Version::HTTP_2 {
         return None;
     }
     if parts.method == Method::CONNECT {
         return Some(StatusCode::OK);
     }
-    let allowed = fields::wanted_upgrade(&parts.headers).is_some_and(|protocol| connection.site.plan.upgrades.contains(&protocol));
+    let allowed = fields::wanted_upgrade(&parts.headers).is_some_and(|protocol| view.is_none_or(|view| view.site.plan.upgrades.contains(&protocol)));
     allowed.then_some(StatusCode::SWITCHING_PROTOCOLS)
 }
 
 /// Whose body an answer has.
 pub(super) enum Answer {
     Own(Body),
-    Upstream(Incoming),
+    /// With what is removed from its trailers.
+    Upstream(Incoming, Clean),
 }
 
-async fn answered(connection: &Arc<Connection>, mut parts: Box<Parts>, incoming: Unread, record: &mut Record) -> Result<Response<Answer>, Problem> {
-    let site = &connection.site;
+async fn answered(
+    (connection, view): (&Arc<Connection>, Result<Arc<View>, Left>),
+    mut parts: Box<Parts>,
+    incoming: Unread,
+    record: &mut Record,
+) -> Result<Response<Answer>, Problem> {
+    let view = view.map_err(Left::problem)?;
+    let site = &view.site;
     site.room()?;
     let authority = fields::authority(&parts).map_err(|why| Problem::request(StatusCode::BAD_REQUEST, why))?;
     record.host.clone_from(&authority);
@@ -195,7 +202,7 @@ async fn answered(connection: &Arc<Connection>, mut parts: Box<Parts>, incoming:
     if let Some(plan) = site.plan.evidence.as_ref().filter(|plan| plan.path == parts.uri.path()) {
         let asked =
             Asked { method: &parts.method, query: parts.uri.query(), source: connection.address, authority: &authority, key: connection.admitted.own.as_ref() };
-        return Ok(Box::pin(evidence::answer(plan, &site.pace, asked)).await?.map(Answer::Own));
+        return Ok(Box::pin(evidence::answer(plan, &site.lasting.pace, asked)).await?.map(Answer::Own));
     }
     if let Some(answer) = challenge(site, &parts) {
         return Ok(answer.map(Answer::Own));
@@ -205,9 +212,9 @@ async fn answered(connection: &Arc<Connection>, mut parts: Box<Parts>, incoming:
         if site.plan.destinations.is_empty() {
             return Err(Problem::denied(StatusCode::METHOD_NOT_ALLOWED, "this listener is no forward proxy"));
         }
-        return Box::pin(connect::serve(connection, *parts, &authority, record)).await;
+        return Box::pin(connect::serve((connection, &view), *parts, &authority, record)).await;
     }
-    if fields::looped(&parts.headers, &site.pseudonym) {
+    if fields::looped(&parts.headers, &site.lasting.pseudonym) {
         return Err(Problem::new(StatusCode::LOOP_DETECTED, "proxy_loop_detected", "the request has been here before"));
     }
     let path = path_of(&parts)?;
@@ -225,7 +232,7 @@ async fn answered(connection: &Arc<Connection>, mut parts: Box<Parts>, incoming:
         Some(super::Way::Pool(pool)) => pool,
     };
     pool.name().clone_into(&mut record.upstream);
-    if !connection.may(method, path.path()) {
+    if !connection.may(&site.plan, method, path.path()) {
         return Err(Problem::denied(StatusCode::FORBIDDEN, "no `allow` rule of this listener lets this client's entry make this call"));
     }
     let most = site.plan.limits.body;
@@ -234,17 +241,17 @@ async fn answered(connection: &Arc<Connection>, mut parts: Box<Parts>, incoming:
     {
         return Err(Problem::request(StatusCode::PAYLOAD_TOO_LARGE, format!("a body of {length} octets; this listener takes {most}")));
     }
-    prepare(connection, &mut parts, &authority, record)?;
+    prepare((connection, &view), &mut parts, &authority, record)?;
     let key = hash(&(connection.address, &authority));
     if let Some(wanted) = wanted {
-        return Box::pin(upgrade::serve(connection, pool, parts, wanted, (authority, path), (record, key))).await;
+        return Box::pin(upgrade::serve((connection, &view), pool, parts, wanted, (authority, path), (record, key))).await;
     }
     let expects = parts.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let (agree, gate) = expects.then(|| watch::channel(false)).map(|(agree, agreed)| (agree, Gate::until(agreed))).unzip();
     let (upward, fate) = if incoming.is_end_stream() {
         (body::empty(), Arc::default())
     } else {
-        let (upward, fate) = Upward::new(incoming, most, site.plan.limits.request_body, gate, Arc::clone(&connection.clean));
+        let (upward, fate) = Upward::new(incoming, most, site.plan.limits.request_body, gate, Arc::clone(&view.clean));
         (upward.boxed_unsync(), fate)
     };
     parts.uri = hyper::Uri::default();
@@ -257,15 +264,15 @@ async fn answered(connection: &Arc<Connection>, mut parts: Box<Parts>, incoming:
     let (response, lease) = sending.await.map_err(|failure| Problem::of(&failure, &fate))?;
     record.sent_to(&lease);
     record.holds(lease);
-    let response = returned(connection, response)?;
+    let response = returned(site, response)?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Problem::new(StatusCode::BAD_GATEWAY, "http_protocol_error", "the upstream switched protocols unasked"));
     }
-    Ok(response.map(Answer::Upstream))
+    Ok(response.map(|incoming| Answer::Upstream(incoming, Arc::clone(&view.clean))))
 }
 
 /// The answer to a CA that looks for one by HTTP-01 (RFC 8555 8.3).
-fn challenge(site: &super::Running, parts: &Parts) -> Option<Response<Body>> {
+fn challenge(site: &Running, parts: &Parts) -> Option<Response<Body>> {
     let token = parts.uri.path().strip_prefix("/.well-known/acme-challenge/").filter(|_| parts.method == Method::GET)?;
     let text = site.plan.challenges.as_ref()?.answer(token)?;
     let mut response = Response::new(body::full(text));
@@ -274,24 +281,23 @@ fn challenge(site: &super::Running, parts: &Parts) -> Option<Response<Body>> {
 }
 
 /// The fields that go to the upstream: what others say of themselves removed, what we know said.
-fn prepare(connection: &Connection, parts: &mut Parts, authority: &str, record: &mut Record) -> Result<(), Problem> {
-    let site = &connection.site;
-    let trusted = connection.trusted();
+fn prepare((connection, view): (&Connection, &View), parts: &mut Parts, authority: &str, record: &mut Record) -> Result<(), Problem> {
+    let site = &view.site;
+    let trusted = connection.trusted(&site.plan);
     let version = parts.version;
     let fields = &mut parts.headers;
-    site.stripped(&identity::strip(fields, &site.plan.strip));
+    site.around.stripped(&identity::strip(fields, &site.plan.strip));
     fields::strip_hop(fields);
     fields::set_forwarding(fields, &Came { client: &connection.client, host: authority, trusted });
-    fields::add_via(fields, version, &site.pseudonym);
+    fields::add_via(fields, version, &site.lasting.pseudonym);
     let keep = trusted || !matches!(connection.admitted.ground, Ground::AnyClient(_));
-    record.request_id = Some(fields::request_id(fields, keep, &site.ids));
+    record.request_id = Some(fields::request_id(fields, keep, &site.lasting.ids));
     let now = site.around.parts.clock.now().map_err(|denied| internal(&denied))?;
-    connection.introduction.tell(fields, &connection.admitted, now).map_err(|denied| internal(&denied))
+    view.introduction.tell(fields, &connection.admitted, now).map_err(|denied| internal(&denied))
 }
 
 /// What comes back from an upstream, made fit for the client.
-pub(super) fn returned(connection: &Connection, mut response: Response<Incoming>) -> Result<Response<Incoming>, Problem> {
-    let site = &connection.site;
+pub(super) fn returned(site: &Running, mut response: Response<Incoming>) -> Result<Response<Incoming>, Problem> {
     let version = response.version();
     let fields = response.headers_mut();
     if version != Version::HTTP_2 && fields.contains_key(TRANSFER_ENCODING) && fields.contains_key(CONTENT_LENGTH) {
@@ -300,9 +306,9 @@ pub(super) fn returned(connection: &Connection, mut response: Response<Incoming>
     if fields::repeats_length(fields) {
         return Err(Problem::new(StatusCode::BAD_GATEWAY, "http_protocol_error", "the upstream gave more than one Content-Length"));
     }
-    site.stripped(&identity::strip(fields, &site.plan.strip));
+    site.around.stripped(&identity::strip(fields, &site.plan.strip));
     fields::strip_hop(fields);
-    fields::add_via(fields, version, &site.pseudonym);
+    fields::add_via(fields, version, &site.lasting.pseudonym);
     response.extensions_mut().remove::<hyper::ext::ReasonPhrase>();
     Ok(response)
 }
@@ -320,7 +326,7 @@ fn lost(connection: &Connection, authority: &str, proxied: bool) -> Problem {
     if proxied {
         let found = authority.to_owned();
         let denied: Denied = Finding::new(Reason::DestinationUnknown, "destination", "a host that a route of the listener fits", found).into();
-        connection.site.around.parts.metrics.refused(&connection.site.around.listener, "downstream", denied.reason().code());
+        connection.around.parts.metrics.refused(&connection.around.listener, "downstream", denied.reason().code());
         return Problem::forbidden(&denied);
     }
     let host = super::host_of(authority);

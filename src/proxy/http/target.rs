@@ -146,7 +146,7 @@ impl Spot {
     }
 
     /// Lets go of connections: unused ones end, those in use with what is on them.
-    fn retire(&self) {
+    pub(super) fn retire(&self) {
         let mut links = self.links();
         links.retired = true;
         links.free.clear();

@@ -13,16 +13,20 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::counter::Counter;
 
-use super::Connection;
 use super::answer::Problem;
 use super::body::{self, Fate};
 use super::fields;
 use super::message::Message;
 use super::pool::{Lease, Pool};
 use super::request::{Answer, Record, returned};
+use super::view::View;
+use super::{Connection, Way};
+use crate::proxy::now::{changed, still_trusted};
+use crate::proxy::plan::Upstream;
 use crate::proxy::record::{self, About};
 use crate::proxy::standing;
 use crate::proxy::tcp::{End, Forwarded, Life, forward};
+use crate::refusal::Denied;
 
 /// What a client wants its connection to become.
 pub(super) struct Wanted {
@@ -65,7 +69,7 @@ fn is_key(key: &HeaderValue) -> bool {
 
 /// Asks the upstream, and if it agrees, forwards bytes until both sides are done.
 pub(super) async fn serve(
-    connection: &Arc<Connection>,
+    (connection, view): (&Arc<Connection>, &View),
     pool: &Pool,
     mut parts: Box<Parts>,
     wanted: Wanted,
@@ -74,6 +78,8 @@ pub(super) async fn serve(
 ) -> Result<Response<Answer>, Problem> {
     let version = parts.version;
     connection.patient()?;
+    let begun =
+        Begun { authority: authority.clone(), path: path.path().to_owned(), protocol: wanted.protocol.clone(), upstream: Arc::clone(&pool.backend.upstream) };
     parts.uri = hyper::Uri::default();
     parts.extensions.clear();
     parts.headers.remove(CONTENT_LENGTH);
@@ -93,16 +99,16 @@ pub(super) async fn serve(
             return Err(Problem::new(StatusCode::BAD_GATEWAY, "http_upgrade_failed", "the upstream answered and did not switch protocols"));
         }
         record.holds(lease);
-        return Ok(returned(connection, response)?.map(Answer::Upstream));
+        return Ok(returned(&view.site, response)?.map(|incoming| Answer::Upstream(incoming, Arc::clone(&view.clean))));
     }
-    let mut response = returned(connection, response)?;
+    let mut response = returned(&view.site, response)?;
     let upstream = hyper::upgrade::on(&mut response);
     let answer = agreement(response, version, &wanted)?;
     connection.patient()?;
     if version != Version::HTTP_2 {
         connection.gauge.release();
     }
-    tunnel(connection, wanted.on, upstream, lease);
+    tunnel(connection, (wanted.on, upstream), lease, begun);
     Ok(answer)
 }
 
@@ -138,23 +144,51 @@ fn accept(key: &HeaderValue) -> Option<HeaderValue> {
     HeaderValue::try_from(data_encoding::BASE64.encode(context.finish().as_ref())).ok()
 }
 
+/// What a tunnel was begun for: it lives as long as that would be allowed anew.
+struct Begun {
+    authority: String,
+    path: String,
+    protocol: String,
+    upstream: Arc<Upstream>,
+}
+
+impl Begun {
+    fn may_go_on(&self, connection: &Connection, view: &View) -> Result<(), Denied> {
+        let site = &view.site;
+        let Some(Way::Pool(pool)) = site.route(&self.authority, &self.path, &Method::GET) else {
+            return Err(changed("listener.route", "a route for this request"));
+        };
+        if !site.plan.upgrades.contains(&self.protocol) {
+            return Err(changed("listener.upgrades", "the protocol of this connection"));
+        }
+        if !connection.may(&site.plan, &Method::GET, &self.path) {
+            return Err(changed("listener.allow", "a rule that lets this client make this call"));
+        }
+        still_trusted(&self.upstream, &pool.backend.upstream)
+    }
+}
+
 /// Forwards in the background, as long as the far end's verdict holds; the connection waits for it.
-fn tunnel(connection: &Arc<Connection>, downstream: OnUpgrade, upstream: OnUpgrade, lease: Lease) {
+fn tunnel(connection: &Arc<Connection>, (downstream, upstream): (OnUpgrade, OnUpgrade), lease: Lease, begun: Begun) {
     let end = lease.end().map_or(connection.end, |end| connection.end.min(end.into()));
-    let life = Life { idle: connection.site.around.limits.idle, end };
+    let life = Life { idle: connection.around.limits.idle, end };
     let shared = Arc::clone(connection);
     connection.spawn(async move {
         let (Ok(downstream), Ok(upstream)) = tokio::join!(downstream, upstream) else { return };
         let (mut downstream, mut upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
         let (mut forwarded, uncounted) = (Forwarded::default(), Counter::default());
-        let around = &shared.site.around;
+        let around = &shared.around;
+        let address = lease.spot().to_string();
+        let about = About { listener: &around.listener, peer: &shared.from, address: &address, ground: lease.ground(), ..About::default() };
         let ended = tokio::select! {
             biased;
+            denied = shared.overruled(|view| begun.may_go_on(&shared, view)) => {
+                record::withdrawn(&around.parts.metrics, &about, End::Downstream, &denied);
+                "withdrawn".to_owned()
+            }
             ended = lease.ended(&around.parts.clock) => match ended {
                 standing::Ended::Expired => "at the end of its permitted life".to_owned(),
                 standing::Ended::Withdrawn(denied) => {
-                    let (ground, address) = (lease.ground(), lease.spot().to_string());
-                    let about = About { listener: &around.listener, peer: &shared.from, address: &address, ground, ..About::default() };
                     record::withdrawn(&around.parts.metrics, &about, End::Upstream, &denied);
                     "withdrawn".to_owned()
                 }

@@ -13,17 +13,19 @@ use tokio::sync::watch;
 
 use super::{AUTHORITY, FRAME, Fate, HEAD, MOST_STREAMS, SEND_BUFFER, STREAM_WINDOW, Tunnel, session_window};
 use crate::admin::metrics::Direction;
+use crate::proxy::Phase;
+use crate::proxy::accept::{Accepting, Carries, Counted};
 use crate::proxy::admit::Admitted;
 use crate::proxy::connection::{self, Outcome};
 use crate::proxy::http::wire::{Gauge, Wire};
 use crate::proxy::listen::From;
+use crate::proxy::now::{Follows, Now, same_ground};
 use crate::proxy::plan::Upstream;
 use crate::proxy::record::Pace;
 use crate::proxy::standing;
 use crate::proxy::stream::Stream;
 use crate::proxy::tcp::{End, Ended, Forwarded};
 use crate::proxy::upstream::{Unreachable, dial};
-use crate::proxy::{Accepting, Counted, Phase};
 
 /// A session that was admitted: what each connection in it has of it.
 pub(in crate::proxy) struct Admission {
@@ -58,13 +60,8 @@ const RESETS: usize = 50;
 const LOCAL_RESETS: usize = 100;
 
 /// Takes the connections of an admitted session until it ends, its verdict holds no longer or the proxy ends.
-pub(in crate::proxy) async fn serve(
-    accepting: &Arc<Accepting>,
-    upstream: &Arc<Upstream>,
-    (here, stream): (Admitted, Stream),
-    from: &From,
-    forwarded: &mut Forwarded,
-) -> Session {
+pub(in crate::proxy) async fn serve(follows: Follows<'_>, (here, stream): (Admitted, Stream), from: &From, forwarded: &mut Forwarded) -> Session {
+    let accepting = follows.accepting;
     let (limits, parts) = (&accepting.listener.limits, &accepting.parts);
     let _counted = parts.metrics.tunnel_session(&accepting.listener.name, Direction::Inbound);
     let (tell, fate) = watch::channel(None);
@@ -83,7 +80,7 @@ pub(in crate::proxy) async fn serve(
     let gauge = Gauge::new();
     let wire = Wire::tunnels(stream, Arc::clone(&gauge));
     let ended = {
-        let mut taking = Box::pin(take(accepting, upstream, &session, wire));
+        let mut taking = Box::pin(take(accepting, follows.now.clone(), &session, wire));
         let ended = tokio::select! {
             biased;
             ended = Box::pin(session.here.ended(&parts.clock)) => Err(ended),
@@ -109,7 +106,7 @@ pub(in crate::proxy) async fn serve(
     Session { ended, connections: session.taken.load(Ordering::SeqCst) }
 }
 
-async fn take(accepting: &Arc<Accepting>, upstream: &Arc<Upstream>, session: &Arc<Admission>, wire: Wire) -> Ended {
+async fn take(accepting: &Arc<Accepting>, now: watch::Receiver<Now>, session: &Arc<Admission>, wire: Wire) -> Ended {
     let limits = &accepting.listener.limits;
     let lost = |error: h2::Error| Ended::Lost(End::Downstream, io::Error::other(error));
     let mut connection = match tokio::time::timeout(limits.handshake, settings(limits.streams).handshake::<_, Bytes>(wire)).await {
@@ -117,7 +114,7 @@ async fn take(accepting: &Arc<Accepting>, upstream: &Arc<Upstream>, session: &Ar
         Ok(Err(error)) => return lost(error),
         Err(_) => return Ended::Idle,
     };
-    let (mut phase, mut leaving, mut quiet_since) = (accepting.phase.clone(), false, Instant::now());
+    let (mut phase, mut latest, mut leaving, mut quiet_since) = (accepting.phase.clone(), now.clone(), false, Instant::now());
     // The other half is for the connections that are in it then.
     let farewell = tokio::time::Instant::now() + limits.max_connection / 2;
     let tick = (limits.idle / 4).clamp(Duration::from_millis(20), Duration::from_secs(5));
@@ -127,10 +124,14 @@ async fn take(accepting: &Arc<Accepting>, upstream: &Arc<Upstream>, session: &Ar
             accepted = connection.accept() => match accepted {
                 None => return Ended::Finished,
                 Some(Err(error)) => return lost(error),
-                Some(Ok((request, respond))) => begin(accepting, upstream, session, request, respond),
+                Some(Ok((request, respond))) => begin(accepting, &now, session, request, respond),
             },
             () = tokio::time::sleep_until(session.end) => return Ended::Expired,
             _ = phase.wait_for(|phase| *phase != Phase::Running), if !leaving => {
+                leaving = true;
+                connection.graceful_shutdown();
+            }
+            _ = latest.wait_for(|now| now.accepting.is_none()), if !leaving => {
                 leaving = true;
                 connection.graceful_shutdown();
             }
@@ -164,9 +165,14 @@ fn settings(streams: u32) -> server::Builder {
     builder
 }
 
-/// A stream that asks for what there is gets a place and a task of its own; others are refused.
-fn begin(accepting: &Arc<Accepting>, upstream: &Arc<Upstream>, session: &Arc<Admission>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+/// A stream that asks for what there is gets a place and a task of its own, and goes where the listener leads now; others
+/// are refused.
+fn begin(was: &Arc<Accepting>, now: &watch::Receiver<Now>, session: &Arc<Admission>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     session.taken.fetch_add(1, Ordering::SeqCst);
+    let Some(accepting) = now.borrow().accepting.clone().filter(|accepting| same_ground(&was.listener, &accepting.listener)) else {
+        return respond.send_reset(Reason::REFUSED_STREAM);
+    };
+    let Carries::Tcp(upstream, _) = &accepting.carries else { return respond.send_reset(Reason::REFUSED_STREAM) };
     let (listener, metrics) = (accepting.listener.name.as_str(), &accepting.parts.metrics);
     if let Err((status, why)) = asks(&request) {
         metrics.limit_rejected(listener, "tunnel_request");
@@ -176,7 +182,7 @@ fn begin(accepting: &Arc<Accepting>, upstream: &Arc<Upstream>, session: &Arc<Adm
         answer(&mut respond, status);
         return;
     }
-    let place = match accepting.places.take_within(session.from.source) {
+    let place = match accepting.places.take_within(&accepting.listener.limits, session.from.source) {
         Ok(place) => place,
         Err(full) => {
             metrics.limit_rejected(listener, full.name());
@@ -187,11 +193,11 @@ fn begin(accepting: &Arc<Accepting>, upstream: &Arc<Upstream>, session: &Arc<Adm
             return;
         }
     };
-    let (counted, live) = (Counted::new(accepting), Live::new(session));
-    let upstream = Arc::clone(upstream);
+    let (counted, live) = (Counted::new(&accepting), Live::new(session));
+    let (upstream, now) = (Arc::clone(upstream), now.clone());
     tokio::spawn(async move {
         let body = request.into_body();
-        connection::within(&counted.0, &upstream, &live.0, (body, respond)).await;
+        connection::within((&counted.0, now), &upstream, &live.0, (body, respond)).await;
         drop((live, place, counted));
     });
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -33,13 +34,15 @@ pub(in crate::proxy) struct Sessions {
     upstream: Arc<Upstream>,
     side: Arc<ClientSide>,
     plan: Multiplex,
-    around: Around,
+    pub(in crate::proxy) around: Around,
     open: Mutex<Vec<Arc<Session>>>,
+    /// Others took their place: what is begun all the same is the last of its session.
+    retired: AtomicBool,
     /// Held while a session is being made, so that one handshake serves all who wait.
     connecting: tokio::sync::Mutex<()>,
     /// How many tries to make one have failed, and how the last did: those who waited for it share that.
     failed: Mutex<(u64, Option<Failure>)>,
-    _following: Vec<Following>,
+    following: Vec<Following>,
 }
 
 /// A session and the connections in it.
@@ -98,7 +101,7 @@ impl Sessions {
                 Following::start(&upstream, target, found)
             };
             let following = upstream.targets.iter().enumerate().filter_map(follow).collect();
-            Self { upstream, side, plan, around, open, connecting, failed, _following: following }
+            Self { upstream, side, plan, around, open, retired: AtomicBool::new(false), connecting, failed, following }
         })
     }
 
@@ -126,7 +129,12 @@ impl Sessions {
             };
             let session = Arc::clone(&lease.0);
             match lease.begin().await {
-                Ok(tunnel) => return Ok((session, tunnel)),
+                Ok(tunnel) => {
+                    if self.retired.load(Ordering::SeqCst) {
+                        session.retire();
+                    }
+                    return Ok((session, tunnel));
+                }
                 Err(error) => {
                     session.retire();
                     last = Some((session.target.clone(), io::ErrorKind::ConnectionReset, error.to_string()));
@@ -134,6 +142,13 @@ impl Sessions {
             }
         }
         Err(Failure::Unreachable(last.into_iter().collect()))
+    }
+
+    /// Begins nothing more in the sessions that there are: each ends with its last connection.
+    pub(in crate::proxy) fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+        self.following.iter().for_each(Following::end);
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).drain(..).for_each(|session| session.retire());
     }
 
     /// A place in a session that has one: the oldest, so that the others come to be unused.
