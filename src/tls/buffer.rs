@@ -115,12 +115,18 @@ pub struct ReadAhead<S> {
     inner: S,
     buffer: Option<Buffer>,
     size: Size,
+    most: Size,
 }
 
 impl<S> ReadAhead<S> {
-    /// Reads ahead of `inner`.
+    /// Reads ahead of `inner`, in small buffers until [`ReadAhead::widen`].
     pub const fn new(inner: S) -> Self {
-        Self { inner, buffer: None, size: Size::Small }
+        Self { inner, buffer: None, size: Size::Small, most: Size::Small }
+    }
+
+    /// From now on in large ones too: whoever writes is known.
+    pub const fn widen(&mut self) {
+        self.most = Size::Large;
     }
 
     /// What is read ahead of. Reading from it directly would skip what was read ahead.
@@ -145,7 +151,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {
                 if ready!(buffer.poll_fill(cx, Pin::new(&mut this.inner)))? == 0 {
                     return Poll::Ready(Ok(()));
                 }
-                this.size = buffer.fitting();
+                this.size = if this.most == Size::Large { buffer.fitting() } else { Size::Small };
                 buffer
             }
         };
@@ -189,6 +195,7 @@ mod tests {
     async fn bytes_come_through_in_order_and_nothing_is_held_when_idle() -> io::Result<()> {
         let (mut near, far) = tokio::io::duplex(1 << 20);
         let mut far = ReadAhead::new(far);
+        far.widen();
         let sent: Vec<u8> = (0..700_000_u32).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect();
         near.write_all(&sent).await?;
         let mut received = vec![0; sent.len()];

@@ -244,7 +244,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pending<S> {
     /// that no longer holds.
     pub fn open(self, result: &AttestationResult, now: Timestamp) -> Result<TlsStream<ReadAhead<S>>, (Box<Self>, Denied)> {
         match self.opens(result, now) {
-            Ok(()) => Ok(*self.stream),
+            Ok(()) => Ok(opened(*self.stream)),
             Err(denied) => Err((Box::new(self), denied)),
         }
     }
@@ -265,7 +265,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pending<S> {
     #[must_use]
     pub fn open_unattested(self, why: Unattested) -> TlsStream<ReadAhead<S>> {
         match why {
-            Unattested::AnyClient => *self.stream,
+            Unattested::AnyClient => opened(*self.stream),
         }
     }
 
@@ -292,6 +292,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pending<S> {
             TlsStream::Server(stream) => stream.into_inner().0.into_inner(),
         }
     }
+}
+
+fn opened<S>(mut stream: TlsStream<ReadAhead<S>>) -> TlsStream<ReadAhead<S>> {
+    match &mut stream {
+        TlsStream::Client(client) => client.get_mut().0.widen(),
+        TlsStream::Server(server) => server.get_mut().0.widen(),
+    }
+    stream
 }
 
 impl<S> std::fmt::Debug for Pending<S> {
