@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use portcullis::session::exchange::{AwaitHelloServer, ClientEvidence, Offer};
+use portcullis::session::{Code, Frame, Kind};
 use program::Desk;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -42,15 +44,33 @@ impl Drop for Listener {
 
 impl Listener {
     async fn start(application: SocketAddr) -> Self {
+        let rest = "protocol = \"http\"\ncertificate = \"attested\"\nfreshness = \"certificate\"\n\
+                    insecure_accept_replay_risk = true\nupstream = \"app\"\nlimits = { request_header = \"3s\", request_body = \"3s\" }\n";
+        Self::with(rest, &format!("http://{application}")).await
+    }
+
+    /// One whose clients show evidence too.
+    async fn mutual(application: SocketAddr) -> Self {
+        let rest = "certificate = \"attested\"\nclients = \"attested\"\npolicy = \"mesh\"\nupstream = \"app\"\n[policy.mesh]\nfile = \"mesh.json\"\n";
+        Self::with(rest, &format!("tcp://{application}")).await
+    }
+
+    async fn with(rest: &str, target: &str) -> Self {
         let free = || std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
         let (desk, address, observed) = (Desk::new(), free(), free());
+        let chip = "11".repeat(64);
+        desk.write(
+            "mesh.json",
+            format!(
+                r#"{{ "version": 1, "name": "mesh", "insecure_roots": ["simulator"],
+                      "accept": [ {{ "id": "one", "tee": "sev-snp", "insecure_any_measurement": true, "chip_id": "{chip}" }} ] }}"#
+            ),
+        );
         desk.write(
             "c.toml",
             format!(
                 "version = 1\n[identity]\nprovider = \"simulator\"\nnames = [\"service.test\"]\n[observe]\nbind = \"{observed}\"\n[log]\nlevel = \"error\"\n\
-                 [[listener]]\nname = \"in\"\nbind = \"{address}\"\nprotocol = \"http\"\ncertificate = \"attested\"\nfreshness = \"certificate\"\n\
-                 insecure_accept_replay_risk = true\nupstream = \"app\"\nlimits = {{ request_header = \"3s\", request_body = \"3s\" }}\n\
-                 [[upstream]]\nname = \"app\"\ntargets = [\"http://{application}\"]\n"
+                 [[upstream]]\nname = \"app\"\ntargets = [\"{target}\"]\n[[listener]]\nname = \"in\"\nbind = \"{address}\"\n{rest}"
             ),
         );
         let child = desk.command(["run", "-c", "c.toml"], &[]).stderr(Stdio::null()).spawn().expect("the program");
@@ -404,4 +424,46 @@ fn show(name: &str, took: &[Duration], (before, peak, after): (u64, u64, u64), (
         at(0.99).as_secs_f64() * 1000.0,
         at(1.0).as_secs_f64() * 1000.0,
     );
+}
+
+/// Evidence of a client that is nobody yet, all but its last octet: each is within its bound, and so is what all hold.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn evidence_that_never_ends_takes_bounded_memory() {
+    let application = application().await;
+    let listener = Listener::mutual(application).await;
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let leaf = rcgen::CertificateParams::new(vec!["client.test".to_owned()]).expect("a name").self_signed(&key).expect("a certificate");
+    let tls = Arc::new(sidecar::careless_holder(&[b"portcullis1/raw"], leaf.der().clone(), key.serialize_der()));
+    let offer =
+        Offer { nonce: [7; 32], client: ClientEvidence::Required, accepts: vec![portcullis::evidence::snp::MEDIA_TYPE.to_owned()], max_evidence: 1 << 18 };
+    let hello = AwaitHelloServer::open(offer, "service.test").hello().octets().to_vec();
+    let (accepted, evidence) = (Frame::new(Kind::Result, Code::Ok.encode()), Frame::new(Kind::Evidence, vec![0; 250 * 1024]));
+    let endless = [hello.as_slice(), accepted.octets(), &evidence.octets()[..evidence.octets().len() - 1]].concat();
+    let before = listener.resident();
+    let mut held = Vec::new();
+    for _ in 0..800 {
+        let (tls, address, endless) = (Arc::clone(&tls), listener.address, endless.clone());
+        held.push(tokio::spawn(async move {
+            let stream = TcpStream::connect(address).await?;
+            let mut stream = tokio_rustls::TlsConnector::from(tls).connect(ServerName::try_from("service.test").expect("a name"), stream).await?;
+            tokio::select! {
+                sent = stream.write_all(&endless) => sent?,
+                () = tokio::time::sleep(Duration::from_secs(8)) => {}
+            }
+            std::io::Result::Ok(stream)
+        }));
+    }
+    let (mut most, mut open) = (0, Vec::new());
+    for task in held {
+        open.push(task.await.expect("no panic"));
+        most = most.max(listener.resident());
+    }
+    for _ in 0..30 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        most = most.max(listener.resident());
+    }
+    let through = open.iter().filter(|stream| stream.is_ok()).count();
+    println!("{through} of {} connections; MiB {} before, {} at most", open.len(), before / 1024, most / 1024);
+    assert!(through > 600, "{through}");
+    assert!(most.saturating_sub(before) / 1024 < MOST_MORE, "MiB {} before, {} at most", before / 1024, most / 1024);
 }

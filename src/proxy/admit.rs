@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsStream;
 
 use super::deadline::in_time;
+use super::limits::network;
 use super::standing::{Ended, Kept, Standing};
 use crate::admin::metrics::{Direction, Metrics};
 use crate::attester::batch::{BatchedQuote, QuoteError};
@@ -276,7 +277,9 @@ async fn serve_exchange<S: AsyncRead + AsyncWrite + Unpin>(
     match (waiting.judged(&result)?, peer) {
         (Next::Done, None) => Ok(Verdict::AnyClient),
         (Next::Evidence(waiting), Some(peer)) => {
-            let frame = pending.receive(Kind::Evidence, waiting.agreed().limit()).await?;
+            let header = pending.announced(Kind::Evidence, waiting.agreed().limit()).await?;
+            let _room = side.room().take(header.length, around.source.map(network)).await;
+            let frame = pending.rest(header).await?;
             let presented = waiting.given(&frame)?;
             let verdict = judge(peer, &presented, pending, around).await?;
             pending.quiet()?;

@@ -12,6 +12,7 @@ mod failure;
 pub mod identity;
 pub mod peer;
 mod pending;
+mod room;
 mod side;
 mod verifier;
 
@@ -32,6 +33,7 @@ pub use credential::Credential;
 pub use identity::{Identity, IdentityError, IdentitySettings, IdentityState};
 pub use peer::{PeerIdentity, Pki};
 pub use pending::{Pending, Unattested, accept, connect, greet};
+pub use room::Room;
 pub use side::{ClientSettings, ClientSide, Clients, DEFAULT_EVIDENCE, MAX_EVIDENCE, Peer, ServerSettings, ServerSide, SideError, Tier};
 
 /// What every protocol id with an exchange begins with.

@@ -207,9 +207,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pending<S> {
     /// `evidence_size` for a longer frame and `exchange_out_of_order` for another kind, before anything is allocated;
     /// `exchange_out_of_order` for a peer that has gone.
     pub async fn receive(&mut self, expected: Kind, limit: usize) -> Result<Frame, Denied> {
+        let header = self.announced(expected, limit).await?;
+        self.rest(header).await
+    }
+
+    /// The first part of [`Pending::receive`]: what is announced.
+    ///
+    /// # Errors
+    /// As [`Pending::receive`].
+    pub async fn announced(&mut self, expected: Kind, limit: usize) -> Result<Header, Denied> {
         let mut header = [0; Header::LENGTH];
         self.read(&mut header).await?;
-        let header = Header::read(header, expected, limit)?;
+        Header::read(header, expected, limit)
+    }
+
+    /// The second part of [`Pending::receive`]: the payload that was announced.
+    ///
+    /// # Errors
+    /// `exchange_out_of_order` for a peer that has gone.
+    pub async fn rest(&mut self, header: Header) -> Result<Frame, Denied> {
         let mut payload = vec![0; header.length];
         self.read(&mut payload).await?;
         Ok(Frame::new(header.kind, payload))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use rustls::pki_types::ServerName;
 
-use super::{ALPN_PREFIX, ALPN_RAW, Challenges, Credential, Identity, Judge, PeerIdentity, config};
+use super::{ALPN_PREFIX, ALPN_RAW, Challenges, Credential, Identity, Judge, PeerIdentity, Room, config};
 use crate::clock::Clock;
 use crate::refusal::Denied;
 use crate::session::frame::MAX_EVIDENCE_FRAME;
@@ -152,6 +152,7 @@ pub struct ServerSide {
     pub(super) challenges: Option<Challenges>,
     /// The rustls configuration of the credential in use; rebuilt when the identity publishes another.
     ready: ArcSwapOption<(Arc<Credential>, Arc<rustls::ServerConfig>)>,
+    room: Room,
 }
 
 impl ServerSide {
@@ -174,7 +175,7 @@ impl ServerSide {
             }
         }
         config::check().map_err(|error| SideError::Tls(error.to_string()))?;
-        Ok(Self { settings, protocols, clock, challenges: None, ready: ArcSwapOption::empty() })
+        Ok(Self { settings, protocols, clock, challenges: None, ready: ArcSwapOption::empty(), room: Room::default() })
     }
 
     /// The same, answering these challenges of a CA too.
@@ -193,6 +194,12 @@ impl ServerSide {
     #[must_use]
     pub fn max_evidence(&self) -> usize {
         evidence_bound(self.settings.max_evidence)
+    }
+
+    /// Where clients' evidence has room until it is judged.
+    #[must_use]
+    pub const fn room(&self) -> &Room {
+        &self.room
     }
 
     /// The credential in use and the rustls configuration that presents it.

@@ -409,6 +409,20 @@ pub(crate) async fn foreign_client(address: SocketAddr, protocol: &[u8]) -> std:
     if answer.is_empty() { Err(std::io::ErrorKind::UnexpectedEof.into()) } else { Ok(answer) }
 }
 
+/// A client that believes every certificate, speaks these protocols and shows a certificate of its own.
+pub(crate) fn careless_holder(protocols: &[&[u8]], leaf: rustls::pki_types::CertificateDer<'static>, key: Vec<u8>) -> rustls::ClientConfig {
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(key.into());
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Careless))
+        .with_client_auth_cert(vec![leaf], key)
+        .expect("a key");
+    config.alpn_protocols = protocols.iter().map(|id| id.to_vec()).collect();
+    config
+}
+
 /// A client that believes every certificate and speaks these protocols.
 pub(crate) fn careless_client(protocols: &[&[u8]]) -> rustls::ClientConfig {
     let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
