@@ -37,7 +37,11 @@ struct Running {
 
 impl Running {
     fn start(desk: &Desk) -> Self {
-        let mut child = desk.command(["run", "-c", "c.toml"], &[]).stderr(Stdio::piped()).spawn().expect("it runs");
+        Self::of(desk.command(["run", "-c", "c.toml"], &[]))
+    }
+
+    fn of(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("it runs");
         let mut said = BufReader::new(child.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
         let mut before = Vec::new();
         let listens = said.by_ref().any(|line| {
@@ -129,12 +133,21 @@ fn a_unix_socket_is_whose_the_file_says() {
     assert_eq!((file.uid(), file.gid()), (0, 65_532));
     running.end();
 
-    // Without the right to give it away nothing is served.
-    let words = ["--bounding-set=-chown", "--inh-caps=-chown", env!("CARGO_BIN_EXE_portcullis"), "run", "-c", "c.toml"];
-    let Ok(output) = Command::new("setpriv").args(words).current_dir(desk.path("")).output() else {
+    // Without the right to give it away it goes to a group of the process's own, and else nothing is served.
+    if Command::new("setpriv").arg("--version").output().is_err() {
         program::skipped::cases(1, "no setpriv (Debian: util-linux)");
         return;
+    }
+    let bereft = |groups: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set=-chown", "--inh-caps=-chown", groups, env!("CARGO_BIN_EXE_portcullis"), "run", "-c", "c.toml"]);
+        command.current_dir(desk.path(""));
+        command
     };
+    let running = Running::of(bereft("--groups=65532"));
+    assert_eq!(fs::metadata(desk.path("in.sock")).expect("a socket").gid(), 65_532);
+    running.end();
+    let output = bereft("--clear-groups").output().expect("it ends");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("`owner` needs CAP_CHOWN"), "{said}");
