@@ -377,6 +377,63 @@ fn connect(stream: u32) -> Vec<u8> {
     frame(1, 4, stream, &block)
 }
 
+/// How far the windows of a session have been opened in all when what was sent before has been answered.
+async fn granted(stream: &mut TcpStream) -> u64 {
+    let mut granted = 65_535;
+    for _ in 0..2 {
+        stream.write_all(&frame(6, 0, 0, &[0; 8])).await.expect("written");
+        loop {
+            let head = read(stream, 9).await;
+            let payload = read(stream, usize::from(head[1]) << 8 | usize::from(head[2])).await;
+            match (head[3], head[4]) {
+                (8, _) if head[5..] == [0; 4] => granted += u64::from(u32::from_be_bytes(payload.try_into().expect("four octets"))),
+                (6, 1) => break,
+                _ => {}
+            }
+        }
+    }
+    granted
+}
+
+/// What is on its way to readers that stand still is bounded for all sessions together, and every session can be used.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_share_one_room_for_what_nobody_reads() {
+    const SESSIONS: u64 = 6;
+    let (service, address) = Service::new();
+    let world = world(Tunnels { service: Some(address), ..BARE }).await;
+    let fill = async || {
+        let mut stream = inside(&world).await;
+        let begin = [PREFACE, &frame(4, 0, 0, &[])].concat();
+        let mut taken = Vec::new();
+        stream.write_all(&[begin, (0..128).flat_map(|n| connect(2 * n + 1)).collect()].concat()).await.expect("written");
+        for _ in 0..128 {
+            taken.push(service.accept().await);
+        }
+        (granted(&mut stream).await, stream, taken)
+    };
+    let mut sessions = Vec::new();
+    for _ in 0..SESSIONS {
+        sessions.push(fill().await);
+    }
+    let all: Vec<_> = sessions.iter().map(|(granted, ..)| *granted).collect();
+    println!("KiB: {:?}", all.iter().map(|granted| granted >> 10).collect::<Vec<_>>());
+    // Alone, a session has room for 40 readers that stand still; without a bound these would have 387 MiB.
+    assert!(all[0] >= 41 * 512 * 1024, "{all:?}");
+    assert!(all.iter().sum::<u64>() <= (256 << 20) + SESSIONS * 65_535, "{all:?}");
+    // One more has less, and every byte arrives.
+    let mut sender = client(&world).await.ready().await.expect("ready");
+    let request = hyper::Request::builder().method("CONNECT").uri(UPSTREAM).body(()).expect("a request");
+    let (_answer, mut body) = sender.send_request(request, false).expect("sent");
+    let mut server = service.accept().await;
+    body.send_data(vec![9; 5 << 20].into(), true).expect("sent");
+    assert!(read(&mut server, 5 << 20).await.iter().all(|octet| *octet == 9));
+    drop((sender, body, server));
+    // What ended gives its part back.
+    drop(sessions);
+    let again = async { while fill().await.0 < all[0] {} };
+    tokio::time::timeout(PATIENCE, again).await.expect("there is room again");
+}
+
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Writes until all is written or the other side has closed; whether it has.

@@ -11,7 +11,8 @@ use hyper::body::Bytes;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::watch;
 
-use super::{AUTHORITY, FRAME, Fate, HEAD, MOST_STREAMS, SEND_BUFFER, STREAM_WINDOW, Tunnel, session_window};
+use super::window::Window;
+use super::{AUTHORITY, FRAME, Fate, HEAD, MOST_STREAMS, SEND_BUFFER, STREAM_WINDOW, Tunnel};
 use crate::admin::metrics::Direction;
 use crate::proxy::Phase;
 use crate::proxy::accept::{Accepting, Carries, Counted};
@@ -109,7 +110,8 @@ pub(in crate::proxy) async fn serve(follows: Follows<'_>, (here, stream): (Admit
 async fn take(accepting: &Arc<Accepting>, now: watch::Receiver<Now>, session: &Arc<Admission>, wire: Wire) -> Ended {
     let limits = &accepting.listener.limits;
     let lost = |error: h2::Error| Ended::Lost(End::Downstream, io::Error::other(error));
-    let mut connection = match tokio::time::timeout(limits.handshake, settings(limits.streams).handshake::<_, Bytes>(wire)).await {
+    let mut window = Window::first();
+    let mut connection = match tokio::time::timeout(limits.handshake, settings(limits.streams, &window).handshake::<_, Bytes>(wire)).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return lost(error),
         Err(_) => return Ended::Idle,
@@ -124,7 +126,12 @@ async fn take(accepting: &Arc<Accepting>, now: watch::Receiver<Now>, session: &A
             accepted = connection.accept() => match accepted {
                 None => return Ended::Finished,
                 Some(Err(error)) => return lost(error),
-                Some(Ok((request, respond))) => begin(accepting, &now, session, request, respond),
+                Some(Ok((request, respond))) => {
+                    begin(accepting, &now, session, request, respond);
+                    if let Some(size) = window.fit(session.live.load(Ordering::SeqCst)) {
+                        connection.set_target_window_size(size);
+                    }
+                }
             },
             () = tokio::time::sleep_until(session.end) => return Ended::Expired,
             _ = phase.wait_for(|phase| *phase != Phase::Running), if !leaving => {
@@ -156,10 +163,10 @@ async fn take(accepting: &Arc<Accepting>, now: watch::Receiver<Now>, session: &A
     }
 }
 
-fn settings(streams: u32) -> server::Builder {
+fn settings(streams: u32, window: &Window) -> server::Builder {
     let streams = streams.min(MOST_STREAMS);
     let mut builder = server::Builder::new();
-    builder.max_concurrent_streams(streams).initial_window_size(STREAM_WINDOW).initial_connection_window_size(session_window(streams));
+    builder.max_concurrent_streams(streams).initial_window_size(STREAM_WINDOW).initial_connection_window_size(window.size());
     builder.max_frame_size(FRAME).max_header_list_size(HEAD).max_send_buffer_size(SEND_BUFFER);
     builder.max_pending_accept_reset_streams(RESETS).max_local_error_reset_streams(Some(LOCAL_RESETS));
     builder

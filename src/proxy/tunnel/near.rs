@@ -1,8 +1,9 @@
 //! The end that opens sessions and puts connections into them.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -13,7 +14,8 @@ use hyper::body::Bytes;
 use hyper::{Method, Request};
 use tokio::sync::watch;
 
-use super::{ALIVE, AUTHORITY, FRAME, Fate, HEAD, SEND_BUFFER, STREAM_WINDOW, Tunnel, io_error, session_window};
+use super::window::Window;
+use super::{ALIVE, AUTHORITY, FRAME, Fate, HEAD, SEND_BUFFER, STREAM_WINDOW, Tunnel, io_error};
 use crate::admin::metrics::Direction;
 use crate::proxy::Phase;
 use crate::proxy::admit::Admitted;
@@ -201,8 +203,9 @@ impl Sessions {
         let place = (place, socket.peer());
         let (there, stream) = around.handshakes().outbound(&self.side, socket.holding(held)).await.map_err(Failure::Refused)?;
         let lost = |error: h2::Error| Failure::Unreachable(vec![(target.clone(), io::ErrorKind::ConnectionReset, error.to_string())]);
+        let window = Window::first();
         let setting_up = async {
-            let (sender, mut connection) = settings(self.plan.streams).handshake(Wire::upstream(stream, Gauge::new())).await?;
+            let (sender, mut connection) = settings(&window).handshake(Wire::upstream(stream, Gauge::new())).await?;
             let mut pings = connection.ping_pong();
             // Its answer comes behind the far end's settings: how many connections it takes.
             tokio::select! {
@@ -228,20 +231,30 @@ impl Sessions {
             fresh_until: now + life / 2,
             state: Mutex::new(State { sender: Some(sender), streams: 0, quiet_since: now }),
         });
-        self.run(Arc::clone(&session), connection, pings, tell);
+        self.run(Arc::clone(&session), (connection, window), pings, tell);
         Ok(session)
     }
 
     /// Lets a session run as long as its far end may be spoken to and it is used.
-    fn run<C>(&self, session: Arc<Session>, connection: C, mut pings: Option<PingPong>, tell: watch::Sender<Option<standing::Ended>>)
-    where
-        C: Future<Output = Result<(), h2::Error>> + Send + 'static,
-    {
+    fn run(
+        &self,
+        session: Arc<Session>,
+        (mut connection, mut window): (client::Connection<Wire, Bytes>, Window),
+        mut pings: Option<PingPong>,
+        tell: watch::Sender<Option<standing::Ended>>,
+    ) {
         let (around, name, idle) = (self.around.clone(), self.upstream.name.clone(), self.plan.idle);
         let (clock, mut phase, alive) = (around.parts.clock.clone(), around.phase.clone(), around.alive.clone());
         let counted = around.parts.metrics.tunnel_session(&around.listener, Direction::Outbound);
         tokio::spawn(async move {
-            let mut connection = pin!(connection);
+            // A connection that begins in it wakes it.
+            let mut connection = pin!(poll_fn(|cx| {
+                let streams = session.state().streams;
+                if let Some(size) = window.fit(streams) {
+                    connection.set_target_window_size(size);
+                }
+                Pin::new(&mut connection).poll(cx)
+            }));
             let unused = async {
                 loop {
                     let leaving = tokio::select! {
@@ -365,10 +378,10 @@ impl std::fmt::Debug for Session {
     }
 }
 
-fn settings(streams: u32) -> client::Builder {
+fn settings(window: &Window) -> client::Builder {
     let mut builder = client::Builder::new();
     builder.enable_push(false).initial_max_send_streams(0).max_frame_size(FRAME).max_header_list_size(HEAD).max_send_buffer_size(SEND_BUFFER);
-    builder.initial_window_size(STREAM_WINDOW).initial_connection_window_size(session_window(streams));
+    builder.initial_window_size(STREAM_WINDOW).initial_connection_window_size(window.size());
     builder
 }
 
