@@ -91,15 +91,16 @@ impl Follows<'_> {
     }
 }
 
-/// Whether clients are let in on the same ground by both: in the same handshake, under the same policy, by the same
-/// accounts.
+/// Whether `now` lets in, on the same ground, all whom `was` let in: in the same handshake, under the same policy, with the
+/// same accounts or more, told of by the same proxies or more.
 pub(super) fn same_ground(was: &Listener, now: &Listener) -> bool {
     let accounts = match (&was.forward, &now.forward) {
-        (Forward::Chosen(was), Forward::Chosen(now)) => was.by == now.by,
+        (Forward::Chosen(was), Forward::Chosen(now)) => now.by.lets_in_as(&was.by),
         (Forward::Http(_), Forward::Http(_)) | (Forward::Tcp(_), Forward::Tcp(_)) => true,
         _ => false,
     };
-    was.terminate.same(&now.terminate) && accounts
+    let told = was.proxy_protocol.from.iter().all(|announcer| now.proxy_protocol.from.contains(announcer));
+    was.terminate.same(&now.terminate) && accounts && told
 }
 
 /// Whether a connection that was let in by `was`, and goes there, may go on under `now`.

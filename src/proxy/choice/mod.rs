@@ -35,6 +35,21 @@ pub enum By {
     Socks5(Option<Arc<Accounts>>),
 }
 
+impl By {
+    /// Whether everybody whom `other` lets in is let in by this, in the same way.
+    #[must_use]
+    pub fn lets_in_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Socks5(accounts), Self::Socks5(others)) => match (accounts, others) {
+                (None, _) => true,
+                (Some(accounts), Some(others)) => others.0.iter().all(|account| accounts.0.contains(account)),
+                (Some(_), None) => false,
+            },
+            _ => self == other,
+        }
+    }
+}
+
 /// How connections are captured.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Capture {
@@ -66,5 +81,28 @@ impl Accounts {
     #[must_use]
     pub fn know(&self, user: &[u8], password: &[u8]) -> bool {
         self.0.contains(&crate::crypto::account(user, password))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_accounts_let_in_whom_fewer_did_and_no_account_lets_in_everybody() {
+        let of = |accounts: &[u8]| By::Socks5(Some(Arc::new(Accounts::new(accounts.iter().map(|account| [*account; 32]).collect()))));
+        let anybody = By::Socks5(None);
+        for (now, was, goes_on) in [
+            (of(&[2, 1, 3]), of(&[1, 2]), true),
+            (of(&[1]), of(&[1, 2]), false),
+            (of(&[]), of(&[]), true),
+            (anybody.clone(), of(&[1]), true),
+            (of(&[1]), anybody.clone(), false),
+            (anybody.clone(), By::ServerName, false),
+            (By::ServerName, By::ServerName, true),
+            (By::Captured(Capture::Redirect), By::Captured(Capture::Tproxy), false),
+        ] {
+            assert_eq!(now.lets_in_as(&was), goes_on, "{was:?} then {now:?}");
+        }
     }
 }
