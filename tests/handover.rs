@@ -52,6 +52,7 @@ async fn each_form_tells_the_same_of_the_client_and_none_can_be_forged() {
         assert_eq!((of("x-flashbots-measurement"), of("x-flashbots-attestation-type")), (measured, "sev-snp".to_owned()));
         let structured = format!("sev-snp; entry=\"web-1\"; policy=\"mesh\"; m=:{}:; age=", BASE64.encode(&MEASUREMENT));
         assert!(of("attested-peer").starts_with(&structured), "{head}");
+        assert!(of("attested-peer").ends_with("; simulated") && !of("attested-peer").contains("observed"), "{head}");
         let claims = claims(&of("attested-token"));
         assert_eq!(claims["cnf"]["x5t#S256"], BASE64URL_NOPAD.encode(&sha256(&[&certificate])));
         let verified = &claims["submods"]["cpu0"];
@@ -95,6 +96,31 @@ async fn a_token_is_verified_by_a_library_of_others() {
     assert_eq!(verify("orders", &foreign).await.trim(), "refused: PyJWKClientError");
     other.end().await;
     pair.end().await;
+}
+
+/// Code that the policy does not have is let pass where it only observes: the application is not told that it was accepted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_client_that_was_only_observed_that_is_told() {
+    let mirror = Mirror::start().await;
+    let desk = web::desk();
+    let app = format!("[[upstream]]\nname = \"app\"\ntargets = [\"http://{}\"]\n", mirror.address);
+    let listener = "[policy.watch]\nfile = \"other.json\"\nmode = \"observe\"\ninsecure_observe = true\n\
+                    [[listener]]\nname = \"in\"\nbind = \"127.0.0.1:0\"\nprotocol = \"http\"\ncertificate = \"attested\"\nupstream = \"app\"\n\
+                    clients = \"attested\"\npolicy = \"watch\"\ninsecure_allow_any_genuine_platform = true\n";
+    let server = web::sidecar(&desk, &format!("{app}{listener}")).await;
+    let far = format!(
+        "[[upstream]]\nname = \"far\"\ntargets = [\"tls://{}\"]\nserver_name = \"far.test\"\ninsecure_allow_any_genuine_platform = true\n\
+         attested = {{ policy = \"mesh\", freshness = \"session-mutual\" }}\n\
+         [[listener]]\nname = \"out\"\nbind = \"127.0.0.1:0\"\nprotocol = \"http\"\nupstream = \"far\"\n",
+        server.tcp_address("in").expect("an address")
+    );
+    let client = web::sidecar(&desk, &far).await;
+    let answer = say(client.tcp_address("out").expect("an address"), b"GET /who HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let peer = field(&mirror.last(), "attested-peer").expect("a field");
+    assert!(peer.ends_with("; observed; simulated"), "{peer}");
+    client.drain().await;
+    server.drain().await;
 }
 
 /// A client that proved nothing is nobody, whatever it says and whatever is chosen.

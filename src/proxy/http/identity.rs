@@ -12,6 +12,7 @@ use super::token::{Token, Tokens};
 use crate::evidence::Timestamp;
 use crate::proxy::admit::{Admitted, Ground};
 use crate::refusal::{Denied, Finding, Reason};
+use crate::verify::Origin;
 
 /// Fields by which an application may be told who its client is: ours, and those of other proxies. Compared as applications
 /// may fold them.
@@ -71,7 +72,8 @@ pub(super) fn strip(fields: &mut HeaderMap, more: &[String]) -> Vec<HeaderName> 
 #[derive(Debug, Default)]
 pub(super) struct Introduction {
     fields: Vec<(HeaderName, HeaderValue)>,
-    structured: Option<(String, Timestamp)>,
+    /// What comes before the age of the verdict, when it was made, and what comes behind.
+    structured: Option<(String, Timestamp, String)>,
     /// With [`IdentityHeader::Token`], for a client that proved itself: `Some(None)` when none can be made out for its key.
     token: Option<Option<Token>>,
 }
@@ -89,7 +91,10 @@ impl Introduction {
                 IdentityHeader::Structured => {
                     let measured = octets.as_ref().map(|octets| format!("; m=:{}:", data_encoding::BASE64.encode(octets))).unwrap_or_default();
                     let peer = format!("{}; entry={}; policy={}{measured}", appraisal.platform(), quoted(appraisal.entry()), quoted(appraisal.policy()));
-                    told.structured = Some((peer, admitted.since));
+                    // What only looks like a verdict of an enforced policy about a real machine says so.
+                    let marks = [(!appraisal.observed().is_empty(), "; observed"), (appraisal.origin() == Origin::Simulator, "; simulated")];
+                    let marks = marks.iter().filter(|(holds, _)| *holds).map(|(_, mark)| *mark).collect();
+                    told.structured = Some((peer, admitted.since, marks));
                 }
                 IdentityHeader::ClientCert => {
                     let der = admitted.certificate.as_ref().map(|leaf| format!(":{}:", data_encoding::BASE64.encode(leaf)));
@@ -122,8 +127,8 @@ impl Introduction {
         for (name, value) in &self.fields {
             fields.insert(name, value.clone());
         }
-        if let Some((peer, since)) = &self.structured
-            && let Ok(value) = HeaderValue::try_from(format!("{peer}; age={}", now.0.saturating_sub(since.0)))
+        if let Some((peer, since, marks)) = &self.structured
+            && let Ok(value) = HeaderValue::try_from(format!("{peer}; age={}{marks}", now.0.saturating_sub(since.0)))
         {
             fields.insert(PEER, value);
         }
