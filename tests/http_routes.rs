@@ -181,6 +181,29 @@ async fn who_stands_still_leaves_the_others_of_a_shared_connection_theirs() {
     pair.server.drain().await;
 }
 
+/// A handshake may cost the far end a quote: clients that do not wait for it do not have it made again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handshake_goes_on_when_who_wanted_it_is_gone() {
+    let mirror = Mirror::start().await;
+    let pair = Pair::start(mirror.address, Setup { mutual: false, ..Setup::default() }).await;
+    let mut stream = TcpStream::connect(pair.entrance).await.expect("a listener");
+    stream.set_nodelay(true).expect("set");
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("written");
+    for number in 0..40_u8 {
+        // :method GET, :scheme http, :path /, :authority a; then RST_STREAM (CANCEL), each a little later.
+        let id = [0, 0, 0, 2 * number + 1];
+        stream.write_all(&[&[0, 0, 6, 1, 5], &id[..], &[0x82, 0x86, 0x84, 0x41, 0x01, b'a']].concat()).await.expect("written");
+        // Shorter than the runtime's own timer can be.
+        std::thread::sleep(Duration::from_micros(100 * u64::from(number)));
+        stream.write_all(&[&[0, 0, 4, 3, 0], &id[..], &[0, 0, 0, 8]].concat()).await.expect("written");
+    }
+    drop(stream);
+    assert!(curl(&[&format!("http://{}/", pair.entrance)]).await.contains(" 200"));
+    // A socket that was just connected may be left; what was begun on one is ended.
+    told(pair.server.metrics(), "portcullis_handshakes_total{listener=\"in\",direction=\"inbound\",result=\"ok\"} 1\n").await;
+    pair.end().await;
+}
+
 /// Requests that stay for long take what the far end has of streams on one connection; others go over another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_gets_no_more_requests_than_its_far_end_takes() {

@@ -26,10 +26,10 @@ use crate::proxy::names::Following;
 use crate::proxy::plan::Originate;
 use crate::proxy::record::{self, About};
 use crate::proxy::standing::Ended;
-use crate::proxy::stream::Stream;
+use crate::proxy::stream::{Socket, Stream};
 use crate::proxy::tcp::End;
 use crate::proxy::upstream;
-use crate::refusal::Denied;
+use crate::refusal::{Denied, Finding, Reason};
 use crate::tls::ALPN_H2;
 
 /// The connections of one upstream.
@@ -155,6 +155,15 @@ enum Chosen {
     Shared(Arc<Shared>),
 }
 
+impl Made {
+    fn chosen(self) -> Chosen {
+        match self {
+            Self::Exclusive(free) => Chosen::Exclusive(free),
+            Self::Shared(shared) => Chosen::Shared(shared),
+        }
+    }
+}
+
 /// A connection is not used for new requests in its last while, so that those can end.
 const LAST: Duration = Duration::from_secs(30);
 
@@ -224,7 +233,7 @@ impl Pool {
 
     /// Sends a request for the client that was admitted. It is tried again only while nothing of it was sent, and as often
     /// as [`BUDGET`] allows.
-    pub(super) async fn send(&self, admitted: &Admitted, message: Box<Message>, key: u64) -> Result<(Response<Incoming>, Lease), Failure> {
+    pub(super) async fn send(self: &Arc<Self>, admitted: &Admitted, message: Box<Message>, key: u64) -> Result<(Response<Incoming>, Lease), Failure> {
         let mut tries = Tries::default();
         let spots = self.spots.now();
         let message = match self.send_to(admitted, message, (&spots, key), &mut tries).await {
@@ -246,7 +255,7 @@ impl Pool {
 
     /// Tries one target after the other.
     async fn send_to(
-        &self,
+        self: &Arc<Self>,
         admitted: &Admitted,
         mut message: Box<Message>,
         (spots, key): (&[Arc<Spot>], u64),
@@ -292,7 +301,7 @@ impl Pool {
     }
 
     /// Asks one target, whatever is thought of it.
-    pub(super) async fn ask(&self, admitted: &Admitted, spot: &Arc<Spot>, message: Box<Message>) -> Result<(Response<Incoming>, Lease), Failure> {
+    pub(super) async fn ask(self: &Arc<Self>, admitted: &Admitted, spot: &Arc<Spot>, message: Box<Message>) -> Result<(Response<Incoming>, Lease), Failure> {
         let chosen = self.choose(admitted, spot).await?;
         self.send_on(chosen, spot, message).await.map_err(|(_, failure)| failure)
     }
@@ -329,7 +338,7 @@ impl Pool {
         (good, refused)
     }
 
-    async fn choose(&self, admitted: &Admitted, spot: &Arc<Spot>) -> Result<Chosen, Failure> {
+    async fn choose(self: &Arc<Self>, admitted: &Admitted, spot: &Arc<Spot>) -> Result<Chosen, Failure> {
         if let Some(shared) = spot.shared(self.backend.streams) {
             return Ok(Chosen::Shared(shared));
         }
@@ -337,46 +346,69 @@ impl Pool {
             return Ok(Chosen::Exclusive(free));
         }
         let shares = matches!(self.backend.upstream.originate, Originate::Attested(_)) || self.backend.speaks == Speaks::Http2;
+        if !shares {
+            let socket = self.connect(admitted, spot).await?;
+            return Box::pin(self.set_up(spot, socket)).await.map(Made::chosen);
+        }
         let since = Instant::now();
-        let _one = if shares { Some(spot.connecting.lock().await) } else { None };
-        if shares {
-            // While we waited another may have made one, or failed: those who waited for it share that, or each would wait for
-            // all before it.
-            if let Some(shared) = spot.shared(self.backend.streams) {
-                return Ok(Chosen::Shared(shared));
-            }
-            if let Some(failed) = spot.failed_after(since) {
-                let unreached = || vec![(spot.to_string(), io::Error::other("not reached a moment ago"))];
-                return Err(failed.map_or_else(|| Failure::Unreachable(unreached()), Failure::Refused));
-            }
-            if let Err(Some(denied)) = spot.available() {
-                return Err(Failure::Refused(denied));
-            }
+        let one = Arc::clone(&spot.connecting).lock_owned().await;
+        // While we waited another may have made one, or failed: those who waited for it share that, or each would wait for
+        // all before it.
+        if let Some(shared) = spot.shared(self.backend.streams) {
+            return Ok(Chosen::Shared(shared));
         }
-        match Box::pin(self.connect(admitted, spot)).await? {
-            Made::Exclusive(free) => Ok(Chosen::Exclusive(free)),
-            Made::Shared(shared) => {
-                shared.streams.fetch_add(1, Ordering::SeqCst);
-                spot.share(Arc::clone(&shared));
-                Ok(Chosen::Shared(shared))
-            }
+        if let Some(failed) = spot.failed_after(since) {
+            let unreached = || vec![(spot.to_string(), io::Error::other("not reached a moment ago"))];
+            return Err(failed.map_or_else(|| Failure::Unreachable(unreached()), Failure::Refused));
         }
+        if let Err(Some(denied)) = spot.available() {
+            return Err(Failure::Refused(denied));
+        }
+        let socket = self.connect(admitted, spot).await?;
+        // Whoever goes away meanwhile leaves the connection to the others: a handshake may cost the far end a quote, and is
+        // not begun again and again for clients that do not wait.
+        let (pool, kept, mut phase) = (Arc::clone(self), Arc::clone(spot), self.around.phase.clone());
+        let making = tokio::spawn(async move {
+            let made = tokio::select! {
+                biased;
+                made = pool.set_up(&kept, socket) => made,
+                _ = phase.wait_for(|phase| *phase == Phase::Cut) => Err(Failure::Unreachable(Vec::new())),
+            };
+            if let Ok(Made::Shared(shared)) = &made {
+                kept.share(Arc::clone(shared));
+            }
+            drop(one);
+            made
+        });
+        let made = making.await.map_err(|_| Failure::Refused(fault()))??;
+        if let Made::Shared(shared) = &made {
+            shared.streams.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(made.chosen())
     }
 
-    async fn connect(&self, admitted: &Admitted, spot: &Arc<Spot>) -> Result<Made, Failure> {
+    /// A socket to a target.
+    async fn connect(&self, admitted: &Admitted, spot: &Arc<Spot>) -> Result<Socket, Failure> {
         let (around, metrics) = (&*self.around, &self.around.parts.metrics);
         let Some(held) = around.sockets.upstream() else {
             metrics.limit_rejected(&around.listener, "descriptors");
             return Err(Failure::Full);
         };
-        let socket = match upstream::connect(admitted, &spot.target, spot.address, self.backend.upstream.connect_timeout).await {
-            Ok(socket) => socket.holding(held),
+        match upstream::connect(admitted, &spot.target, spot.address, self.backend.upstream.connect_timeout).await {
+            Ok(socket) => {
+                metrics.upstream_connect(self.name(), "ok");
+                Ok(socket.holding(held))
+            }
             Err(error) => {
                 metrics.upstream_connect(self.name(), "unreachable");
-                return Err(self.unreached(spot, error));
+                Err(self.unreached(spot, error))
             }
-        };
-        metrics.upstream_connect(self.name(), "ok");
+        }
+    }
+
+    /// A connection on a socket, its far end admitted where it has to be.
+    async fn set_up(&self, spot: &Arc<Spot>, socket: Socket) -> Result<Made, Failure> {
+        let (around, metrics) = (&*self.around, &self.around.parts.metrics);
         let (stream, there, two) = match &self.backend.upstream.originate {
             Originate::Plain => (Stream::Plain(socket), None, self.backend.speaks == Speaks::Http2),
             Originate::Attested(side) => {
@@ -512,6 +544,12 @@ impl Pool {
 
 fn unsent(request: Option<Request<Body>>, rest: super::message::Rest, error: hyper::Error) -> (Option<Box<Message>>, Failure) {
     (request.map(|request| rest.with(request)), Failure::Lost(error))
+}
+
+/// A panic on what a far end sent refuses it, as any finding does.
+fn fault() -> Denied {
+    let found = "a panic, which is a fault of this program: please report it";
+    Finding::new(Reason::EvidenceMalformed, "connection", "a verdict", found).into()
 }
 
 /// Whether the far end takes extended CONNECT; its settings may be on their way.

@@ -34,7 +34,7 @@ pub(super) struct Spot {
     lost: AtomicBool,
     links: Mutex<Links>,
     /// Held while a shared connection is being made, so that one handshake serves all who wait.
-    pub(super) connecting: tokio::sync::Mutex<()>,
+    pub(super) connecting: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -138,7 +138,7 @@ impl std::fmt::Display for Spot {
 impl Spot {
     fn new(target: Target, place: usize, address: Option<SocketAddr>) -> Arc<Self> {
         let (in_flight, well, lost, preferred) = (AtomicUsize::new(0), AtomicBool::new(true), AtomicBool::new(false), AtomicBool::new(true));
-        Arc::new(Self { target, place, address, preferred, in_flight, well, lost, links: Mutex::default(), connecting: tokio::sync::Mutex::default() })
+        Arc::new(Self { target, place, address, preferred, in_flight, well, lost, links: Mutex::default(), connecting: Arc::default() })
     }
 
     pub(super) fn is_preferred(&self) -> bool {

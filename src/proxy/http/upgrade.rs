@@ -70,7 +70,7 @@ fn is_key(key: &HeaderValue) -> bool {
 /// Asks the upstream, and if it agrees, forwards bytes until both sides are done.
 pub(super) async fn serve(
     (connection, view): (&Arc<Connection>, &View),
-    pool: &Pool,
+    pool: &Arc<Pool>,
     mut parts: Box<Parts>,
     wanted: Wanted,
     (authority, path): (String, PathAndQuery),
