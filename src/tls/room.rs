@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Evidence up to this long needs no room: places for handshakes bound it. Most platforms' is shorter.
 const FREE: usize = 32 * 1024;
@@ -16,70 +16,65 @@ const OF_ALL: usize = 64 * 1024 * 1024;
 /// What those of one source hold: a quarter.
 const OF_SOURCE: usize = OF_ALL / 4;
 
-/// The room of one serving end.
-#[derive(Debug, Default)]
+/// The room of one serving end. Who waits for it is served in turn, within its source and then among all.
+#[derive(Debug)]
 pub struct Room {
-    taken: Mutex<Taken>,
-    given_back: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Taken {
-    all: usize,
-    by_source: HashMap<Option<IpAddr>, usize>,
+    all: Arc<Semaphore>,
+    by_source: Mutex<HashMap<Option<IpAddr>, Arc<Semaphore>>>,
 }
 
 /// Room that is taken until this is dropped.
 #[derive(Debug)]
 pub struct Held<'a> {
+    _permits: [Option<OwnedSemaphorePermit>; 2],
+    // Behind the permits, so that it goes after them.
+    _part: Option<Part<'a>>,
+}
+
+/// A source's part of the room; forgotten with the last who uses it.
+#[derive(Debug)]
+struct Part<'a> {
     room: &'a Room,
-    octets: usize,
     source: Option<IpAddr>,
+    of_source: Option<Arc<Semaphore>>,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { all: Arc::new(Semaphore::new(OF_ALL)), by_source: Mutex::default() }
+    }
 }
 
 impl Room {
     /// Waits until there is room for so many octets from a source.
     pub async fn take(&self, octets: usize, source: Option<IpAddr>) -> Held<'_> {
-        loop {
-            let mut given_back = std::pin::pin!(self.given_back.notified());
-            // What is given back from here on is noticed.
-            given_back.as_mut().enable();
-            if let Some(held) = self.try_take(octets, source) {
-                return held;
-            }
-            given_back.await;
+        if octets <= FREE {
+            return Held { _permits: [None, None], _part: None };
         }
+        let octets = u32::try_from(octets.min(OF_SOURCE)).unwrap_or(u32::MAX);
+        let part = self.part(source);
+        let of_source = match &part.of_source {
+            Some(of_source) => Arc::clone(of_source).acquire_many_owned(octets).await.ok(),
+            None => None,
+        };
+        let of_all = Arc::clone(&self.all).acquire_many_owned(octets).await.ok();
+        Held { _permits: [of_source, of_all], _part: Some(part) }
     }
 
-    fn try_take(&self, octets: usize, source: Option<IpAddr>) -> Option<Held<'_>> {
-        let octets = if octets <= FREE { 0 } else { octets.min(OF_SOURCE) };
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_source = taken.by_source.get(&source).copied().unwrap_or_default();
-        if octets > 0 {
-            if taken.all + octets > OF_ALL || of_source + octets > OF_SOURCE {
-                return None;
-            }
-            taken.all += octets;
-            taken.by_source.insert(source, of_source + octets);
-        }
-        Some(Held { room: self, octets, source })
+    fn part(&self, source: Option<IpAddr>) -> Part<'_> {
+        let mut by_source = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_source = by_source.entry(source).or_insert_with(|| Arc::new(Semaphore::new(OF_SOURCE)));
+        Part { room: self, source, of_source: Some(Arc::clone(of_source)) }
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for Part<'_> {
     fn drop(&mut self) {
-        if self.octets == 0 {
-            return;
+        let mut by_source = self.room.by_source.lock().unwrap_or_else(PoisonError::into_inner);
+        self.of_source = None;
+        if by_source.get(&self.source).is_some_and(|of_source| Arc::strong_count(of_source) == 1) {
+            by_source.remove(&self.source);
         }
-        let mut taken = self.room.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.all -= self.octets;
-        let left = taken.by_source.get(&self.source).copied().unwrap_or_default().saturating_sub(self.octets);
-        match left {
-            0 => drop(taken.by_source.remove(&self.source)),
-            left => drop(taken.by_source.insert(self.source, left)),
-        }
-        drop(taken);
-        self.room.given_back.notify_waiters();
     }
 }
 
@@ -93,37 +88,42 @@ mod tests {
         Some(IpAddr::from([192, 0, 2, last]))
     }
 
-    #[test]
-    fn a_source_has_its_part_and_all_have_theirs() {
+    /// Room that is there at once.
+    async fn at_once(room: &Room, octets: usize, source: Option<IpAddr>) -> Option<Held<'_>> {
+        tokio::select! {
+            biased;
+            held = room.take(octets, source) => Some(held),
+            () = std::future::ready(()) => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_has_its_part_and_all_have_theirs() {
         let room = Room::default();
         let mut held = Vec::new();
         for last in 0..10 {
             let before = held.len();
-            held.extend(std::iter::from_fn(|| room.try_take(LONG, source(last))));
+            while let Some(more) = at_once(&room, LONG, source(last)).await {
+                held.push(more);
+            }
             assert_eq!(held.len() - before, if last < 4 { OF_SOURCE / LONG } else { 0 }, "source {last}");
         }
-        assert!(room.try_take(FREE, source(0)).is_some(), "short evidence needs no room");
+        assert!(at_once(&room, FREE, source(0)).await.is_some(), "short evidence needs no room");
         drop(held);
-        assert!(room.taken.lock().is_ok_and(|taken| taken.all == 0 && taken.by_source.is_empty()));
-        assert!(room.try_take(usize::MAX, None).is_some(), "no length waits for ever");
+        assert_eq!((room.all.available_permits(), room.by_source.lock().map(|sources| sources.len()).ok()), (OF_ALL, Some(0)));
+        assert!(at_once(&room, usize::MAX, None).await.is_some(), "no length waits for ever");
     }
 
     #[tokio::test]
     async fn who_waits_goes_on_when_room_is_given_back() {
         let room = Room::default();
-        let mut held: Vec<_> = std::iter::from_fn(|| room.try_take(LONG, None)).collect();
-        let mut waiting = std::pin::pin!(room.take(LONG, None));
-        assert!(futures_now(waiting.as_mut()).await.is_none());
+        let mut held = Vec::new();
+        while let Some(more) = at_once(&room, LONG, None).await {
+            held.push(more);
+        }
+        let waiting = room.take(LONG, None);
         held.pop();
         drop(waiting.await);
-    }
-
-    /// What a future has at once.
-    async fn futures_now<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
-        tokio::select! {
-            biased;
-            output = future => Some(output),
-            () = std::future::ready(()) => None,
-        }
+        assert!(at_once(&room, LONG, None).await.is_some(), "who gave up keeps nobody out");
     }
 }
