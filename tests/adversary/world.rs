@@ -275,7 +275,7 @@ fn listen(house: &House, role: &str, terminate: Terminate, (to, originate): (Soc
     };
     let proxy = Proxy::start(vec![listener], house.parts.clone()).unwrap_or_else(|error| panic!("{error}"));
     let address = match proxy.address(&name) {
-        Some(Address::Tcp(address)) => *address,
+        Some(Address::Tcp(address)) => address,
         other => panic!("{other:?}"),
     };
     (name, proxy, address)
