@@ -6,6 +6,7 @@
 mod told;
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -200,7 +201,16 @@ async fn a_renewed_certificate_is_presented_without_a_restart() {
     std::fs::copy(folder.path().join("other.pem"), folder.path().join("server.pem")).expect("written");
     tokio::time::sleep(portcullis::app::watched::EVERY * 2).await;
     assert_eq!(asked(entrance).await, SAID, "the old pair is presented");
-    std::fs::copy(folder.path().join("other.key"), folder.path().join("server.key")).expect("written");
+    // So is a key that others may write: whose it is nobody knows. (The mode is copied too.)
+    let renew = |mode: u32| {
+        let from = folder.path().join("other.key");
+        std::fs::set_permissions(&from, std::fs::Permissions::from_mode(mode)).expect("a mode");
+        std::fs::copy(from, folder.path().join("server.key")).expect("written");
+    };
+    renew(0o660);
+    tokio::time::sleep(portcullis::app::watched::EVERY * 2).await;
+    assert_eq!(asked(entrance).await, SAID, "the old pair is presented");
+    renew(0o600);
     for _ in 0..100 {
         if asked(entrance).await.is_empty() {
             break;

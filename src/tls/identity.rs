@@ -1,7 +1,7 @@
 //! Our key, evidence and certificate, and their rotation. Keys are made in this process and never leave it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::evidence::binding::{AgeRule, Binding, BindingClaims, Kind, certificate_challenge, digests};
 use crate::evidence::cmw::Collection;
 use crate::evidence::{KeyDigest, Timestamp};
+use crate::file::Exposure;
 use crate::refusal::Denied;
 
 /// The longest life of a certificate of ours (docs/protocol.md, "Binding claims").
@@ -414,7 +415,7 @@ impl Shared {
         let now = self.clock.now().map_err(IdentityError::Clock)?;
         let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bounded(&chain).await?).collect();
         let certificates = certificates.map_err(|error| IdentityError::File { path: chain, why: error.to_string() })?;
-        let pem = zeroize::Zeroizing::new(bounded(&key).await?);
+        let pem = zeroize::Zeroizing::new(secret(&key).await?);
         let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| IdentityError::File { path: key, why: error.to_string() })?;
         presentable(certificates, der, reading, now)
     }
@@ -462,12 +463,27 @@ fn sorted(names: &[String]) -> Result<Vec<String>, IdentityError> {
     if names.is_empty() { Err(IdentityError::NoNames) } else { Ok(names) }
 }
 
-async fn bounded(path: &std::path::Path) -> Result<Vec<u8>, IdentityError> {
+/// The file of a key: one that others may write is theirs. At the start the configuration has told where they may read it.
+async fn secret(path: &Path) -> Result<Vec<u8>, IdentityError> {
+    let failed = |why: String| IdentityError::File { path: path.to_owned(), why };
+    let file = crate::file::open(path).map_err(|error| failed(error.to_string()))?;
+    let metadata = file.metadata().map_err(|error| failed(error.to_string()))?;
+    match crate::file::exposure(&metadata) {
+        Some(Exposure::Written(how)) => Err(failed(format!("{how}: chmod 0600 it"))),
+        Some(Exposure::Read(_)) | None => whole(path, file).await,
+    }
+}
+
+async fn bounded(path: &Path) -> Result<Vec<u8>, IdentityError> {
+    let file = crate::file::open(path).map_err(|error| IdentityError::File { path: path.to_owned(), why: error.to_string() })?;
+    whole(path, file).await
+}
+
+async fn whole(path: &Path, file: std::fs::File) -> Result<Vec<u8>, IdentityError> {
     use tokio::io::AsyncReadExt as _;
     let failed = |why: String| IdentityError::File { path: path.to_owned(), why };
-    let file = tokio::fs::File::from_std(crate::file::open(path).map_err(|error| failed(error.to_string()))?);
     let mut bytes = Vec::new();
-    let read = file.take(MAX_PEM + 1).read_to_end(&mut bytes).await.map_err(|error| failed(error.to_string()))?;
+    let read = tokio::fs::File::from_std(file).take(MAX_PEM + 1).read_to_end(&mut bytes).await.map_err(|error| failed(error.to_string()))?;
     if u64::try_from(read).is_ok_and(|read| read <= MAX_PEM) { Ok(bytes) } else { Err(failed(format!("longer than {MAX_PEM} octets"))) }
 }
 
