@@ -30,14 +30,18 @@ pub(super) fn identified(section: &Section<'_>, span: &Range<usize>, identity: O
     // What could not be read has its own error.
     let (Some(identity), Some(policy)) = (identity, policy) else { return };
     let pinned = !identity.spki_pins.is_empty() || identity.pki_roots.is_some();
-    let machines: Vec<&str> = crate::platform::vocabularies().iter().flat_map(|vocabulary| vocabulary.machine).copied().collect();
-    let names_machines = |entry: &crate::policy::Entry| entry.constraints.iter().any(|constraint| machines.contains(&constraint.field.key));
+    let vocabularies = crate::platform::vocabularies();
+    // By the platform's own words: a key of one name says which machine on one, and what it booted on another.
+    let names_machines = |entry: &crate::policy::Entry| {
+        let machines = vocabularies.iter().filter(|vocabulary| vocabulary.tee == entry.tee).flat_map(|vocabulary| vocabulary.machine);
+        machines.into_iter().any(|machine| entry.constraints.iter().any(|constraint| constraint.field.key == *machine))
+    };
     let machines_named = !policy.accept.is_empty() && policy.accept.iter().all(names_machines);
     if !pinned && !machines_named && !section.flag(ANY_PLATFORM) {
         let message = "session-mutual without knowing who the peer is: any genuine machine that runs the code would do";
         let help = format!(
             "write peer = {{ pki_roots = …, pki_names = […] }} or spki_pins, or a machine in every entry of the policy ({}); {ANY_PLATFORM} = true accepts the risk",
-            machines.join(", ")
+            vocabularies.iter().flat_map(|vocabulary| vocabulary.machine).copied().collect::<Vec<_>>().join(", ")
         );
         section.wrong(span, message, help);
     }

@@ -157,6 +157,14 @@ fn session_mutual_wants_to_know_who_the_peer_is() {
     assert_eq!(any.insecure, ["listener.in.insecure_allow_any_genuine_platform"]);
     let chips = POLICY.replace("MM", &"ab".repeat(48)).replace("\"tee\"", &format!("\"chip_id\": \"{}\", \"tee\"", "cd".repeat(64)));
     assert!(parse_with(&mutual, &chips).is_ok());
+    // PCR4 is the parent instance of an enclave, and of an instance with a NitroTPM the boot loader.
+    let register = |tee: &str, others: [&str; 2]| {
+        let pins: String = ["pcr4", others[0], others[1]].iter().map(|key| format!(", \"{key}\": \"{}\"", "ab".repeat(48))).collect();
+        format!(r#"{{ "version": 1, "name": "db", "accept": [ {{ "id": "one", "tee": "{tee}"{pins} }} ] }}"#)
+    };
+    let enclave = register("nitro", ["pcr0", "pcr1"]).replace("\"pcr1\"", "\"pcr2\": \"PP\", \"pcr1\"").replace("PP", &"ab".repeat(48));
+    assert!(parse_with(&mutual, &enclave).is_ok());
+    assert!(parse_with(&mutual, &register("nitrotpm", ["pcr7", "pcr12"])).unwrap_err().contains("without knowing who the peer is"));
 }
 
 #[test]
