@@ -55,7 +55,7 @@ macro_rules! reasons {
 reasons! {
     AccountUnknown, "account_unknown", Peer, false,
         "a client of a SOCKS5 listener gave no account that is known",
-        "The listener has a users_file, and the user or password that the application gave is not in it. The file is read at the start; lines are USER:PASSWORD, exactly. Passwords cross this machine in the clear, as SOCKS5 has them: they tell applications of one machine apart and protect nothing beyond it.";
+        "The listener has a users_file, and the user or password that the application gave is not in it. The file is read at the start and with every reload; lines are USER:PASSWORD, exactly. Passwords cross this machine in the clear, as SOCKS5 has them: they tell applications of one machine apart and protect nothing beyond it.";
     AlpnMismatch, "alpn_mismatch", Peer, false,
         "the connection did not negotiate one of our protocols",
         "Session tiers speak portcullis1/raw, portcullis1/http/1.1 or portcullis1/h2 inside TLS; a peer that negotiates anything else, or nothing, is not a Portcullis of a session tier, and there is no automatic downgrade. Point this side at the attested listener of the other, or, if the far side can only present a certificate, write freshness = \"certificate\" with its acknowledgement key.";

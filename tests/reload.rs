@@ -205,8 +205,8 @@ async fn requests_on_connections_that_stay_are_routed_and_allowed_as_the_file_sa
     assert!(two.last().to_lowercase().contains("x-forwarded-client-cert:") && !two.last().to_lowercase().contains("attested-peer:"), "{}", two.last());
 
     // The near end: another way out by a route.
-    let routes = format!("protocol = \"http\"\nroute = [ {{ paths = [\"/z\"], upstream = \"out\" }} ]\nstrip_headers = [\"x-body\"]");
-    reload(&client, config(&desk, &way("out", at(&server, "in"), &routes))).await;
+    let routes = "protocol = \"http\"\nroute = [ { paths = [\"/z\"], upstream = \"out\" } ]\nstrip_headers = [\"x-body\"]";
+    reload(&client, config(&desk, &way("out", at(&server, "in"), routes))).await;
     let stripped = get(&mut stream, "/z").await.expect("an answer");
     assert!(stripped.contains("200 OK") && !stripped.to_lowercase().contains("x-body"), "{stripped}");
     assert_eq!(client.metrics().text().matches("portcullis_connections_opened_total{listener=\"out\",direction=\"outbound\"} 1").count(), 1);
@@ -429,7 +429,17 @@ async fn live_connections_keep_their_upstream_and_new_ones_have_the_new_one() {
         reload(&server, config(&desk, &bytes(one.address, MUTUAL, "multiplex = true"))).await;
         assert!(says_back(&mut before).await && says_back(&mut after).await, "{listener}");
     }
+    // What is spoken inside is no right: sessions, or each by itself.
+    let (mut own, _) = open(at(&client, "own")).await;
+    let (mut shared, _) = open(at(&client, "shared")).await;
+    let other_way = way("own", at(&server, "in"), "multiplex") + &way("shared", at(&server, "in"), "");
+    reload(&client, config(&desk, &other_way)).await;
+    assert!(says_back(&mut own).await && says_back(&mut shared).await);
+    reload(&server, config(&desk, &bytes(one.address, MUTUAL, ""))).await;
+    assert!(says_back(&mut own).await && says_back(&mut shared).await);
+    assert_eq!(open(at(&client, "shared")).await.1, "one");
     assert!(!server.metrics().text().contains("connections_withdrawn_total{"), "{}", server.metrics().text());
+    assert!(!client.metrics().text().contains("connections_withdrawn_total{"), "{}", client.metrics().text());
     assert!(server.metrics().text().contains("tunnel_sessions_opened_total{listener=\"in\",direction=\"inbound\"} 1"), "one session for all");
     client.drain().await;
     server.drain().await;
@@ -657,6 +667,45 @@ async fn policies_come_and_go_with_what_names_them() {
     server.drain().await;
 }
 
+/// Files are read before anything is taken; what is said of a certificate goes with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_for_the_public_come_change_and_go_with_their_listeners() {
+    let desk = desk();
+    for name in ["one", "two"] {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(vec![format!("{name}.test")]).expect("a name");
+        let chain = params.self_signed(&key).expect("a certificate").pem();
+        std::fs::write(desk.path().join(format!("{name}.pem")), chain).expect("written");
+        std::fs::write(desk.path().join(format!("{name}.key")), key.serialize_pem()).expect("written");
+    }
+    let far = "[[upstream]]\nname = \"far\"\ntargets = [\"tls://127.0.0.1:9\"]\nserver_name = \"far.test\"\nattested = { policy = \"mesh\" }\n";
+    let plain = far.to_owned() + OBSERVED + "[[listener]]\nname = \"out\"\nbind = \"127.0.0.1:0\"\nupstream = \"far\"\n";
+    let public = |chain: &str, key: &str| {
+        plain.clone()
+            + "[[listener]]\nname = \"web\"\nbind = \"127.0.0.1:0\"\nprotocol = \"http\"\ncertificate = \"files\"\nupstream = \"far\"\n"
+            + &format!("files = {{ chain = \"{chain}.pem\", key = \"{key}.key\" }}\n")
+    };
+    let proxy = start(&config(&desk, &plain)).await;
+    reload(&proxy, config(&desk, &public("one", "one"))).await;
+    let web = at(&proxy, "web");
+    let served = async |name: &str| {
+        let (roots, place) = (desk.path().join(format!("{name}.pem")), format!("{name}.test:{}:127.0.0.1", web.port()));
+        let (roots, address) = (roots.display().to_string(), format!("https://{name}.test:{}/", web.port()));
+        web::program("curl", &["-sS", "-i", "--max-time", "20", "--cacert", &roots, "--resolve", &place, &address]).await.status.success()
+    };
+    assert!(served("one").await && !served("two").await);
+    assert!(readiness(&proxy).await.contains("[+]certificate of web: for another"));
+    proxy.reload(Ok(config(&desk, &public("two", "one")))).await;
+    told(proxy.metrics(), "config_reloads_total{result=\"failed\"} 1").await;
+    assert!(served("one").await, "a pair that does not fit is no reason to have none");
+    reload(&proxy, config(&desk, &public("two", "two"))).await;
+    assert!(served("two").await && !served("one").await);
+    assert_eq!(at(&proxy, "web"), web);
+    reload(&proxy, config(&desk, &plain)).await;
+    assert!(!readiness(&proxy).await.contains("certificate of web") && !proxy.metrics().text().contains("public_certificate_not_after_timestamp_seconds{"));
+    proxy.drain().await;
+}
+
 // ---- many reloads
 
 fn descriptors() -> usize {
@@ -679,7 +728,7 @@ async fn many_reloads_under_load_lose_nothing_and_leave_nothing_behind() {
         let health = format!("health = {{ path = \"/well\", every = \"{}ms\" }}\n", 1000 + round);
         let requests = requests.replacen("[[listener]]", &format!("{health}[[listener]]"), 1);
         let limits = format!("multiplex = true\nlimits = {{ connections = {} }}", 1000 + round);
-        let more = if round % 2 == 0 {
+        let more = if round.is_multiple_of(2) {
             ""
         } else {
             "[[listener]]\nname = \"more\"\nbind = \"127.0.0.1:0\"\ncertificate = \"attested\"\nclients = \"any\"\nupstream = \"app\"\n"

@@ -72,7 +72,8 @@ pub(super) fn serve(load: &dyn Fn() -> Result<Config, ConfigError>, file: Option
             let read = tokio::task::block_in_place(load);
             if let Ok(config) = &read {
                 for warning in &config.warnings {
-                    output::note(&warning.warnings());
+                    // By the log: what reads standard error may stand still.
+                    tracing::warn!(target: "reload", warning = warning.warnings());
                 }
                 watched.follow(files(file, config));
             }

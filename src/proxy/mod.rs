@@ -225,8 +225,8 @@ impl Proxy {
     /// Puts other listeners in the place of those that are served, all of them or none. A place that both have is never
     /// closed. What did not change goes on as it was; where something did:
     ///
-    /// - Connections that were let in on another ground (another [`plan::Terminate`], other accounts), or whose upstream of
-    ///   the same name has another [`plan::Originate`], end with `configuration_changed`.
+    /// - Connections that were let in on another ground (what [`plan::Terminate`] has them prove, accounts), or whose upstream
+    ///   of the same name has to prove something else, end with `configuration_changed`.
     /// - Other connections go on. Their requests, and new connections in their sessions, are served as the listener is now.
     /// - Of requests, those in flight have `grace`, on whatever ground; connections of listeners that are gone have it too.
     ///

@@ -100,7 +100,7 @@ pub(super) fn same_ground(was: &Listener, now: &Listener) -> bool {
         _ => false,
     };
     let told = was.proxy_protocol.from.iter().all(|announcer| now.proxy_protocol.from.contains(announcer));
-    was.terminate.same(&now.terminate) && accounts && told
+    was.terminate.prove_alike(&now.terminate) && accounts && told
 }
 
 /// Whether a connection that was let in by `was`, and goes there, may go on under `now`.
@@ -120,7 +120,7 @@ fn stays(was: &Listener, now: &Listener, going: Option<&Going>) -> Result<(), (E
 /// Whether what goes to `was` may go on where the upstream of that name is `now`: the far end has proven to be what another
 /// configuration wanted. One of another name is another way, and those that took the first one keep it.
 pub(super) fn still_trusted(was: &Upstream, now: &Upstream) -> Result<(), Denied> {
-    if was.name != now.name || was.originate.same(&now.originate) {
+    if was.name != now.name || was.originate.prove_alike(&now.originate) {
         return Ok(());
     }
     Err(changed("upstream.attested", "a far end that has proven to be what is configured now"))

@@ -182,6 +182,16 @@ impl Terminate {
             _ => false,
         }
     }
+
+    /// Whether a connection has proven the same under either.
+    #[must_use]
+    pub fn prove_alike(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Attested(one), Self::Attested(other)) | (Self::Public(one), Self::Public(other)) => one.settings().prove_alike(other.settings()),
+            (Self::Plain, Self::Plain) => true,
+            _ => false,
+        }
+    }
 }
 
 /// What is done with what comes in.
@@ -278,11 +288,11 @@ pub enum Originate {
 }
 
 impl Originate {
-    /// Whether both are one and the same, as [`Terminate::same`].
+    /// As [`Terminate::prove_alike`].
     #[must_use]
-    pub fn same(&self, other: &Self) -> bool {
+    pub fn prove_alike(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Attested(one), Self::Attested(other)) => Arc::ptr_eq(one, other),
+            (Self::Attested(one), Self::Attested(other)) => one.settings().prove_alike(other.settings()),
             (Self::Plain, Self::Plain) => true,
             _ => false,
         }

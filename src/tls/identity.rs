@@ -154,6 +154,12 @@ struct Shared {
 }
 
 impl Identity {
+    /// Whether both are clones of one.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Makes or reads the first credential and, for a minted identity, keeps renewing it at half its life.
     ///
     /// `check`, where there is one, judges every credential as a peer would before it is published.

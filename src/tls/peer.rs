@@ -8,7 +8,7 @@ use crate::evidence::Timestamp;
 use crate::refusal::{Denied, Finding, Reason};
 
 /// Who a peer must be. Every item that is set must hold; [`PeerIdentity::default`] asks for nothing.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct PeerIdentity {
     /// A PKI chain and name.
     pub pki: Option<Pki>,
@@ -20,7 +20,7 @@ pub struct PeerIdentity {
 }
 
 /// A private or public PKI.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Pki {
     /// Its roots.
     pub roots: Vec<TrustAnchor<'static>>,

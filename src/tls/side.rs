@@ -111,6 +111,45 @@ pub struct ClientSettings {
     pub max_evidence: Option<usize>,
 }
 
+impl Peer {
+    /// Whether the same is wanted of a peer by both, and the same judge decides.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&self.judge), Arc::as_ptr(&other.judge)) && self.identity == other.identity
+    }
+}
+
+impl Clients {
+    fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, Self::Any) => true,
+            (Self::Attested(one), Self::Attested(other)) => one.same(other),
+            _ => false,
+        }
+    }
+}
+
+impl ServerSettings {
+    /// Whether both sides of a connection have proven the same under either: what is spoken may differ.
+    #[must_use]
+    pub fn prove_alike(&self, other: &Self) -> bool {
+        self.identity.same(&other.identity) && self.tier == other.tier && self.clients.same(&other.clients)
+    }
+}
+
+impl ClientSettings {
+    /// As [`ServerSettings::prove_alike`].
+    #[must_use]
+    pub fn prove_alike(&self, other: &Self) -> bool {
+        let identity = match (&self.identity, &other.identity) {
+            (None, None) => true,
+            (Some(one), Some(other)) => one.same(other),
+            _ => false,
+        };
+        identity && self.tier == other.tier && self.server_name == other.server_name && self.peer.same(&other.peer)
+    }
+}
+
 /// Why a side cannot be set up.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum SideError {
