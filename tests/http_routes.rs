@@ -1,6 +1,8 @@
 //! Where requests go, who may make them, and what one client may take: routes, `allow`, targets, limits, floods.
 #![cfg(feature = "simulator")]
 
+#[path = "support/sidecar.rs"]
+mod peer;
 #[path = "support/told.rs"]
 mod told;
 #[path = "support/web.rs"]
@@ -363,6 +365,49 @@ async fn connections_become_what_is_listed_and_nothing_else() {
         drop(stream);
         pair.end().await;
     }
+}
+
+/// A stream that became something else and is reset by its client was not complete: the application sees a reset. One that ends,
+/// ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_cut_is_not_taken_for_complete() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let desk = desk();
+    let behind = upstream("app", &[listener.local_addr().expect("an address")], "");
+    let (app, address) = front(&desk, &behind, "upstream = \"app\"\nupgrades = [\"shout\"]").await;
+    let name = rustls::pki_types::ServerName::try_from("far.test").expect("a name");
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(peer::careless_client(&[b"h2"])));
+    let stream = connector.connect(name, TcpStream::connect(address).await.expect("a listener")).await.expect("TLS");
+    let (mut sender, mut connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+    // Its answer comes behind the settings.
+    let mut pings = connection.ping_pong().expect("the first");
+    tokio::spawn(connection);
+    pings.ping(h2::Ping::opaque()).await.expect("settings");
+    for reset in [Some(h2::Reason::CANCEL), Some(h2::Reason::NO_ERROR), Some(h2::Reason::CONNECT_ERROR), None] {
+        let mut request = hyper::Request::builder().method("CONNECT").uri("https://far.test/").body(()).expect("a request");
+        request.extensions_mut().insert(h2::ext::Protocol::from("shout"));
+        sender = sender.ready().await.expect("ready");
+        let (answer, mut body) = sender.send_request(request, false).expect("sent");
+        let (mut server, _) = listener.accept().await.expect("a connection");
+        let (mut head, mut octet) = (Vec::new(), [0]);
+        while !head.ends_with(b"\r\n\r\n") {
+            server.read_exact(&mut octet).await.expect("a head");
+            head.extend_from_slice(&octet);
+        }
+        server.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: shout\r\n\r\n").await.expect("written");
+        let answer = answer.await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+        body.send_data("half".into(), false).expect("sent");
+        let mut half = [0; 4];
+        server.read_exact(&mut half).await.expect("what came before");
+        match reset {
+            Some(reason) => body.send_reset(reason),
+            None => body.send_data("".into(), true).expect("sent"),
+        }
+        let seen = tokio::time::timeout(web::PATIENCE, server.read(&mut half)).await.expect("an end");
+        assert_eq!(seen.is_err(), reset.is_some(), "{reset:?}: {seen:?}");
+    }
+    app.drain().await;
 }
 
 /// What comes behind a wish that is not granted was meant for what the connection did not become: no request of anybody's.

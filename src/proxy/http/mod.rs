@@ -16,6 +16,7 @@ mod message;
 pub mod plan;
 mod pool;
 mod request;
+mod resets;
 mod target;
 pub mod token;
 mod upgrade;

@@ -448,7 +448,8 @@ impl Pool {
         let life = there.as_ref().and_then(|there| self.around.remaining(there)).map_or(most, |left| left.min(most));
         let (end, fresh_until) = (now + most, now + life.saturating_sub(LAST.min(life / 2)));
         let there = there.map(Arc::new);
-        let io = TokioIo::new(Wire::upstream(stream, Gauge::new()));
+        let wire = if two { Wire::upstream_of_frames } else { Wire::upstream };
+        let io = TokioIo::new(wire(stream, Gauge::new()));
         if two {
             let mut builder = http2::Builder::new(TokioExecutor::new());
             builder.timer(TokioTimer::new()).keep_alive_interval(ALIVE).keep_alive_timeout(ALIVE).max_header_list_size(MAX_HEAD);

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::abuse::{Abuse, Frames};
 use super::framing::{Ambiguous, Framing};
+use super::resets::Resets;
 use crate::proxy::stream::Stream;
 
 /// The first octets of an HTTP/2 connection (RFC 9113 3.4).
@@ -132,6 +133,8 @@ pub(in crate::proxy) struct Wire {
     gauge: Arc<Gauge>,
     counters: Option<(Counter, Counter)>,
     rule: Rule,
+    /// Of HTTP/2 that hyper reads.
+    resets: Option<Box<Resets>>,
     /// What was read to tell the version, not yet passed on.
     ahead: Vec<u8>,
     /// The last read brought so much to do that others have their turn before the next.
@@ -153,25 +156,33 @@ enum Rule {
 impl Wire {
     /// An upstream's stream.
     pub(in crate::proxy) fn upstream(stream: Stream, gauge: Arc<Gauge>) -> Self {
-        Self { stream, gauge, counters: None, rule: Rule::None, ahead: Vec::new(), crowded: false }
+        Self { stream, gauge, counters: None, rule: Rule::None, resets: None, ahead: Vec::new(), crowded: false }
+    }
+
+    /// The stream of an upstream that speaks HTTP/2.
+    pub(super) fn upstream_of_frames(stream: Stream, gauge: Arc<Gauge>) -> Self {
+        Self { resets: Some(Box::new(Resets::behind(0))), ..Self::upstream(stream, gauge) }
     }
 
     /// The stream of a session of connections (`proxy/tunnel`): frames are watched, and whoever forwards counts.
     pub(in crate::proxy) fn tunnels(stream: Stream, gauge: Arc<Gauge>) -> Self {
-        Self { stream, gauge, counters: None, rule: Rule::Frames(Frames::of_connections()), ahead: Vec::new(), crowded: false }
+        Self { stream, gauge, counters: None, rule: Rule::Frames(Frames::of_connections()), resets: None, ahead: Vec::new(), crowded: false }
     }
 
     /// A client's stream, on which `version` is spoken.
     pub(super) fn downstream(stream: Stream, version: Version, ahead: Vec<u8>, gauge: Arc<Gauge>, counters: (Counter, Counter)) -> Self {
-        let rule = match version {
-            Version::Http1 => Rule::Framing(Framing::new()),
-            Version::Http2 => Rule::Frames(Frames::new()),
+        let (rule, resets) = match version {
+            Version::Http1 => (Rule::Framing(Framing::new()), None),
+            Version::Http2 => (Rule::Frames(Frames::new()), Some(Box::new(Resets::behind(PREFACE.len())))),
         };
-        Self { stream, gauge, counters: Some(counters), rule, ahead, crowded: false }
+        Self { stream, gauge, counters: Some(counters), rule, resets, ahead, crowded: false }
     }
 
     /// Judges what was just read into `into` behind `before`, and puts an end in its place where it is refused.
     fn judge(&mut self, into: &mut ReadBuf<'_>, before: usize) -> io::Result<()> {
+        if let Some(resets) = &mut self.resets {
+            resets.follow(into.filled_mut().get_mut(before..).unwrap_or_default());
+        }
         let fresh = into.filled().get(before..).unwrap_or_default();
         match &mut self.rule {
             Rule::None | Rule::Ended => Ok(()),
