@@ -53,6 +53,9 @@ const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const FLASHBOTS_MEASUREMENT: HeaderName = HeaderName::from_static("x-flashbots-measurement");
 const FLASHBOTS_TYPE: HeaderName = HeaderName::from_static("x-flashbots-attestation-type");
 
+/// The fields that say it here: each has a label of its own where it is counted, and all others one together.
+static OURS: [HeaderName; 6] = [PEER, TOKEN, CLIENT_CERT, XFCC, FLASHBOTS_MEASUREMENT, FLASHBOTS_TYPE];
+
 /// Whether a field could be taken for somebody's identity. `more` are names the operator added.
 fn tells_identity(name: &HeaderName, more: &[String]) -> bool {
     let name = name.as_str();
@@ -66,6 +69,11 @@ pub(super) fn strip(fields: &mut HeaderMap, more: &[String]) -> Vec<HeaderName> 
     let found: Vec<HeaderName> = fields.keys().filter(|name| tells_identity(name, more)).cloned().collect();
     found.iter().for_each(|name| drop(fields.remove(name)));
     found
+}
+
+/// How a field that was removed is called where it is counted: clients choose names.
+pub(super) fn label(name: &HeaderName) -> &'static str {
+    OURS.iter().find(|ours| *ours == name).map_or("other", HeaderName::as_str)
 }
 
 /// What of the client is told, made once for a connection.

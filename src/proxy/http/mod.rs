@@ -221,7 +221,7 @@ impl Around {
     /// Counts what pretended to be an identity.
     fn stripped(&self, names: &[HeaderName]) {
         for name in names {
-            self.parts.metrics.spoofed(&self.listener, name.as_str());
+            self.parts.metrics.spoofed(&self.listener, identity::label(name));
         }
     }
 }
