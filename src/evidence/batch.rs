@@ -1,7 +1,7 @@
 //! The tree that lets one quote speak for many sessions: RFC 6962 shape, SHA-384, labels of the protocol.
 
 use super::Challenge;
-use crate::crypto::{same, sha384};
+use crate::crypto::sha384;
 use crate::refusal::{Denied, Finding, Reason};
 
 /// A tree's leaf or inner hash.
@@ -61,12 +61,6 @@ pub fn fold(leaf: &Node, proof: &Proof) -> Result<Node, Denied> {
         Side::Left => parent(&node, sibling),
         Side::Right => parent(sibling, &node),
     }))
-}
-
-/// Whether two nodes are equal, in constant time.
-#[must_use]
-pub fn same_node(a: &Node, b: &Node) -> bool {
-    same(a, b)
 }
 
 #[derive(Clone, Copy)]

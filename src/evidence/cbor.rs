@@ -121,12 +121,6 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Whether the next item is a text string.
-    #[must_use]
-    pub fn at_text(&self) -> bool {
-        self.all.get(self.at).is_some_and(|byte| byte >> 5 == TSTR)
-    }
-
     /// The next octet, left where it is.
     fn peek(&self) -> Option<u8> {
         self.all.get(self.at).copied()
