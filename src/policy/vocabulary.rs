@@ -279,6 +279,14 @@ impl RisingFloor {
     }
 }
 
+impl Rule {
+    /// [`Rule::Bytes`] that mean something by themselves.
+    #[must_use]
+    pub const fn bytes(claim: &'static str, length: usize, zero: Zero) -> Self {
+        Self::Bytes { claim, length, zero, guarded_by: None, beside: None }
+    }
+}
+
 /// Whether zeros may be pinned.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Zero {

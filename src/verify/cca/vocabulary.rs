@@ -51,7 +51,7 @@ const FIELDS: &[Field] = &[
     Field {
         key: "rpv",
         doc: "The realm's personalization value, which its host chose: hex of 64 octets.",
-        rule: Rule::Bytes { claim: "rpv", length: 64, zero: Zero::Refused, guarded_by: None, beside: None },
+        rule: Rule::bytes("rpv", 64, Zero::Refused),
         unset: Unset::Unjudged,
         reason: Reason::MeasurementUnknown,
         always: Always::Reference,
@@ -59,7 +59,7 @@ const FIELDS: &[Field] = &[
     Field {
         key: "impl_id",
         doc: "The platform's implementation: hex of 32 octets. The policy's `keys` name it in any case.",
-        rule: Rule::Bytes { claim: "impl_id", length: 32, zero: Zero::Allowed, guarded_by: None, beside: None },
+        rule: Rule::bytes("impl_id", 32, Zero::Allowed),
         unset: Unset::Unjudged,
         reason: Reason::PlatformNotAllowed,
         always: Always::Policy,
@@ -67,7 +67,7 @@ const FIELDS: &[Field] = &[
     Field {
         key: "instance_id",
         doc: "The platforms, by instance: hex of 33 octets. An allowlist of machines; with `session-mutual` it is one way to say who the peer is.",
-        rule: Rule::Bytes { claim: "instance_id", length: 33, zero: Zero::Refused, guarded_by: None, beside: None },
+        rule: Rule::bytes("instance_id", 33, Zero::Refused),
         unset: Unset::Unjudged,
         reason: Reason::PlatformNotAllowed,
         always: Always::Policy,

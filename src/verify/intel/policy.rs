@@ -52,7 +52,7 @@ const fn from(from: u64, number: u64) -> RisingFloor {
 pub(in crate::verify) const FMSPC: Field = Field {
     key: "fmspc",
     doc: "The kinds of machines, by FMSPC: hex of 6 octets.",
-    rule: Rule::Bytes { claim: "fmspc", length: 6, zero: Zero::Refused, guarded_by: None, beside: None },
+    rule: Rule::bytes("fmspc", 6, Zero::Refused),
     unset: Unset::Unjudged,
     reason: Reason::PlatformNotAllowed,
     always: Always::Policy,
@@ -62,7 +62,7 @@ pub(in crate::verify) const FMSPC: Field = Field {
 pub(in crate::verify) const PPID: Field = Field {
     key: "ppid",
     doc: "The machines, by the PPID of their PCK certificates: hex of 16 octets. An allowlist of machines; with `session-mutual` it is one way to say who the peer is.",
-    rule: Rule::Bytes { claim: "ppid", length: 16, zero: Zero::Refused, guarded_by: None, beside: None },
+    rule: Rule::bytes("ppid", 16, Zero::Refused),
     unset: Unset::Unjudged,
     reason: Reason::PlatformNotAllowed,
     always: Always::Policy,

@@ -25,7 +25,7 @@ const FIELDS: &[Field] = &[
     Field {
         key: "enclave_hash",
         doc: "What code the enclave started with, SHA3-512. Hex of 64 octets.",
-        rule: Rule::Bytes { claim: "enclave_hash", length: 64, zero: Zero::Refused, guarded_by: None, beside: None },
+        rule: Rule::bytes("enclave_hash", 64, Zero::Refused),
         unset: Unset::Refused { unless: "insecure_any_enclave" },
         reason: Reason::MeasurementUnknown,
         always: Always::Reference,
@@ -33,7 +33,7 @@ const FIELDS: &[Field] = &[
     Field {
         key: "sm_hash",
         doc: "The security monitor, SHA3-512. Hex of 64 octets.",
-        rule: Rule::Bytes { claim: "sm_hash", length: 64, zero: Zero::Refused, guarded_by: None, beside: None },
+        rule: Rule::bytes("sm_hash", 64, Zero::Refused),
         unset: Unset::Refused { unless: "insecure_any_security_monitor" },
         reason: Reason::MeasurementUnknown,
         always: Always::Reference,
@@ -41,7 +41,7 @@ const FIELDS: &[Field] = &[
     Field {
         key: "device_public_key",
         doc: "The devices, out of those under `keys`: hex of 32 octets. An allowlist of machines; with `session-mutual` it is one way to say who the peer is.",
-        rule: Rule::Bytes { claim: "device_public_key", length: 32, zero: Zero::Refused, guarded_by: None, beside: None },
+        rule: Rule::bytes("device_public_key", 32, Zero::Refused),
         unset: Unset::Unjudged,
         reason: Reason::PlatformNotAllowed,
         always: Always::Policy,

@@ -75,7 +75,7 @@ const fn measured(key: &'static str, doc: &'static str) -> Field {
     Field {
         key,
         doc,
-        rule: Rule::Bytes { claim: key, length: 48, zero: Zero::Refused, guarded_by: None, beside: None },
+        rule: Rule::bytes(key, 48, Zero::Refused),
         unset: Unset::Refused { unless: "insecure_any_measurement" },
         reason: Reason::MeasurementUnknown,
         always: Always::Reference,

@@ -29,7 +29,7 @@ const FIELDS: &[Field] = &[
     Field {
         key: "mrenclave",
         doc: "MRENCLAVE: what the enclave was built with. Hex of 32 octets.",
-        rule: Rule::Bytes { claim: "mrenclave", length: 32, zero: Zero::Refused, guarded_by: None, beside: None },
+        rule: Rule::bytes("mrenclave", 32, Zero::Refused),
         unset: Unset::Instead { of: "mrsigner", unless: "insecure_any_measurement" },
         reason: Reason::MeasurementUnknown,
         always: Always::Reference,
@@ -37,7 +37,7 @@ const FIELDS: &[Field] = &[
     Field {
         key: "mrsigner",
         doc: "MRSIGNER: who signed the enclave. Hex of 32 octets. A signer signs many enclaves and old versions of each: `isvprodid` and `isvsvn` must be there too.",
-        rule: Rule::Bytes { claim: "mrsigner", length: 32, zero: Zero::Refused, guarded_by: None, beside: None },
+        rule: Rule::bytes("mrsigner", 32, Zero::Refused),
         unset: Unset::Unjudged,
         reason: Reason::MeasurementUnknown,
         always: Always::Reference,
@@ -84,14 +84,7 @@ const FIELDS: &[Field] = &[
 ];
 
 const fn sharing(key: &'static str, length: usize, doc: &'static str) -> Field {
-    Field {
-        key,
-        doc,
-        rule: Rule::Bytes { claim: key, length, zero: Zero::Refused, guarded_by: None, beside: None },
-        unset: Unset::Unjudged,
-        reason: Reason::MeasurementUnknown,
-        always: Always::Reference,
-    }
+    Field { key, doc, rule: Rule::bytes(key, length, Zero::Refused), unset: Unset::Unjudged, reason: Reason::MeasurementUnknown, always: Always::Reference }
 }
 
 const ATTRIBUTES: &[Flag] = &[

@@ -37,7 +37,7 @@ pub(in crate::verify) const FIELDS: &[Field] = &[
     Field {
         key: "measurement",
         doc: "The launch digest: what code the guest started with. Hex of 48 octets.",
-        rule: Rule::Bytes { claim: "measurement", length: 48, zero: Zero::Refused, guarded_by: None, beside: None },
+        rule: Rule::bytes("measurement", 48, Zero::Refused),
         unset: Unset::Refused { unless: "insecure_any_measurement" },
         reason: Reason::MeasurementUnknown,
         always: Always::Reference,
@@ -60,7 +60,7 @@ pub(in crate::verify) const FIELDS: &[Field] = &[
     Field {
         key: "chip_id",
         doc: "The chips, by CHIP_ID: hex of 64 octets (Turin: 8 octets and zeros). An allowlist of machines; with `session-mutual` it is one way to say who the peer is.",
-        rule: Rule::Bytes { claim: "chip_id", length: 64, zero: Zero::Refused, guarded_by: None, beside: None },
+        rule: Rule::bytes("chip_id", 64, Zero::Refused),
         unset: Unset::Unjudged,
         reason: Reason::PlatformNotAllowed,
         always: Always::Policy,
@@ -124,7 +124,7 @@ pub(in crate::verify) const FIELDS: &[Field] = &[
     Field {
         key: "host_data",
         doc: "What the host bound at launch: hex of 32 octets.",
-        rule: Rule::Bytes { claim: "host_data", length: 32, zero: Zero::Refused, guarded_by: None, beside: None },
+        rule: Rule::bytes("host_data", 32, Zero::Refused),
         unset: Unset::Unjudged,
         reason: Reason::MeasurementUnknown,
         always: Always::Reference,
@@ -140,7 +140,7 @@ pub(in crate::verify) const FIELDS: &[Field] = &[
     Field {
         key: "id_key_digest",
         doc: "SHA-384 of the key that signed the id block: hex of 48 octets.",
-        rule: Rule::Bytes { claim: "id_key_digest", length: 48, zero: Zero::Refused, guarded_by: None, beside: None },
+        rule: Rule::bytes("id_key_digest", 48, Zero::Refused),
         unset: Unset::Unjudged,
         reason: Reason::GuestPolicyViolation,
         always: Always::Policy,

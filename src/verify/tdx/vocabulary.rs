@@ -48,7 +48,7 @@ pub(in crate::verify) const FIELDS: &[Field] = &[
     Field {
         key: "mrtd",
         doc: "MRTD: what the trust domain was built with, the firmware. Hex of 48 octets. It says nothing of kernel and disk: those are in the registers.",
-        rule: Rule::Bytes { claim: "mrtd", length: 48, zero: Zero::Refused, guarded_by: None, beside: None },
+        rule: Rule::bytes("mrtd", 48, Zero::Refused),
         unset: Unset::Refused { unless: "insecure_any_measurement" },
         reason: Reason::MeasurementUnknown,
         always: Always::Reference,
@@ -59,7 +59,7 @@ pub(in crate::verify) const FIELDS: &[Field] = &[
     Field {
         key: "rtmr3",
         doc: "RTMR3: what the guest measures while it runs. Hex of 48 octets.",
-        rule: Rule::Bytes { claim: "rtmr3", length: 48, zero: Zero::Allowed, guarded_by: None, beside: None },
+        rule: Rule::bytes("rtmr3", 48, Zero::Allowed),
         unset: Unset::Unjudged,
         reason: Reason::MeasurementUnknown,
         always: Always::Reference,
@@ -88,7 +88,7 @@ pub(in crate::verify) const FIELDS: &[Field] = &[
     Field {
         key: "mrseam",
         doc: "MRSEAM: the TDX modules by their digests. Hex of 48 octets. That it is Intel's is judged in any case.",
-        rule: Rule::Bytes { claim: "mrseam", length: 48, zero: Zero::Refused, guarded_by: None, beside: None },
+        rule: Rule::bytes("mrseam", 48, Zero::Refused),
         unset: Unset::Unjudged,
         reason: Reason::PlatformNotAllowed,
         always: Always::Policy,
@@ -102,7 +102,7 @@ const fn register(key: &'static str, doc: &'static str) -> Field {
     Field {
         key,
         doc,
-        rule: Rule::Bytes { claim: key, length: 48, zero: Zero::Allowed, guarded_by: None, beside: None },
+        rule: Rule::bytes(key, 48, Zero::Allowed),
         unset: Unset::Refused { unless: "insecure_any_measurement" },
         reason: Reason::MeasurementUnknown,
         always: Always::Reference,
@@ -110,14 +110,7 @@ const fn register(key: &'static str, doc: &'static str) -> Field {
 }
 
 const fn pin(key: &'static str, claim: &'static str, doc: &'static str) -> Field {
-    Field {
-        key,
-        doc,
-        rule: Rule::Bytes { claim, length: 48, zero: Zero::Refused, guarded_by: None, beside: None },
-        unset: Unset::Unjudged,
-        reason: Reason::MeasurementUnknown,
-        always: Always::Reference,
-    }
+    Field { key, doc, rule: Rule::bytes(claim, 48, Zero::Refused), unset: Unset::Unjudged, reason: Reason::MeasurementUnknown, always: Always::Reference }
 }
 
 const ATTRIBUTES: &[Flag] = &[
