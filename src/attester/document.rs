@@ -18,8 +18,8 @@ impl Document {
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let der = if bytes.trim_ascii_start().starts_with(b"-----BEGIN ") { first_block(bytes)? } else { bytes.to_vec() };
         let media_type = match (X509Certificate::from_der(&der), CertificateRevocationList::from_der(&der)) {
-            (Ok((&[], _)), _) => "application/pkix-cert",
-            (_, Ok((&[], _))) => "application/pkix-crl",
+            (Ok((&[], _)), _) => Endorsement::CERTIFICATE,
+            (_, Ok((&[], _))) => Endorsement::REVOCATION_LIST,
             _ => return None,
         };
         Some(Self { media_type, der })

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::document::Document;
 use super::{Attester, Quote, Unavailable};
-use crate::evidence::intel::collateral::{MEDIA_TYPE as SIGNED, QeIdentity, Signed, TcbInfo};
+use crate::evidence::intel::collateral::{QeIdentity, Signed, TcbInfo};
 use crate::evidence::launch::{self, LaunchEndorsement};
 use crate::evidence::{Auxiliary, Challenge, Endorsement, Endorsements};
 
@@ -151,12 +151,12 @@ fn read(path: &Path) -> io::Result<Read> {
         Some("json") => {
             let chain = bounded(&chain_beside(path)).map_err(|error| io::Error::new(error.kind(), format!("{CHAIN}, the chain of its signer: {error}")))?;
             signed(&bytes)?;
-            other(SIGNED, Signed { body: &bytes, chain: &chain }.encode())
+            other(Endorsement::SIGNED_JSON, Signed { body: &bytes, chain: &chain }.encode())
         }
         Some("cbor") => {
             let body = Signed::decode("document", &bytes).map_err(|denied| io::Error::other(denied.to_string()))?.body;
             signed(body)?;
-            other(SIGNED, bytes)
+            other(Endorsement::SIGNED_JSON, bytes)
         }
         _ => Document::read(&bytes).ok_or_else(|| io::Error::other("not one certificate or revocation list in DER or PEM"))?.named(name),
     };

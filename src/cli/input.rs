@@ -311,8 +311,8 @@ fn of_der(der: Vec<u8>, named: Option<&str>) -> Piece {
 fn endorsement(name: String, bytes: Vec<u8>) -> Piece {
     let media_type = match name.as_str() {
         launch::NAME => launch::MEDIA_TYPE,
-        _ if is_revocation_list(&bytes) => "application/pkix-crl",
-        _ => "application/pkix-cert",
+        _ if is_revocation_list(&bytes) => Endorsement::REVOCATION_LIST,
+        _ => Endorsement::CERTIFICATE,
     };
     Piece::Endorsement(Endorsement { name, media_type: media_type.to_owned(), bytes })
 }

@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::evidence::binding::{self, Binding, BindingClaims, Kind};
 use crate::evidence::cmw::Collection;
 use crate::evidence::leaf::Leaf;
-use crate::evidence::{Claims, Endorsements, Evidence, Timestamp};
+use crate::evidence::{Claims, Endorsement, Endorsements, Evidence, Timestamp};
 use crate::platform::{self, Platform};
 use crate::refusal::{Denied, Finding, Reason};
 use crate::verify::auxiliary;
@@ -202,7 +202,7 @@ fn warn_of(appraisal: &Appraisal, policy: &Loaded, at_hand: &AtHand, platform: &
         warnings.push("revocation was not checked: nobody publishes a list for keys of your own; take a lost machine's key out of the policy".to_owned());
     } else if !appraisal.revocation_checked() && !platform.vendor_service.is_empty() {
         let lists = lists(platform, &at_hand.evidence);
-        let list = at_hand.endorsements.iter().any(|endorsement| endorsement.media_type == "application/pkix-crl");
+        let list = at_hand.endorsements.iter().any(|endorsement| endorsement.media_type == Endorsement::REVOCATION_LIST);
         let why = if list { "the revocation list at hand is not current or not the root's" } else { "no revocation list was given" };
         warnings.push(format!("revocation was not checked: {why}; add the vendor's current list to the files{lists}"));
     }

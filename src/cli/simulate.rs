@@ -116,7 +116,7 @@ fn snp(args: &Args, now: Timestamp) -> anyhow::Result<Quote> {
     let mut quote = forge.quote(&report_data);
     if !args.without.iter().any(|name| name == Role::Ark.name()) {
         let bytes = forge.vendor.certificate(Role::Ark);
-        quote.endorsements.push(Endorsement { name: Role::Ark.name().to_owned(), media_type: "application/pkix-cert".to_owned(), bytes });
+        quote.endorsements.push(Endorsement { name: Role::Ark.name().to_owned(), media_type: Endorsement::CERTIFICATE.to_owned(), bytes });
     }
     Ok(quote)
 }

@@ -16,12 +16,6 @@ use crate::evidence::{Endorsement, EndorsementId, Timestamp};
 /// No item is read beyond this many octets: the largest genuine ones, TCB statements with their chains, have some tens of KiB.
 pub const MAX_ITEM: usize = 1 << 20;
 
-/// The media type of a signed JSON document with the PEM chain of its signer: CBOR `[body, chain]`.
-pub const SIGNED_JSON: &str = "application/vnd.portcullis.pcs-signed+cbor";
-
-const CERTIFICATE: &str = "application/pkix-cert";
-const LIST: &str = "application/pkix-crl";
-
 /// The name of an item: whose it is and where that vendor's own service has it.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Item {
@@ -120,12 +114,22 @@ pub fn endorsed(endorsement: Endorsement) -> Result<Read, String> {
     }
     if let Ok((&[], certificate)) = X509Certificate::from_der(&bytes) {
         let window = window(certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp());
-        return Ok(Read { endorsement: Endorsement { name, media_type: CERTIFICATE.to_owned(), bytes }, window, kind: Kind::Certificate, beside: None });
+        return Ok(Read {
+            endorsement: Endorsement { name, media_type: Endorsement::CERTIFICATE.to_owned(), bytes },
+            window,
+            kind: Kind::Certificate,
+            beside: None,
+        });
     }
     if let Ok((&[], list)) = CertificateRevocationList::from_der(&bytes) {
         let next = list.next_update().ok_or("a revocation list without a nextUpdate")?;
         let window = window(list.last_update().timestamp(), next.timestamp());
-        return Ok(Read { endorsement: Endorsement { name, media_type: LIST.to_owned(), bytes }, window, kind: Kind::Statement, beside: None });
+        return Ok(Read {
+            endorsement: Endorsement { name, media_type: Endorsement::REVOCATION_LIST.to_owned(), bytes },
+            window,
+            kind: Kind::Statement,
+            beside: None,
+        });
     }
     signed(&name, bytes)
 }
@@ -140,7 +144,7 @@ fn launch_endorsement(name: String, bytes: Vec<u8>) -> Result<Read, String> {
 
 fn signed(name: &str, bytes: Vec<u8>) -> Result<Read, String> {
     let window = document(&bytes).and_then(dates).ok_or("neither a certificate, a revocation list nor a signed document with its dates")?;
-    let endorsement = Endorsement { name: name.to_owned(), media_type: SIGNED_JSON.to_owned(), bytes };
+    let endorsement = Endorsement { name: name.to_owned(), media_type: Endorsement::SIGNED_JSON.to_owned(), bytes };
     Ok(Read { endorsement, window, kind: Kind::Statement, beside: None })
 }
 
@@ -194,7 +198,7 @@ mod tests {
     #[test]
     fn a_signed_document_has_its_dates_and_needs_its_chain() {
         let read = read("tcb_info", BODY, Some("chain")).unwrap();
-        assert_eq!((read.kind, read.endorsement.media_type.as_str()), (Kind::Statement, SIGNED_JSON));
+        assert_eq!((read.kind, read.endorsement.media_type.as_str()), (Kind::Statement, Endorsement::SIGNED_JSON));
         assert!(read.window.holds(Timestamp::parse("2026-10-31T00:00:00Z").unwrap()));
         assert!(!read.window.holds(Timestamp::parse("2026-10-31T00:00:01Z").unwrap()));
         assert_eq!(endorsed(read.endorsement.clone()).as_ref(), Ok(&read));

@@ -33,7 +33,7 @@ use search::Shared;
 pub use bundle::{MAX_BUNDLE, Packed, load as load_bundle, read as read_bundle, write as write_bundle};
 pub use disk::{Looked, look};
 pub use http::{Address, Reach};
-pub use item::{Item, Kind, MAX_ITEM, Read, SIGNED_JSON, Window, endorsed, read};
+pub use item::{Item, Kind, MAX_ITEM, Read, Window, endorsed, read};
 pub use pace::Pace;
 pub use source::{Failure, Place, Source};
 

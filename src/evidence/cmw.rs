@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     fn sample() -> Collection {
-        let endorsement = |name: &str| Endorsement { name: name.to_owned(), media_type: "application/pkix-cert".to_owned(), bytes: vec![9; 300] };
+        let endorsement = |name: &str| Endorsement { name: name.to_owned(), media_type: Endorsement::CERTIFICATE.to_owned(), bytes: vec![9; 300] };
         Collection {
             tee: Evidence {
                 auxiliary: vec![Auxiliary { label: "log".to_owned(), media_type: "application/x".to_owned(), bytes: vec![1] }],

@@ -29,10 +29,21 @@ impl EndorsementId {
 pub struct Endorsement {
     /// The short name.
     pub name: String,
-    /// `application/pkix-cert` or `application/pkix-crl`.
+    /// Its media type as it came, which is not believed: what is read decides. Empty where nobody said.
     pub media_type: String,
-    /// DER, not yet read.
+    /// Not yet read. DER of a certificate or a list, or a vendor's signed document in the form of its platform.
     pub bytes: Vec<u8>,
+}
+
+impl Endorsement {
+    /// The media type of a certificate in DER.
+    pub const CERTIFICATE: &'static str = "application/pkix-cert";
+
+    /// The media type of a revocation list in DER.
+    pub const REVOCATION_LIST: &'static str = "application/pkix-crl";
+
+    /// The media type of a signed JSON document with the PEM chain of its signer: CBOR `[body, chain]`.
+    pub const SIGNED_JSON: &'static str = "application/vnd.portcullis.pcs-signed+cbor";
 }
 
 /// The endorsements at hand for one appraisal.

@@ -198,12 +198,11 @@ impl Forge {
     }
 
     pub(super) fn staple(&self, key: &VekKey) -> Endorsements {
-        const CERTIFICATE: &str = "application/pkix-cert";
         let issuer = Role::issuing(self.vek.kind);
         let all = [
-            (self.vek.kind.name(), CERTIFICATE, self.endorse(key)),
-            (issuer.name(), CERTIFICATE, self.vendor.certificate(issuer)),
-            ("crl", "application/pkix-crl", self.vendor.revoke(&self.crl)),
+            (self.vek.kind.name(), Endorsement::CERTIFICATE, self.endorse(key)),
+            (issuer.name(), Endorsement::CERTIFICATE, self.vendor.certificate(issuer)),
+            ("crl", Endorsement::REVOCATION_LIST, self.vendor.revoke(&self.crl)),
         ];
         let stapled = all.into_iter().filter(|(name, ..)| !self.unstapled.contains(name));
         let stapled = stapled.map(|(name, media_type, bytes)| Endorsement { name: name.to_owned(), media_type: media_type.to_owned(), bytes });

@@ -283,13 +283,11 @@ impl IntelForge {
     /// The endorsements that are stapled.
     #[must_use]
     pub fn endorsements(&self) -> Endorsements {
-        use crate::evidence::intel::collateral::MEDIA_TYPE as SIGNED;
-        const CRL: &str = "application/pkix-crl";
         let all = [
-            ("tcb_info", SIGNED, self.collateral.signed_tcb_info(&self.collateral_ca)),
-            ("qe_identity", SIGNED, self.collateral.signed_qe_identity(&self.collateral_ca)),
-            ("pck_crl", CRL, self.ca.pck_crl(&self.pck_crl)),
-            ("root_crl", CRL, self.ca.root_crl(&self.root_crl)),
+            ("tcb_info", Endorsement::SIGNED_JSON, self.collateral.signed_tcb_info(&self.collateral_ca)),
+            ("qe_identity", Endorsement::SIGNED_JSON, self.collateral.signed_qe_identity(&self.collateral_ca)),
+            ("pck_crl", Endorsement::REVOCATION_LIST, self.ca.pck_crl(&self.pck_crl)),
+            ("root_crl", Endorsement::REVOCATION_LIST, self.ca.root_crl(&self.root_crl)),
         ];
         let stapled = all.into_iter().filter(|(name, ..)| !self.unstapled.contains(name));
         stapled.map(|(name, media_type, bytes)| Endorsement { name: name.to_owned(), media_type: media_type.to_owned(), bytes }).collect()

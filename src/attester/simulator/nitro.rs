@@ -169,7 +169,7 @@ impl NitroForge {
             let revoked: Vec<_> = self.revoked.iter().filter(|link| **link == subject).map(|link| self.serial(*link)).collect();
             let further: Vec<_> = self.list_for.iter().filter(|_| issuer == Link::Region).map(|address| pki::issued_at(address)).collect();
             let bytes = pki::revocation_list(&self.key(issuer), &self.name(issuer), [self.next_update.minus(2 * DAY), self.next_update], &revoked, &further);
-            Endorsement { name: name.to_owned(), media_type: "application/pkix-crl".to_owned(), bytes }
+            Endorsement { name: name.to_owned(), media_type: Endorsement::REVOCATION_LIST.to_owned(), bytes }
         };
         let [root, region] = [(Link::Root, Link::Region, saved::ENDORSEMENTS[0]), (Link::Region, Link::Zone, saved::ENDORSEMENTS[1])];
         [root, region].into_iter().filter(|(.., name)| !self.unstapled.contains(name)).map(list).collect()

@@ -10,9 +10,6 @@ use crate::evidence::Timestamp;
 use crate::evidence::cbor::{NotCanonical, Reader, Writer};
 use crate::refusal::{Denied, Finding, Reason};
 
-/// The media type of a PCS response with its issuer chain: deterministic CBOR, `[body bstr, chain bstr]`.
-pub const MEDIA_TYPE: &str = "application/vnd.portcullis.pcs-signed+cbor";
-
 /// A response longer than this is not read: genuine ones have up to 20 KiB.
 pub const MAX_RESPONSE: usize = 128 * 1024;
 

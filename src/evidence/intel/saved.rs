@@ -1,6 +1,6 @@
 //! How quotes and their collateral look in files: the names that Intel's tools and the PCS responses suggest.
 
-use super::collateral::{self, Signed};
+use super::collateral::Signed;
 use super::{MEDIA_TYPE, is_sgx_quote, is_tdx_quote, log};
 use crate::evidence::saved::{Assembled, Saved, SavedFile};
 use crate::evidence::{Auxiliary, Endorsement, Evidence, launch};
@@ -69,14 +69,14 @@ fn assemble(files: &[SavedFile], is_ours: fn(&[u8]) -> bool) -> Option<Assembled
         for (name, file) in [("tcb_info", named(&["tcb_info.json"])), ("qe_identity", named(&["qe_identity.json"]))] {
             if let Some(file) = file {
                 used.push(file);
-                endorse(name, collateral::MEDIA_TYPE, Signed { body: &file.bytes, chain: &chain.bytes }.encode());
+                endorse(name, Endorsement::SIGNED_JSON, Signed { body: &file.bytes, chain: &chain.bytes }.encode());
             }
         }
     }
     for (name, file) in [("pck_crl", named(&["pck_crl.der"])), ("root_crl", named(&["root_ca_crl.der", "root_crl.der"]))] {
         if let Some(file) = file {
             used.push(file);
-            endorse(name, "application/pkix-crl", file.bytes.clone());
+            endorse(name, Endorsement::REVOCATION_LIST, file.bytes.clone());
         }
     }
     // The chain of the PCK's revocation list is in the quote too.
