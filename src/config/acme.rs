@@ -1,10 +1,34 @@
-//! `[acme]`: what was typed, checked.
+//! `[acme]`: what is meant, and how it is read out of what was typed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::tree::{Section, Wrong};
 use super::values::one_of;
-use super::{Acme, AcmeChallenge, files, schema};
+use super::{files, schema};
+
+/// A CA that gives certificates by ACME.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Acme {
+    /// The address of its directory, `https://`.
+    pub directory: String,
+    /// The only roots of its server; `None` for the public ones.
+    pub roots: Option<Vec<rustls::pki_types::TrustAnchor<'static>>>,
+    /// `mailto:` addresses.
+    pub contact: Vec<String>,
+    /// The folder of the account's key.
+    pub state_dir: PathBuf,
+    /// How names are proved.
+    pub challenge: AcmeChallenge,
+}
+
+/// How it is proved to a CA that a name leads here.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AcmeChallenge {
+    /// At port 80, by listeners with `redirect`.
+    Http01,
+    /// At port 443, by the listener that wants the certificate.
+    TlsAlpn01,
+}
 
 /// Reads `[acme]`; `None` without one.
 pub(super) fn read(file: &Section<'_>, folder: &Path) -> Option<Acme> {

@@ -75,7 +75,7 @@ fn file(file: &Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Config> 
     });
     clashes(file, &listeners, observe.as_ref());
     unused(file, &policies, &collected);
-    let drain_grace = identity::within(file, "drain_grace", Duration::ZERO, Duration::from_secs(3600)).unwrap_or(DRAIN_GRACE);
+    let drain_grace = file.within("drain_grace", Duration::ZERO, Duration::from_secs(3600)).unwrap_or(DRAIN_GRACE);
     let log = log(file);
     Some(Config {
         identity,

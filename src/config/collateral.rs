@@ -1,12 +1,55 @@
-//! `[collateral]`: what was typed, checked.
+//! `[collateral]`: what is meant, and how it is read out of what was typed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::identity::within;
 use super::tree::{Section, Wrong};
-use super::{Collateral, CollateralPlace, CollateralSource, files, schema, values};
+use super::{files, schema, values};
 use crate::platform;
+
+/// A bundle of collateral is not read beyond this many octets.
+const MAX_BUNDLE: usize = 64 << 20;
+
+/// Where endorsements come from, and how.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Collateral {
+    /// Asked in this order.
+    pub sources: Vec<CollateralSource>,
+    /// The folder of the cache on disk.
+    pub cache: Option<PathBuf>,
+    /// Roots of servers beside the public ones.
+    pub roots: Vec<rustls::pki_types::TrustAnchor<'static>>,
+    /// An HTTP proxy, by its address.
+    pub proxy: Option<String>,
+    /// How long one question may take; what is `None` here has the collateral's own default.
+    pub timeout: Option<Duration>,
+    /// How long a connection waits for what was never seen.
+    pub wait: Option<Duration>,
+    /// How often lists are asked for again.
+    pub refresh: Option<Duration>,
+}
+
+/// One source of endorsements.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CollateralSource {
+    /// The vendors' services it stands for; empty for all.
+    pub services: Vec<String>,
+    /// What it is.
+    pub place: CollateralPlace,
+}
+
+/// What a source of endorsements is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum CollateralPlace {
+    /// A bundle file.
+    Bundle(PathBuf),
+    /// A folder in the shape of the vendor's service.
+    Folder(PathBuf),
+    /// A server with the vendor's paths, by its address.
+    Mirror(String),
+    /// The vendor's own service.
+    Vendor,
+}
 
 /// Reads `[collateral]`; `None` without one.
 pub(super) fn read(file: &Section<'_>, folder: &Path, insecure: &mut Vec<String>) -> Option<Collateral> {
@@ -26,9 +69,9 @@ pub(super) fn read(file: &Section<'_>, folder: &Path, insecure: &mut Vec<String>
         cache: section.string("cache").map(|path| folder.join(path.value)),
         roots: section.parsed("roots", |path| files::roots(&folder.join(path))).map(|roots| roots.value).unwrap_or_default(),
         proxy: section.parsed("proxy", proxy).map(|proxy| proxy.value),
-        timeout: within(&section, "timeout", least, Duration::from_secs(120)),
-        wait: within(&section, "wait", Duration::ZERO, Duration::from_secs(60)),
-        refresh: within(&section, "refresh", Duration::from_secs(60), Duration::from_secs(30 * 86_400)),
+        timeout: section.within("timeout", least, Duration::from_secs(120)),
+        wait: section.within("wait", Duration::ZERO, Duration::from_secs(60)),
+        refresh: section.within("refresh", Duration::from_secs(60), Duration::from_secs(30 * 86_400)),
     })
 }
 
@@ -55,7 +98,7 @@ fn source(text: &str, folder: &Path, plain: bool) -> Result<CollateralSource, Wr
         _ if what.contains("://") => CollateralPlace::Mirror(address(what, plain)?),
         _ if what.ends_with(".json") => {
             let path = folder.join(what);
-            files::read(&path, crate::config::MAX_BUNDLE)?;
+            files::read(&path, MAX_BUNDLE)?;
             CollateralPlace::Bundle(path)
         }
         _ => {

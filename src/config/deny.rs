@@ -8,8 +8,25 @@ use rustls::pki_types::pem::PemObject as _;
 
 use super::check::Notes;
 use super::tree::{Section, Wrong};
-use super::{Deny, Report, files, schema};
+use super::{Report, files, schema};
 use crate::policy::{DenyList, MAX_POLICY};
+
+/// The operator's deny list with where it came from.
+#[derive(Clone, Debug)]
+pub struct Deny {
+    /// The file.
+    pub file: PathBuf,
+    /// What it says; its signature was checked.
+    pub list: Arc<DenyList>,
+}
+
+impl Deny {
+    /// The file with its signature.
+    #[must_use]
+    pub fn signature(&self) -> PathBuf {
+        signature_of(&self.file)
+    }
+}
 
 /// A signature or a public key is shorter.
 const MAX_KEY: usize = 64 * 1024;

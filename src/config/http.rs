@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::choice::{self, Destination};
-use super::identity::within;
 use super::listener::Kind;
 use super::sides::{Collected, needs, reference, something_attested};
 use super::tree::{Section, Wrong};
@@ -165,13 +164,13 @@ pub(super) fn upstream(section: &Section<'_>) -> Upstream {
     let health = section.table("health", &schema::HEALTH).and_then(|health| {
         health.required("path");
         let path = health.parsed("path", path)?;
-        Some((path.value, within(&health, "every", Duration::from_millis(100), Duration::from_secs(3600)).unwrap_or(Duration::from_secs(5))))
+        Some((path.value, health.within("every", Duration::from_millis(100), Duration::from_secs(3600)).unwrap_or(Duration::from_secs(5))))
     });
     Upstream {
         balance: section.parsed("balance", |text| one_of(text, "balance", &BALANCES)).map(|balance| balance.value),
         health,
-        first_byte: within(section, "first_byte", Duration::from_millis(10), Duration::from_secs(86_400)),
-        ejection: within(section, "ejection", Duration::from_millis(10), Duration::from_secs(3600)),
+        first_byte: section.within("first_byte", Duration::from_millis(10), Duration::from_secs(86_400)),
+        ejection: section.within("ejection", Duration::from_millis(10), Duration::from_secs(3600)),
     }
 }
 
@@ -294,7 +293,7 @@ fn evidence(section: &Section<'_>, tls: bool) -> Option<Evidence> {
 }
 
 fn limits(section: &Section<'_>) -> Limits {
-    let time = |key| within(section, key, Duration::from_millis(100), Duration::from_secs(86_400));
+    let time = |key| section.within(key, Duration::from_millis(100), Duration::from_secs(86_400));
     let size = |key, least: u64, most: u64| {
         let bounded = |text: &str| {
             let size = values::size(text)?;

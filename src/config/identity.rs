@@ -1,11 +1,88 @@
-//! `[identity]`: what was typed, checked.
+//! `[identity]`: what is meant, and how it is read out of what was typed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::tree::{Section, Wrong};
-use super::{CertificateFiles, Gpus, Identity, Provider, Simulator, schema, values};
+use super::{schema, values};
 use crate::platform::PLATFORMS;
+
+/// How this side proves itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Identity {
+    /// Where evidence comes from.
+    pub provider: Provider,
+    /// How long a certificate and its evidence are good.
+    pub life: Duration,
+    /// Names in the self-made certificate.
+    pub names: Vec<String>,
+    /// A folder of endorsements to staple.
+    pub endorsements: Option<PathBuf>,
+    /// An issued certificate in place of the self-made one.
+    pub certificate: Option<CertificateFiles>,
+    /// How long sessions are collected for one quote; `None` for the attester's default.
+    pub batch_window: Option<Duration>,
+    /// How many sessions may wait for a quote; `None` for the attester's default.
+    pub batch_queue: Option<usize>,
+    /// GPUs beside the TEE.
+    pub gpus: Option<Gpus>,
+}
+
+/// GPUs beside the TEE, through a local service.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Gpus {
+    /// The service's socket.
+    pub socket: PathBuf,
+    /// A folder of what verifiers need to judge its answers.
+    pub endorsements: Option<PathBuf>,
+    /// How long an answer may take; `None` for the default.
+    pub timeout: Option<Duration>,
+    /// How many sessions are answered at a time; `None` for the default.
+    pub at_once: Option<usize>,
+}
+
+/// Where evidence comes from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Provider {
+    /// The first way that works on this machine; never the simulator.
+    Auto,
+    /// This way of the hardware, one of [`crate::platform::providers`].
+    Named(&'static str),
+    /// Forged under published keys.
+    Simulator(Simulator),
+}
+
+/// What simulated evidence claims.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Simulator {
+    /// Makes the chip.
+    pub seed: u64,
+    /// The platform.
+    pub platform: String,
+    /// Which of the platform's products, by its name in policies; `None` for the simulator's own choice.
+    pub product: Option<String>,
+    /// The measurement; `None` for the simulator's own.
+    pub measurement: Option<Vec<u8>>,
+    /// How long one report takes.
+    pub quote_delay: Duration,
+    /// How many GPUs are beside it.
+    pub gpus: usize,
+}
+
+impl Default for Simulator {
+    fn default() -> Self {
+        Self { seed: 1, platform: PLATFORMS[0].name.to_owned(), product: None, measurement: None, quote_delay: Duration::ZERO, gpus: 0 }
+    }
+}
+
+/// An issued certificate.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CertificateFiles {
+    /// PEM chain, leaf first.
+    pub chain: PathBuf,
+    /// PEM private key.
+    pub key: PathBuf,
+}
 
 /// The life of a certificate when nothing else is said.
 const LIFE: Duration = Duration::from_secs(3600);
@@ -50,11 +127,11 @@ pub(super) fn read(file: &Section<'_>, folder: &Path, insecure: &mut Vec<String>
     let identity = Identity {
         gpus: gpus.and_then(|(_, gpus)| gpus),
         provider: provider.clone().unwrap_or(Provider::Auto),
-        life: within(&section, "life", Duration::from_secs(60), Duration::from_secs(86_400)).unwrap_or(LIFE),
+        life: section.within("life", Duration::from_secs(60), Duration::from_secs(86_400)).unwrap_or(LIFE),
         names: names(&section),
         endorsements: section.parsed("endorsements", |path| super::files::folder(&folder.join(path)).map(|()| folder.join(path))).map(|path| path.value),
         certificate: certificate(&section, folder),
-        batch_window: within(&section, "batch_window", Duration::ZERO, Duration::from_secs(1)),
+        batch_window: section.within("batch_window", Duration::ZERO, Duration::from_secs(1)),
         batch_queue: section.number("batch_queue", 1..=65_536).and_then(|queue| usize::try_from(queue).ok()),
     };
     if provider.is_some() && section.has("names").is_none() && section.has("certificate").is_none() {
@@ -72,7 +149,7 @@ fn simulator(section: Option<&Section<'_>>) -> Simulator {
         seed: section.number("seed", 0..=u64::MAX).unwrap_or(default.seed),
         product,
         measurement: section.parsed("measurement", values::measurement).map(|measurement| measurement.value),
-        quote_delay: within(section, "quote_delay", Duration::ZERO, Duration::from_secs(10)).unwrap_or(default.quote_delay),
+        quote_delay: section.within("quote_delay", Duration::ZERO, Duration::from_secs(10)).unwrap_or(default.quote_delay),
         gpus: section.number("gpus", 0..=16).and_then(|gpus| usize::try_from(gpus).ok()).unwrap_or(default.gpus),
         platform,
     }
@@ -80,7 +157,7 @@ fn simulator(section: Option<&Section<'_>>) -> Simulator {
 
 fn gpus(section: &Section<'_>, folder: &Path) -> Option<Gpus> {
     let endorsements = section.parsed("endorsements", |path| super::files::folder(&folder.join(path)).map(|()| folder.join(path)));
-    let timeout = within(section, "timeout", Duration::from_millis(100), Duration::from_secs(60));
+    let timeout = section.within("timeout", Duration::from_millis(100), Duration::from_secs(60));
     let at_once = section.number("at_once", 1..=16).and_then(|at_once| usize::try_from(at_once).ok());
     let socket = section.required("socket").map(|socket| folder.join(socket.value))?;
     Some(Gpus { socket, endorsements: endorsements.map(|path| path.value), timeout, at_once })
@@ -128,8 +205,4 @@ fn certificate(section: &Section<'_>, folder: &Path) -> Option<CertificateFiles>
         _ => {}
     }
     Some(CertificateFiles { chain: chain?.value, key: key?.0 })
-}
-
-pub(super) fn within(section: &Section<'_>, key: &str, least: Duration, most: Duration) -> Option<Duration> {
-    section.parsed(key, values::duration_within(least, most)).map(|duration| duration.value)
 }

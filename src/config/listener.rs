@@ -1,16 +1,152 @@
-//! `[[listener]]`: what was typed, checked against the policies and the upstreams.
+//! `[[listener]]`: what is meant, and how it is read out of what was typed, the policies and the upstreams.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::choice::{self, Protocol};
-use super::identity::within;
 use super::peer::{ANY_PLATFORM, REPLAY, acknowledge, freshness, identified, peer_identity, policy};
-use super::sides::{Collected, Known, insecure, name, needs, plain_values, reference, something_attested};
+use super::sides::{Collected, Known, insecure, name, needs, reference, something_attested};
 use super::tree::{At, Section, Wrong};
 use super::upstream::multiplex;
-use super::{Announcer, Bind, CertificateFiles, Forward, Freshness, Limits, Listener, Onward, Peer, Public, Serve, Upstream, files, schema, values};
+use super::{Freshness, Peer, Public, Upstream, http, owner, public, schema, values};
+
+/// A place where connections come in.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Listener {
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub bind: Bind,
+    /// The permission bits of a Unix socket.
+    pub mode: u32,
+    /// Whom a Unix socket is given to.
+    pub owner: owner::Owner,
+    /// Whether other processes of the same user may listen at the TCP address too.
+    pub reuse_port: bool,
+    /// Whether nobody from beyond this machine may reach it: a plain listener that was not let. Checked here for what is
+    /// written; of a socket that systemd passes, whoever takes it has to look.
+    pub here_alone: bool,
+    /// Attested TLS, or `None` for the plain bytes of a local application.
+    pub attested: Option<Serve>,
+    /// TLS for clients of the public, in place of attested TLS.
+    pub public: Option<Public>,
+    /// What is done with its connections.
+    pub forward: Forward,
+    /// Who announces connections by the PROXY protocol.
+    pub proxy_protocol_from: Vec<Announcer>,
+    /// In which form of the PROXY protocol the upstream is told who connected.
+    pub proxy_protocol_to: Option<Onward>,
+    /// Whether clients may put many connections into one session.
+    pub multiplex: bool,
+    /// Deadlines and caps.
+    pub limits: Limits,
+}
+
+impl Listener {
+    /// Whether it is plain and does nothing but redirect: it may be reached from everywhere, and answers a CA.
+    #[must_use]
+    pub fn redirects(&self) -> bool {
+        let only = |site: &http::Site| {
+            site.destinations.is_empty() && !site.routes.is_empty() && site.routes.iter().all(|route| route.to == http::To::RedirectToHttps)
+        };
+        self.attested.is_none() && self.public.is_none() && matches!(&self.forward, Forward::Http(site) if only(site))
+    }
+}
+
+/// Who announces connections by the PROXY protocol.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Announcer {
+    /// Addresses with a common beginning, and the number of bits that count.
+    Network(std::net::IpAddr, u8),
+    /// Whoever may connect to the listener's Unix socket.
+    Unix,
+}
+
+/// A form of the PROXY protocol, version 2.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Onward {
+    /// Addresses and what is verified.
+    Plain,
+    /// The client's certificate besides.
+    WithCertificate,
+}
+
+/// What is done with connections.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Forward {
+    /// Bytes go where each client wants to, as far as it may.
+    Chosen(choice::Choice),
+    /// Requests are routed.
+    Http(Box<http::Site>),
+    /// Bytes go to the upstream of this name; it exists.
+    Tcp(String),
+}
+
+/// Where a listener binds.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Bind {
+    /// A TCP address; port 0 lets the system choose.
+    Tcp(SocketAddr),
+    /// A socket that systemd passes under this name.
+    Systemd(String),
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// A vsock port.
+    Vsock {
+        /// A context id of this machine, or `None` for all of them.
+        cid: Option<u32>,
+        /// The port.
+        port: u32,
+    },
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Systemd(name) => write!(f, "systemd:{name}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Vsock { cid: Some(cid), port } => write!(f, "vsock:{cid}:{port}"),
+            Self::Vsock { cid: None, port } => write!(f, "vsock:any:{port}"),
+        }
+    }
+}
+
+/// How an attested listener serves.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Serve {
+    /// How fresh evidence must be.
+    pub freshness: Freshness,
+    /// What clients must prove; `None` lets anybody in.
+    pub clients: Option<Peer>,
+}
+
+/// Deadlines and caps of a listener; what is `None` has the proxy's default.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Limits {
+    /// See `[listener.limits]`.
+    pub handshake: Option<Duration>,
+    /// See `[listener.limits]`.
+    pub exchange: Option<Duration>,
+    /// See `[listener.limits]`.
+    pub idle: Option<Duration>,
+    /// See `[listener.limits]`.
+    pub max_connection: Option<Duration>,
+    /// See `[listener.limits]`.
+    pub connections: Option<usize>,
+    /// See `[listener.limits]`.
+    pub connections_per_source: Option<usize>,
+    /// See `[listener.limits]`.
+    pub handshakes: Option<usize>,
+    /// See `[listener.limits]`.
+    pub handshakes_per_source: Option<usize>,
+    /// See `[listener.limits]`.
+    pub streams: Option<u32>,
+}
 
 /// A listener with the place its address was written at, for clashes.
 pub(super) type Placed = (Listener, Range<usize>);
@@ -26,7 +162,7 @@ pub(super) fn read(section: &Section<'_>, known: &Known<'_>, upstreams: &BTreeMa
     }
     let bind = section.parsed("bind", values::bind);
     let mode = section.parsed("mode", values::mode);
-    let owner = section.parsed("owner", super::owner::owner);
+    let owner = section.parsed("owner", owner::owner);
     let reuse_port = section.flag("reuse_port");
     if let Some(bind) = &bind {
         fits(section, &bind.value);
@@ -39,7 +175,7 @@ pub(super) fn read(section: &Section<'_>, known: &Known<'_>, upstreams: &BTreeMa
     let (attested, shown) = match kind {
         Kind::Attested => (serve(section, known, collected), Some(None)),
         Kind::Plain => (plain(section, bind.as_ref(), http), Some(None)),
-        Kind::Files | Kind::WebPki => (Some(None), public(section, known, kind).map(Some)),
+        Kind::Files | Kind::WebPki => (Some(None), public::public(section, known, kind).map(Some)),
     };
     let attested_clients = attested.as_ref().is_some_and(|serve| serve.as_ref().is_some_and(|serve| serve.clients.is_some()));
     let chosen = choice::choice(section, known.folder, (protocol, kind), upstreams, collected);
@@ -52,7 +188,7 @@ pub(super) fn read(section: &Section<'_>, known: &Known<'_>, upstreams: &BTreeMa
         section.wrong(&capture, format!("`capture` at {at}"), "bind to \"ADDRESS:PORT\": what is captured are TCP connections");
     }
     let forward = if http {
-        super::http::site(section, upstreams, (kind, attested_clients), collected).map(|site| Forward::Http(Box::new(site)))
+        http::site(section, upstreams, (kind, attested_clients), collected).map(|site| Forward::Http(Box::new(site)))
     } else {
         match chosen {
             Some(None) => tcp(section, upstreams, kind == Kind::Attested, collected).map(Forward::Tcp),
@@ -190,49 +326,6 @@ fn certificate(section: &Section<'_>) -> Kind {
     section.parsed("certificate", read).map_or(unreadable, |kind| kind.value)
 }
 
-/// A listener for clients that are no sidecars: browsers, `curl`.
-fn public(section: &Section<'_>, known: &Known<'_>, kind: Kind) -> Option<Public> {
-    for key in ["freshness", "policy", "peer", REPLAY, ANY_PLATFORM] {
-        needs(section, key, "certificate = \"attested\"");
-    }
-    if let Some(clients) = section.string("clients").filter(|clients| clients.value != "any") {
-        let help = "leave it out: browsers show no evidence; or write certificate = \"attested\" for sidecars";
-        section.wrong(&clients.span, format!("clients \"{}\" with a certificate for the public", clients.value), help);
-    }
-    if let (Some(evidence), None) = (section.has("evidence"), known.identity) {
-        section.wrong(&evidence, "`evidence`, and [identity] has no provider", "write [identity] provider = \"auto\" (or \"simulator\" to try it)");
-    }
-    match kind {
-        Kind::WebPki => {
-            needs(section, "files", "certificate = \"files\"");
-            if section.has("names").is_none() {
-                section.missing("names");
-            }
-            let names = plain_values(section.parsed_list("names", dns_name));
-            (!names.is_empty()).then_some(Public::Acme(names))
-        }
-        _ => {
-            needs(section, "names", "certificate = \"webpki\"");
-            if section.has("files").is_none() {
-                section.missing("files");
-            }
-            let table = section.table("files", &schema::LISTENER_FILES)?;
-            let readable = |path: &str| files::read(&known.folder.join(path), 1 << 20).map(|_| known.folder.join(path));
-            table.required("chain");
-            table.required("key");
-            let (chain, key) = (table.parsed("chain", readable), files::secret(&table, "key", known.folder, 1 << 20));
-            Some(Public::Files(CertificateFiles { chain: chain?.value, key: key?.0 }))
-        }
-    }
-}
-
-/// A name that a CA can look for.
-fn dns_name(text: &str) -> Result<String, Wrong> {
-    let help = "write DNS names in lower case, without asterisks: these challenges prove single hosts";
-    let name = values::certificate_name(text).ok().filter(|name| !name.contains(['/', '*', ':']));
-    name.ok_or_else(|| Wrong::new(format!("\"{text}\" is not the name of a host"), help))
-}
-
 /// The outer `None` is an error, the inner a plain listener.
 fn plain(section: &Section<'_>, bind: Option<&At<Bind>>, http: bool) -> Option<Option<Serve>> {
     for key in ["clients", "freshness", "policy", "peer", REPLAY, ANY_PLATFORM] {
@@ -313,7 +406,7 @@ fn serve(section: &Section<'_>, known: &Known<'_>, collected: &mut Collected) ->
 }
 
 fn limits(section: &Section<'_>) -> Limits {
-    let time = |key| within(section, key, Duration::from_millis(100), Duration::from_secs(7 * 86_400));
+    let time = |key| section.within(key, Duration::from_millis(100), Duration::from_secs(7 * 86_400));
     let count = |key| section.number(key, 1..=1_048_576).and_then(|count| usize::try_from(count).ok());
     Limits {
         handshake: time("handshake"),

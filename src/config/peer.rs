@@ -6,8 +6,53 @@ use rustls::pki_types::ServerName;
 
 use super::sides::{Collected, Known, plain_values, reference};
 use super::tree::{Section, Wrong};
-use super::{Freshness, PeerIdentity, files, schema, values};
+use super::{files, schema, values};
 use crate::policy::AppraisalPolicy;
+
+/// How fresh evidence must be; the order is that of strength.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Freshness {
+    /// The evidence in the certificate alone.
+    Certificate,
+    /// Evidence for this session by the side that must be attested.
+    Session,
+    /// Evidence for this session by both sides, and an identity.
+    SessionMutual,
+}
+
+impl Freshness {
+    /// Its spelling in the file.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::Session => "session",
+            Self::SessionMutual => "session-mutual",
+        }
+    }
+}
+
+/// What a peer must be.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Peer {
+    /// The policy's name; it exists.
+    pub policy: String,
+    /// Who it must be beside.
+    pub identity: PeerIdentity,
+}
+
+/// Who a peer must be; everything that is set must hold.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct PeerIdentity {
+    /// Roots its chain must end at; `None` for no PKI.
+    pub pki_roots: Option<Vec<rustls::pki_types::TrustAnchor<'static>>>,
+    /// Names, one of which it must have.
+    pub pki_names: Vec<ServerName<'static>>,
+    /// SHA-256 of SubjectPublicKeyInfos, one of which it must have.
+    pub spki_pins: Vec<[u8; 32]>,
+    /// SPIFFE ids, one of which it must have.
+    pub spiffe_ids: Vec<String>,
+}
 
 pub(super) const ANY_PLATFORM: &str = "insecure_allow_any_genuine_platform";
 pub(super) const REPLAY: &str = "insecure_accept_replay_risk";

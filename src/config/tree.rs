@@ -2,11 +2,12 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::schema;
+use super::{schema, values};
 use crate::diagnostic::{Diagnostic, nearest};
 
 /// A value with the bytes of the file it was read from.
@@ -132,6 +133,11 @@ impl<'a> Section<'a> {
         let text = self.string(key)?;
         let value = self.faults.keep(&text.span, read(text.value))?;
         Some(At { value, span: text.span })
+    }
+
+    /// A duration from `least` to `most`.
+    pub(super) fn within(&self, key: &str, least: Duration, most: Duration) -> Option<Duration> {
+        self.parsed(key, values::duration_within(least, most)).map(|duration| duration.value)
     }
 
     pub(super) fn flag(&self, key: &str) -> bool {

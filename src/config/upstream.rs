@@ -1,14 +1,101 @@
-//! `[[upstream]]`: what was typed, checked against the policies.
+//! `[[upstream]]`: what is meant, and how it is read out of what was typed and the policies.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
-use super::identity::within;
 use super::peer::{ANY_PLATFORM, REPLAY, acknowledge, freshness, identified, peer_identity, policy, server_name};
 use super::sides::{Collected, Known, insecure, name, needs};
 use super::tree::{At, Section};
-use super::{Dial, Freshness, Peer, Place, Transport, Upstream, schema, values};
+use super::{Freshness, Peer, http, schema, values};
+
+/// A place where connections go.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Upstream {
+    /// Its name.
+    pub name: String,
+    /// Tried in order; at least one, all of one transport.
+    pub targets: Vec<Target>,
+    /// What the far end must prove, or `None` for plain bytes.
+    pub attested: Option<Dial>,
+    /// How long connecting to one target may take.
+    pub connect_timeout: Duration,
+    /// How often it is looked where a target's name leads.
+    pub dns_refresh: Duration,
+    /// Whether connections share attested sessions.
+    pub multiplex: bool,
+    /// What matters for HTTP alone.
+    pub http: http::Upstream,
+}
+
+/// How an attested upstream is dialled.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Dial {
+    /// The name sent in the handshake.
+    pub server_name: ServerName<'static>,
+    /// How fresh evidence must be.
+    pub freshness: Freshness,
+    /// What the far end must be.
+    pub peer: Peer,
+}
+
+/// One address of an upstream.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Target {
+    /// What is spoken to it.
+    pub transport: Transport,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// What is spoken to a target.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Transport {
+    /// Attested TLS.
+    Attested,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// Bytes as they are.
+    Plain,
+}
+
+/// Where a target is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// A host and a port.
+    Tcp {
+        /// Name or address, without brackets.
+        host: String,
+        /// The port, not 0.
+        port: u16,
+    },
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// A vsock port: of this machine's host, of one of its guests, or of an enclave's parent.
+    Vsock {
+        /// The context id.
+        cid: u32,
+        /// The port.
+        port: u32,
+    },
+}
+
+impl Place {
+    /// Whether it is meant to be on this machine: a Unix socket, a loopback address, or `localhost`, which may yet be
+    /// resolved to another address: whoever connects has to look.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp { host, .. } => values::is_local(host),
+            Self::Unix(_) => true,
+            // Whoever is behind it is another machine, or may be: context ids tell nobody who.
+            Self::Vsock { .. } => false,
+        }
+    }
+}
 
 /// How long connecting to one target may take when nothing else is said.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,10 +120,10 @@ pub(super) fn read(section: &Section<'_>, known: &Known<'_>, collected: &mut Col
         }
     }
     let multiplex = multiplex(section, dial.as_ref().map(|dial| dial.freshness));
-    let connect_timeout = within(section, "connect_timeout", Duration::from_millis(10), Duration::from_secs(300)).unwrap_or(CONNECT_TIMEOUT);
-    let dns_refresh = within(section, "dns_refresh", Duration::from_secs(1), Duration::from_secs(86_400)).unwrap_or(DNS_REFRESH);
+    let connect_timeout = section.within("connect_timeout", Duration::from_millis(10), Duration::from_secs(300)).unwrap_or(CONNECT_TIMEOUT);
+    let dns_refresh = section.within("dns_refresh", Duration::from_secs(1), Duration::from_secs(86_400)).unwrap_or(DNS_REFRESH);
     let targets: Vec<_> = targets.into_iter().map(|target| target.value).collect();
-    let http = super::http::upstream(section);
+    let http = http::upstream(section);
     (!targets.is_empty()).then_some(Upstream { name: name?.value, targets, attested: dial, connect_timeout, dns_refresh, multiplex, http })
 }
 
@@ -49,7 +136,7 @@ pub(super) fn multiplex(section: &Section<'_>, freshness: Option<Freshness>) -> 
     wanted
 }
 
-fn check_target(section: &Section<'_>, target: &At<super::Target>, attested: bool) {
+fn check_target(section: &Section<'_>, target: &At<Target>, attested: bool) {
     match (&target.value.transport, &target.value.place) {
         (Transport::Attested, Place::Vsock { .. }) if attested && section.has("server_name").is_none() => {
             let help = "write server_name = \"NAME\": a name that the far end's certificate has";
@@ -81,7 +168,7 @@ fn check_target(section: &Section<'_>, target: &At<super::Target>, attested: boo
     }
 }
 
-fn dial(section: &Section<'_>, attested: &Section<'_>, targets: &[At<super::Target>], known: &Known<'_>, collected: &mut Collected) -> Option<Dial> {
+fn dial(section: &Section<'_>, attested: &Section<'_>, targets: &[At<Target>], known: &Known<'_>, collected: &mut Collected) -> Option<Dial> {
     let freshness = freshness(attested).unwrap_or(Freshness::Session);
     let policy = policy(attested, known, collected);
     let identity = peer_identity(section, known);
