@@ -20,9 +20,8 @@ use super::item::MAX_ITEM;
 use super::source::Failure;
 use crate::evidence::Timestamp;
 
-/// The headers in which Intel's service, and those that speak its protocol, give the signer's chain: URL-encoded PEM.
-const CHAINS: [&str; 5] =
-    ["tcb-info-issuer-chain", "sgx-tcb-info-issuer-chain", "sgx-enclave-identity-issuer-chain", "enclave-identity-issuer-chain", "sgx-pck-crl-issuer-chain"];
+/// How the headers' names end in which services give the signer's chain: URL-encoded PEM.
+const ISSUER_CHAIN: &str = "-issuer-chain";
 
 /// A longer wait than this is not believed: the source is asked again then.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
@@ -215,7 +214,8 @@ async fn exchange(sender: &mut http1::SendRequest<Empty<Bytes>>, server: &Addres
         _ if status.is_server_error() => return Err(Failure::Server(status.as_u16(), retry_after(headers, now))),
         _ => return Err(Failure::Refused(status.as_u16())),
     }
-    let chain = CHAINS.iter().find_map(|name| headers.get(*name)).map(chain).transpose()?;
+    let chains = headers.iter().filter(|(name, _)| name.as_str().ends_with(ISSUER_CHAIN));
+    let chain = chains.map(|(_, value)| chain(value)).next().transpose()?;
     let body = Limited::new(answer.into_body(), MAX_ITEM).collect().await.map_err(|error| match error.downcast::<hyper::Error>() {
         Ok(error) => Failure::Connection(format!("the answer ended early: {error}")),
         Err(_) => Failure::Unusable(format!("more than {MAX_ITEM} octets")),

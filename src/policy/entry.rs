@@ -357,7 +357,7 @@ impl EntryReader<'_> {
         for advisory in &array(advisories, "advisories", self.problems)?.elements {
             match advisory.as_string_lit() {
                 Some(text) => tolerated.push(text.value.to_string()),
-                None => self.problems.at(advisory, "advisories takes strings".to_owned(), "such as \"INTEL-SA-00615\""),
+                None => self.problems.at(advisory, "advisories takes strings".to_owned(), "write each as its vendor calls it"),
             }
         }
         Some(Tolerated { status: status.to_owned(), advisories: tolerated, until: parsed? })
