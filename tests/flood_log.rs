@@ -1,15 +1,17 @@
 //! Who was let in may be refused as often as it likes: the log has a few of its refusals, and the number of the others.
 #![cfg(feature = "simulator")]
 
+#[path = "support/lines.rs"]
+mod lines;
 #[path = "support/sidecar.rs"]
 mod sidecar;
 #[path = "support/web.rs"]
 mod web;
 
-use std::io::Write;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use lines::Lines;
 use portcullis::proxy::plan::Limits;
 use sidecar::{Machine, Tunnels, World};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -18,63 +20,34 @@ use web::{Mirror, PATIENCE, desk};
 
 const MANY: usize = 1000;
 
-/// The log, as it is written.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("no panic").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+/// The log of both tests, where one process runs them.
+fn lines() -> &'static Lines {
+    static LINES: OnceLock<Lines> = OnceLock::new();
+    LINES.get_or_init(Lines::begin)
 }
 
-impl Lines {
-    /// One for the whole process.
-    fn kept() -> Self {
-        static LINES: OnceLock<Lines> = OnceLock::new();
-        let kept = || {
-            let lines = Self::default();
-            let writer = lines.clone();
-            tracing_subscriber::fmt().json().with_max_level(tracing::Level::INFO).with_writer(move || writer.clone()).init();
-            lines
-        };
-        LINES.get_or_init(kept).clone()
-    }
-
-    fn of(&self, listener: &str) -> Vec<serde_json::Value> {
-        let text = String::from_utf8(self.0.lock().expect("no panic").clone()).expect("text");
-        let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()).map(|line| line["fields"].clone());
-        lines.filter(|line| line["listener"] == listener).collect()
-    }
-
-    /// How many of the refusals of a connection that is over were written, once all are accounted for.
-    async fn written(&self, listener: &str, refusals: &[&str]) -> usize {
-        let mut told = (0, 0);
-        let waiting = async {
-            loop {
-                let lines = self.of(listener);
-                let is = |line: &&serde_json::Value| refusals.iter().any(|event| line["event"] == *event);
-                told = (lines.iter().filter(is).count(), lines.iter().filter_map(|line| line["left_out"].as_u64()).sum::<u64>());
-                if told.0 + usize::try_from(told.1).expect("few") == MANY {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
+/// How many of the refusals of a connection that is over were written, once all are accounted for.
+async fn written(listener: &str, refusals: &[&str]) -> usize {
+    let mut told = (0, 0);
+    let waiting = async {
+        loop {
+            let lines = lines().of(listener);
+            let is = |line: &&serde_json::Value| refusals.iter().any(|event| line["event"] == *event);
+            told = (lines.iter().filter(is).count(), lines.iter().filter_map(|line| line["left_out"].as_u64()).sum::<u64>());
+            if told.0 + usize::try_from(told.1).expect("few") == MANY {
+                return;
             }
-        };
-        let waited = tokio::time::timeout(PATIENCE, waiting).await.is_ok();
-        assert!(waited, "{} written and {} left out are not {MANY}", told.0, told.1);
-        told.0
-    }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, waiting).await.is_ok();
+    assert!(waited, "{} written and {} left out are not {MANY}", told.0, told.1);
+    told.0
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_streams_of_a_session_do_not_fill_the_log() {
-    let lines = Lines::kept();
+    lines();
     let bare = Tunnels { far: true, near: None, bare: true, service: None };
     let world = World::tunnelled(&Machine::good(1), Limits::default(), bare).await;
     let stream = TcpStream::connect(world.entrance()).await.expect("a connection");
@@ -89,7 +62,7 @@ async fn refused_streams_of_a_session_do_not_fill_the_log() {
     assert_eq!((world.dialled(), world.received_by_service()), (0, 0));
     drop(sender);
     running.abort();
-    let written = lines.written("attested", &["refused_stream"]).await;
+    let written = written("attested", &["refused_stream"]).await;
     println!("{written} of {MANY} are written");
     assert!((16..MANY / 4).contains(&written), "{written} lines");
     assert!(world.metrics().contains(&format!("limits_rejected_total{{listener=\"attested\",limit=\"tunnel_request\"}} {MANY}\n")), "each is counted");
@@ -97,7 +70,8 @@ async fn refused_streams_of_a_session_do_not_fill_the_log() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_requests_of_a_connection_do_not_fill_the_log() {
-    let (lines, mirror, desk) = (Lines::kept(), Mirror::start().await, desk());
+    lines();
+    let (mirror, desk) = (Mirror::start().await, desk());
     let text = format!(
         "[[upstream]]\nname = \"app\"\ntargets = [\"http://{}\"]\n[[listener]]\nname = \"flooded\"\nbind = \"127.0.0.1:0\"\nprotocol = \"http\"\n\
          certificate = \"attested\"\nfreshness = \"certificate\"\ninsecure_accept_replay_risk = true\nupstream = \"app\"\n",
@@ -118,7 +92,7 @@ async fn refused_requests_of_a_connection_do_not_fill_the_log() {
         }
     }
     drop(stream);
-    let written = lines.written("flooded", &["request"]).await;
+    let written = written("flooded", &["request"]).await;
     println!("{written} of {MANY} are written");
     assert!((16..MANY / 4).contains(&written), "{written} lines");
     assert!(mirror.heads().is_empty());

@@ -2,15 +2,16 @@
 //! does to them.
 #![cfg(all(feature = "cli", feature = "simulator"))]
 
+#[path = "support/lines.rs"]
+mod lines;
 #[path = "support/web.rs"]
 mod web;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use lines::Lines;
 use portcullis::app::App;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,27 +19,9 @@ use web::{PATIENCE, configured, desk, sidecar};
 
 const MUTUAL: &str = "insecure_allow_any_genuine_platform = true\nmultiplex = true\n";
 
-/// The log, as it is written.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("no panic").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Lines {
-    fn of(&self, event: &str, listener: &str) -> Vec<serde_json::Value> {
-        let text = String::from_utf8(self.0.lock().expect("no panic").clone()).expect("text");
-        let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
-        lines.filter(|line| line["fields"]["event"] == event && line["fields"]["listener"] == listener).map(|line| line["fields"].clone()).collect()
-    }
+/// What is written of an event at a listener.
+fn records(lines: &Lines, event: &str, listener: &str) -> Vec<serde_json::Value> {
+    lines.of(listener).into_iter().filter(|fields| fields["event"] == event).collect()
 }
 
 struct World {
@@ -113,9 +96,7 @@ async fn is_cut(stream: &mut TcpStream) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_connection_of_a_session_is_told_of_and_a_policy_that_narrows_ends_them_all() {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    tracing_subscriber::fmt().json().with_max_level(tracing::Level::INFO).with_writer(move || writer.clone()).init();
+    let lines = Lines::begin();
     let world = World::new().await;
 
     // The application learns of each who is at the far end of it.
@@ -143,19 +124,19 @@ async fn each_connection_of_a_session_is_told_of_and_a_policy_that_narrows_ends_
     one.read_to_end(&mut heard).await.expect("the end");
     assert_eq!(heard, b"goodbye");
     let both = async {
-        while ["in", "out"].iter().any(|listener| lines.of("forwarded", listener).is_empty()) {
+        while ["in", "out"].iter().any(|listener| records(&lines, "forwarded", listener).is_empty()) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     tokio::time::timeout(PATIENCE, both).await.expect("a record at each end");
     for (listener, upstream) in [("in", "app"), ("out", "far")] {
-        let records = lines.of("forwarded", listener);
+        let records = records(&lines, "forwarded", listener);
         let [record] = records.as_slice() else { panic!("{records:?}") };
         let told = ["upstream", "tier", "entry", "ended"].map(|key| record[key].as_str().unwrap_or_default());
         assert_eq!(told, [upstream, "session-mutual", "web-1", "finished"], "{record}");
         assert_eq!((record["bytes_received"].as_u64(), record["bytes_sent"].as_u64()), (Some(5), Some(7)), "{record}");
     }
-    assert!(lines.of("session", "in").is_empty(), "the session goes on");
+    assert!(records(&lines, "session", "in").is_empty(), "the session goes on");
 
     // What would no longer be let in goes, with all that is in it.
     let (mut three, mut three_far, _) = world.open().await;
@@ -168,12 +149,12 @@ async fn each_connection_of_a_session_is_told_of_and_a_policy_that_narrows_ends_
         assert!(is_cut(stream).await, "it outlives the policy");
     }
     let recorded = async {
-        while lines.of("withdrawn", "in").len() < 3 {
+        while records(&lines, "withdrawn", "in").len() < 3 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     tokio::time::timeout(PATIENCE, recorded).await.expect("a record of each, and of the session");
-    assert!(lines.of("withdrawn", "in").iter().all(|record| record["reason"] == "measurement_unknown" && record["refused"] == "downstream"));
+    assert!(records(&lines, "withdrawn", "in").iter().all(|record| record["reason"] == "measurement_unknown" && record["refused"] == "downstream"));
     let metrics = world.server.metrics().text();
     assert!(metrics.contains(r#"connections_withdrawn_total{listener="in",side="downstream",reason="measurement_unknown"} 3"#), "{metrics}");
     assert!(metrics.contains(r#"tunnel_sessions_active{listener="in",direction="inbound"} 0"#), "{metrics}");
