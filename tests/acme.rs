@@ -121,18 +121,17 @@ async fn ask(stream: &mut tokio_rustls::client::TlsStream<TcpStream>, host: &str
     Ok(())
 }
 
-async fn start(desk: &tempfile::TempDir, application: SocketAddr, challenge: &str, clock: &Clock) -> App {
+fn configured(desk: &tempfile::TempDir, application: SocketAddr, challenge: &str, names: &str) -> Config {
     let text = format!(
         "version = 1\ndrain_grace = \"5s\"\n[identity]\nprovider = \"simulator\"\nnames = [\"far.test\"]\n[observe]\nbind = \"127.0.0.1:0\"\n\
          [acme]\ndirectory = \"https://ca.test:9443/acme/local/directory\"\nagree_tos = true\ncontact = [\"mailto:ops@www.test\"]\n\
          state_dir = \"state-{challenge}\"\nca_file = \"{ROOT}\"\nchallenge = \"{challenge}\"\n\
          [[upstream]]\nname = \"app\"\ntargets = [\"http://{application}\"]\n\
-         [[listener]]\nname = \"web\"\nbind = \"127.0.0.1:443\"\nprotocol = \"http\"\ncertificate = \"webpki\"\nnames = [\"www.test\", \"shop.test\"]\n\
+         [[listener]]\nname = \"web\"\nbind = \"127.0.0.1:443\"\nprotocol = \"http\"\ncertificate = \"webpki\"\nnames = [{names}]\n\
          upstream = \"app\"\nevidence = {{}}\n\
          [[listener]]\nname = \"plain\"\nbind = \"0.0.0.0:80\"\nprotocol = \"http\"\nredirect = \"https\"\n"
     );
-    let config = Config::parse("test.toml", &text, desk.path()).unwrap_or_else(|error| panic!("{error}"));
-    App::start(&config, clock.clone()).await.unwrap_or_else(|error| panic!("{error:#}"))
+    Config::parse("test.toml", &text, desk.path()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 async fn readiness(app: &App) -> String {
@@ -157,7 +156,8 @@ async fn certified(challenge: &str) {
     let browser = Browser::of(desk.path(), b"http/1.1");
 
     // The CA is down: the process starts, says that it is not ready, and refuses handshakes.
-    let app = start(&desk, mirror.address, challenge, &clock).await;
+    let config = configured(&desk, mirror.address, challenge, "\"www.test\", \"shop.test\"");
+    let app = App::start(&config, clock.clone()).await.unwrap_or_else(|error| panic!("{error:#}"));
     assert!(browser.get("www.test").await.is_err());
     until("the failure is told", async || readiness(&app).await.contains("[-]certificate of web: the CA cannot be reached")).await;
     assert!(readiness(&app).await.starts_with("HTTP/1.1 503"));
@@ -218,6 +218,14 @@ async fn certified(challenge: &str) {
     let metrics = app.metrics().text();
     assert!(metrics.contains("portcullis_acme_orders_total{listener=\"web\",result=\"ok\"} 2\n"), "{metrics}");
     assert!(metrics.contains("portcullis_public_certificate_not_after_timestamp_seconds{listener=\"web\"}"), "{metrics}");
+
+    // Other names are asked for by a reload, and what there is is presented until they are certified.
+    app.reload(Ok(configured(&desk, mirror.address, challenge, "\"www.test\""))).await;
+    let one_name_alone = async || {
+        browser.get("www.test").await.expect("an answer at any time");
+        browser.get("shop.test").await.is_err()
+    };
+    until("there is a certificate for one name alone", one_name_alone).await;
 
     // After its end nothing is presented.
     clock.set(facts.not_after.plus(3600));

@@ -580,6 +580,40 @@ async fn listeners_come_and_go_and_what_goes_has_the_grace() {
     assert_eq!(drained.cut, 0);
 }
 
+/// A place is told by its `bind`: under another name it is the same socket, and its file goes with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socket_stays_under_another_name_and_its_file_goes_with_the_listener() {
+    use std::os::unix::fs::MetadataExt as _;
+    let (app, desk) = (Echo::start(b"one").await, desk());
+    let server = start(&config(&desk, &bytes(app.address, MUTUAL, ""))).await;
+    let path = desk.path().join("in.sock");
+    let unix = |name: &str| {
+        way("out", at(&server, "in"), "").replace("127.0.0.1:0", &format!("unix:{}", path.display())).replacen(
+            "[[listener]]\nname = \"out\"",
+            &format!("[[listener]]\nname = \"{name}\""),
+            1,
+        )
+    };
+    let client = start(&config(&desk, &(unix("out") + &way("more", at(&server, "in"), "")))).await;
+    let file = || std::fs::metadata(&path).map(|file| file.ino());
+    let first = file().expect("a socket");
+    let mut live = tokio::net::UnixStream::connect(&path).await.expect("a listener");
+    let mut name = [0; 3];
+    live.read_exact(&mut name).await.expect("a service");
+    reload(&client, config(&desk, &(unix("renamed") + &way("more", at(&server, "in"), "")))).await;
+    assert_eq!(file().expect("a socket"), first, "it was made anew");
+    live.write_all(b"hello").await.expect("written");
+    let mut back = [0; 5];
+    live.read_exact(&mut back).await.expect("it goes on");
+    tokio::net::UnixStream::connect(&path).await.expect("a listener").read_exact(&mut name).await.expect("a service");
+    told(client.metrics(), "connections_opened_total{listener=\"renamed\",direction=\"outbound\"} 1").await;
+    drop(live);
+    reload(&client, config(&desk, &way("more", at(&server, "in"), ""))).await;
+    assert!(file().is_err(), "its file is left behind");
+    client.drain().await;
+    server.drain().await;
+}
+
 /// All or nothing: what could be taken is not, where something beside it cannot.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_put_in_force_as_a_whole_changes_nothing() {

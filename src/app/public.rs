@@ -57,10 +57,11 @@ impl Publics {
         let mut by_listener = BTreeMap::new();
         for listener in &config.listeners {
             let Some(written) = &listener.public else { continue };
-            let known = self.by_listener.get(&listener.name).filter(|known| known.written == *written);
-            let public = match known {
-                Some(known) => Arc::clone(known),
-                None => Arc::new(Public::read(written, own, parts).await.with_context(|| format!("the certificate of listener {}", listener.name))?),
+            let public = match self.by_listener.get(&listener.name) {
+                Some(known) if known.written == *written => Arc::clone(known),
+                // What the CA gave for other names is presented until it has given another.
+                Some(known) if known.asked() && matches!(written, config::Public::Acme(_)) => Arc::new(Public::of(written, known.identity.clone(), None)),
+                _ => Arc::new(Public::read(written, own, parts).await.with_context(|| format!("the certificate of listener {}", listener.name))?),
             };
             by_listener.insert(listener.name.clone(), public);
         }
@@ -77,7 +78,7 @@ impl Publics {
         let Some(public) = self.by_listener.get(listener) else { return Ok(None) };
         let settings = ServerSettings { identity: public.identity.clone(), tier: Tier::Web, clients: Clients::Any, alpn, max_evidence: None };
         let side = ServerSide::new(settings, clock.clone())?;
-        let asked = matches!(public.written, config::Public::Acme(_)) && self.tokens.is_none();
+        let asked = public.asked() && self.tokens.is_none();
         Ok(Some(if asked { side.answering(self.challenges.clone()) } else { side }))
     }
 
@@ -134,7 +135,16 @@ impl Public {
         if files.is_some() {
             identity.renew().await?;
         }
-        Ok(Self { written: written.clone(), identity, files: Mutex::new(files), keeping: OnceLock::new() })
+        Ok(Self::of(written, identity, files))
+    }
+
+    fn of(written: &config::Public, identity: Identity, files: Option<Watched>) -> Self {
+        Self { written: written.clone(), identity, files: Mutex::new(files), keeping: OnceLock::new() }
+    }
+
+    /// Whether a CA is asked for it.
+    const fn asked(&self) -> bool {
+        matches!(self.written, config::Public::Acme(_))
     }
 }
 
