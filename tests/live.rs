@@ -102,6 +102,45 @@ async fn a_connection_does_not_outlive_the_entry_that_it_was_admitted_for() {
     told(world.client.metrics(), r#"portcullis_connections_withdrawn_total{listener="one",side="upstream",reason="identity_mismatch"} 1"#).await;
 }
 
+/// hyper lets what is in flight on a connection of HTTP/2 go on without its owner: an answer that never ends would outlive everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_flight_over_a_pooled_connection_ends_with_the_verdict_about_its_far_end() {
+    let desk = Desk::new();
+    desk.write("one.json", policy_text("one", ""));
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    desk.write(
+        "server.toml",
+        format!(
+            "version = 1\n[identity]\nprovider = \"simulator\"\nnames = [\"localhost\"]\n[[listener]]\nname = \"in\"\nbind = \"127.0.0.1:0\"\n\
+             protocol = \"http\"\ncertificate = \"attested\"\nupstream = \"app\"\n[[upstream]]\nname = \"app\"\ntargets = [\"http://{}\"]\n",
+            silent.local_addr().expect("an address")
+        ),
+    );
+    let server = App::start(&load(&desk, "server.toml").expect("a configuration"), Clock::system()).await.expect("a server");
+    let address = server.tcp_address("in").expect("TCP");
+    desk.write(
+        "client.toml",
+        format!(
+            "version = 1\n[policy.one]\nfile = \"one.json\"\n[[listener]]\nname = \"out\"\nbind = \"127.0.0.1:0\"\nprotocol = \"http\"\nupstream = \"far\"\n\
+             [[upstream]]\nname = \"far\"\ntargets = [\"tls://{address}\"]\nattested = {{ policy = \"one\" }}\n"
+        ),
+    );
+    let client = App::start(&load(&desk, "client.toml").expect("a configuration"), Clock::system()).await.expect("a client");
+    let mut stream = TcpStream::connect(client.tcp_address("out").expect("TCP")).await.expect("a connection");
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("written");
+    let (mut application, _) = tokio::time::timeout(PATIENCE, silent.accept()).await.expect("in time").expect("a connection");
+    application.read_exact(&mut [0; 16]).await.expect("a request");
+    let measurement = data_encoding::HEXLOWER.encode(&MEASUREMENT);
+    desk.write("one.json", policy_text("one", &format!(r#", "deny": [ {{ "measurement": "{measurement}", "reason": "withdrawn" }} ]"#)));
+    client.reload(load(&desk, "client.toml")).await;
+    let mut answer = [0; 12];
+    tokio::time::timeout(PATIENCE, stream.read_exact(&mut answer)).await.expect("it outlives the policy").expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 502");
+    told(client.metrics(), r#"portcullis_connections_withdrawn_total{listener="out",side="upstream",reason="measurement_unknown"} 1"#).await;
+    let mut rest = Vec::new();
+    tokio::time::timeout(PATIENCE, application.read_to_end(&mut rest)).await.expect("the far end goes on").ok();
+}
+
 /// A server that knows no HTTP/2 lets the pool's connection itself become the tunnel.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_pooled_connection_was_upgraded_to_ends_with_the_verdict_about_its_far_end() {

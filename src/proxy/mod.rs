@@ -272,7 +272,7 @@ impl Proxy {
             replaced.removed.push(listener.listener.name.clone());
             let site = now.borrow().site.clone();
             now.send_replace(Now { accepting: None, site: None, until });
-            retire(&listener, site.as_deref(), None);
+            retire(&listener, site.as_deref(), None, until);
         }
         Ok(replaced)
     }
@@ -361,7 +361,7 @@ impl Common {
         let kept = next.clone();
         open.now.send_replace(next);
         let was = std::mem::replace(&mut open.listener, accepting);
-        retire(&was, site.as_deref(), Some(&kept));
+        retire(&was, site.as_deref(), Some(&kept), until);
     }
 
     /// What a listener is; of what it was `before`, sessions and pools are kept that did not change.
@@ -401,13 +401,13 @@ impl Common {
 }
 
 /// Ends what ran for a listener as it was, and does not as it is now: what is in flight has its own end.
-fn retire(was: &Accepting, site: Option<&http::Running>, now: Option<&Now>) {
+fn retire(was: &Accepting, site: Option<&http::Running>, now: Option<&Now>, until: Instant) {
     let accepting = now.and_then(|now| now.accepting.as_deref());
     if let Some(sessions) = was.shared() {
         sessions.retire(accepting.and_then(Accepting::shared));
     }
     if let Some(site) = site {
-        site.retire(now.and_then(|now| now.site.as_deref()));
+        site.retire(now.and_then(|now| now.site.as_deref()), until);
     }
 }
 

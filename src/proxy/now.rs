@@ -123,7 +123,12 @@ pub(super) fn still_trusted(was: &Upstream, now: &Upstream) -> Result<(), Denied
     if was.name != now.name || was.originate.prove_alike(&now.originate) {
         return Ok(());
     }
-    Err(changed("upstream.attested", "a far end that has proven to be what is configured now"))
+    Err(proven_otherwise())
+}
+
+/// A far end that was reached on another ground than its upstream's.
+pub(super) fn proven_otherwise() -> Denied {
+    changed("upstream.attested", "a far end that has proven to be what is configured now")
 }
 
 /// A client that was let in on another ground than the listener's.

@@ -45,7 +45,7 @@ use super::accept::Accepting;
 use super::admit::{self, Admitted, Ground};
 use super::around::Around;
 use super::listen::From;
-use super::now::{Follows, Now};
+use super::now::{Follows, Now, still_trusted};
 use super::reach::Shared;
 use super::record::Pace;
 use super::stream::Stream;
@@ -158,10 +158,18 @@ impl Running {
 
     /// Ends the pools and sessions that `next` has not: their idle connections and checks at once, others with what is on
     /// them.
-    pub(super) fn retire(&self, next: Option<&Self>) {
+    ///
+    /// Those whose far ends have to prove something else in `next` end at `until` at the latest.
+    pub(super) fn retire(&self, next: Option<&Self>, until: tokio::time::Instant) {
         self.shared.retire(next.map(|next| &next.shared));
         let kept = |pool: &Arc<Pool>| next.is_some_and(|next| next.pools().any(|known| Arc::ptr_eq(known, pool)));
-        self.pools().filter(|pool| !kept(pool)).for_each(|pool| pool.retire());
+        let upstream = |pool: &Arc<Pool>| Arc::clone(&pool.backend.upstream);
+        for pool in self.pools().filter(|pool| !kept(pool)) {
+            pool.retire();
+            if next.is_some_and(|next| next.pools().any(|next| still_trusted(&upstream(pool), &upstream(next)).is_err())) {
+                pool.withdraw(until);
+            }
+        }
     }
 
     fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {

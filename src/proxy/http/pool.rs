@@ -4,14 +4,16 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::task::JoinHandle;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::body::Body;
 use super::message::Message;
@@ -23,6 +25,7 @@ use crate::proxy::Phase;
 use crate::proxy::admit::{Admitted, Ground};
 use crate::proxy::around::Around;
 use crate::proxy::names::Following;
+use crate::proxy::now;
 use crate::proxy::plan::Originate;
 use crate::proxy::record::{self, About};
 use crate::proxy::standing::Ended;
@@ -42,6 +45,8 @@ pub(super) struct Pool {
     turn: AtomicUsize,
     /// Asks its targets whether they are well; ends with it.
     checking: OnceLock<JoinHandle<()>>,
+    /// When its connections end that are still used, once they have to.
+    withdrawn: watch::Sender<Option<tokio::time::Instant>>,
 }
 
 /// Why a request has no answer from an upstream.
@@ -203,7 +208,7 @@ impl Pool {
             Following::start(upstream, target, move |found| spots.moved(&name, place, found))
         };
         let following = upstream.targets.iter().enumerate().filter_map(follow).collect();
-        Arc::new(Self { backend, spots, around, following, turn: AtomicUsize::new(0), checking: OnceLock::new() })
+        Arc::new(Self { backend, spots, around, following, turn: AtomicUsize::new(0), checking: OnceLock::new(), withdrawn: watch::Sender::new(None) })
     }
 
     /// Has a task that ends with the pool.
@@ -211,6 +216,11 @@ impl Pool {
         if let Err(another) = self.checking.set(checking) {
             another.abort();
         }
+    }
+
+    /// Ends its connections then, with what is in flight on them: their far ends would have to prove something else by now.
+    pub(super) fn withdraw(&self, until: tokio::time::Instant) {
+        self.withdrawn.send_replace(Some(until));
     }
 
     /// Ends what goes on without requests: checks, and connections that wait for another one.
@@ -451,7 +461,8 @@ impl Pool {
         let wire = if two { Wire::upstream_of_frames } else { Wire::upstream };
         let io = TokioIo::new(wire(stream, Gauge::new()));
         if two {
-            let mut builder = http2::Builder::new(TokioExecutor::new());
+            let tasks = Tasks::default();
+            let mut builder = http2::Builder::new(tasks.clone());
             builder.timer(TokioTimer::new()).keep_alive_interval(ALIVE).keep_alive_timeout(ALIVE).max_header_list_size(MAX_HEAD);
             builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(connection_window(self.backend.streams));
             builder.max_send_buf_size(SEND_BUFFER);
@@ -473,18 +484,21 @@ impl Pool {
                 }
                 polled
             });
-            self.run(running, there, end);
+            self.run((running, tasks), there, end);
             return Ok(Made::Shared(Arc::new(Shared { sender, extends, takes, streams: AtomicUsize::new(0), fresh_until })));
         }
         let mut builder = http1::Builder::new();
         builder.max_headers(MAX_FIELDS).max_header_size(MAX_HEAD_OCTETS);
         let (sender, connection) = builder.handshake(io).await?;
-        self.run(connection.with_upgrades(), there.clone(), end);
+        self.run((connection.with_upgrades(), Tasks::default()), there.clone(), end);
         Ok(Made::Exclusive(Exclusive::new(sender, there, (fresh_until, end))))
     }
 
     /// Lets a connection run as long as its far end may be spoken to.
-    fn run(&self, connection: impl Future<Output = Result<(), hyper::Error>> + Send + 'static, there: Option<Arc<Admitted>>, end: Instant) {
+    fn run<C>(&self, (connection, tasks): (C, Tasks), there: Option<Arc<Admitted>>, end: Instant)
+    where
+        C: Future<Output = Result<(), hyper::Error>> + Send + 'static,
+    {
         let (mut phase, alive, name) = (self.around.phase.clone(), self.around.alive.clone(), self.name().to_owned());
         let (clock, metrics, listener) = (self.around.parts.clock.clone(), Arc::clone(&self.around.parts.metrics), self.around.listener.clone());
         let over = async move {
@@ -492,6 +506,24 @@ impl Pool {
                 Some(there) => (there.ended(&clock).await, there.ground.clone()),
                 None => std::future::pending().await,
             }
+        };
+        let mut withdrawn = self.withdrawn.subscribe();
+        let withdrawn = async move {
+            let until = withdrawn.wait_for(Option::is_some).await.ok().and_then(|until| *until);
+            match until {
+                Some(until) => tokio::time::sleep_until(until).await,
+                // The pool is no more, and what is in flight on its connections goes on.
+                None => std::future::pending().await,
+            }
+        };
+        let running = tasks.clone();
+        let connection = async move {
+            let mut connection = Box::pin(connection);
+            let ended = connection.as_mut().await;
+            // It says goodbye once this is gone.
+            drop(connection);
+            running.finish().await;
+            ended
         };
         tokio::spawn(async move {
             tokio::select! {
@@ -502,9 +534,15 @@ impl Pool {
                     let about = About { listener: &listener, upstream: &name, ground: Some(&ground), ..About::default() };
                     record::withdrawn(&metrics, &about, End::Upstream, &denied);
                 },
+                () = withdrawn => {
+                    let about = About { listener: &listener, upstream: &name, ..About::default() };
+                    record::withdrawn(&metrics, &about, End::Upstream, &now::proven_otherwise());
+                }
                 () = tokio::time::sleep_until(end.into()) => {}
                 _ = phase.wait_for(|phase| *phase == Phase::Cut) => {}
             }
+            // Without its owner, hyper would let a connection of HTTP/2 go on as long as anything is in flight on it.
+            tasks.abort();
             drop(alive);
         });
     }
@@ -551,6 +589,38 @@ fn unsent(request: Option<Request<Body>>, rest: super::message::Rest, error: hyp
 fn fault() -> Denied {
     let found = "a panic, which is a fault of this program: please report it";
     Finding::new(Reason::EvidenceMalformed, "connection", "a verdict", found).into()
+}
+
+/// What hyper has running for a connection of HTTP/2: the connection itself, and bodies on their way up.
+#[derive(Clone, Default)]
+struct Tasks(Arc<Mutex<JoinSet<()>>>);
+
+impl Tasks {
+    fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for all of them.
+    async fn finish(&self) {
+        poll_fn(|cx| {
+            let mut tasks = self.tasks();
+            while ready!(tasks.poll_join_next(cx)).is_some() {}
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    fn abort(&self) {
+        self.tasks().abort_all();
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        let mut tasks = self.tasks();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
 }
 
 /// Whether the far end takes extended CONNECT; its settings may be on their way.
