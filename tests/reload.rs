@@ -690,7 +690,8 @@ async fn what_needs_a_restart_is_named_and_stays() {
     assert!(server.metrics().text().contains(&digest(&first)));
     let client = start(&config(&desk, &way("out", at(&server, "in"), ""))).await;
     let text = format!("{}{}[observe]\nbind = \"127.0.0.1:9\"\n[log]\nformat = \"json\"\n", head("5s"), bytes(two.address, MUTUAL, ""));
-    let second = Config::parse("test.toml", &text.replace("\"far.test\"", "\"else.test\""), desk.path()).unwrap_or_else(|error| panic!("{error}"));
+    let second = Config::parse("test.toml", &text.replace("\"far.test\"", "\"else.test\"").replace("\"simulator\"", "\"auto\""), desk.path())
+        .unwrap_or_else(|error| panic!("{error}"));
     let wanted = digest(&second);
     reload(&server, second).await;
     assert_eq!(open(at(&client, "out")).await.1, "two", "the rest is taken, and the identity is still far.test's");
@@ -701,6 +702,9 @@ async fn what_needs_a_restart_is_named_and_stays() {
     for key in ["identity", "observe", "log"] {
         assert!(metrics.contains(&format!("portcullis_config_restart_needed{{key=\"{key}\"}} 1")), "{metrics}");
     }
+    // The identity is still the simulator's, whatever the file says by now.
+    assert!(metrics.contains(r#"portcullis_insecure_option{option="identity.provider = \"simulator\""} 1"#), "{metrics}");
+    assert!(said.contains("identity.provider"), "{said}");
     // Written back, nothing is left to be told.
     reload(&server, first).await;
     assert!(!server.metrics().text().contains("config_restart_needed{"));

@@ -32,7 +32,7 @@ struct Taken {
 
 impl App {
     /// Takes a configuration that was read while everything runs: listeners, upstreams, policies, the deny list and the
-    /// grace. What [`needs_restart`] names stays as it is, and is told. One that has errors, or that cannot be put in force as
+    /// grace. What only a restart takes stays as it is, and is told. One that has errors, or that cannot be put in force as
     /// a whole, changes nothing.
     ///
     /// Live connections are judged by what is in force then: see [`crate::proxy::Proxy::replace`].
@@ -66,8 +66,7 @@ impl App {
 
     async fn take_over(&self, read: Config) -> anyhow::Result<Taken> {
         let mut force = self.force.lock().await;
-        let restart = needs_restart(&force.config, &read);
-        let next = kept(&force.config, read);
+        let (next, restart) = kept(&force.config, read);
         let number = edition(force.denied.as_ref(), next.deny.as_ref())?;
         let judges = self.judges_of(&next);
         let publics = force.publics.renewed(&next, self.identity.as_ref(), &self.parts).await?;
@@ -154,22 +153,23 @@ fn same(one: &AppraisalPolicy, other: &AppraisalPolicy) -> bool {
     one.digest == other.digest && one.mode == other.mode && one.deny_list == other.deny_list
 }
 
-/// What changed that cannot be taken while the process runs, by its key.
-fn needs_restart(in_force: &Config, read: &Config) -> Vec<&'static str> {
+/// What was read, but for what cannot be taken while the process runs, which stays as it is in force; with the keys of what
+/// changed there.
+fn kept(in_force: &Config, read: Config) -> (Config, Vec<&'static str>) {
+    // Taken apart, so that of a new table it is decided whether it can be taken.
+    let Config { identity, listeners, upstreams, policies, deny, acme, collateral, observe, log, drain_grace, insecure, warnings, digest } = read;
     let keys = [
-        ("identity", in_force.identity == read.identity),
-        ("acme", in_force.acme == read.acme),
-        ("collateral", in_force.collateral == read.collateral),
-        ("observe", in_force.observe == read.observe),
-        ("log", in_force.log == read.log),
+        ("identity", in_force.identity == identity),
+        ("acme", in_force.acme == acme),
+        ("collateral", in_force.collateral == collateral),
+        ("observe", in_force.observe == observe),
+        ("log", in_force.log == log),
     ];
-    keys.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect()
-}
-
-/// What was read, but for what cannot be taken.
-fn kept(in_force: &Config, read: Config) -> Config {
+    let stays = |option: &&String| keys.iter().any(|(key, _)| option.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')));
+    let insecure = in_force.insecure.iter().filter(stays).chain(insecure.iter().filter(|option| !stays(option))).cloned().collect();
     let Config { identity, acme, collateral, observe, log, .. } = in_force.clone();
-    Config { identity, acme, collateral, observe, log, ..read }
+    let kept = Config { identity, listeners, upstreams, policies, deny, acme, collateral, observe, log, drain_grace, insecure, warnings, digest };
+    (kept, keys.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect())
 }
 
 /// Whether the deny list is another edition than the one in force. Editions only go on.
