@@ -10,7 +10,7 @@ use super::accept::Accepting;
 use super::choice::Wanted;
 use super::connection::Outcome;
 use super::http;
-use super::plan::{Forward, Listener, Upstream};
+use super::plan::{Forward, Listener, ProxyProtocol, Upstream};
 use super::tcp::{End, Ended};
 use crate::refusal::{Denied, Finding, Reason};
 
@@ -94,13 +94,15 @@ impl Follows<'_> {
 /// Whether `now` lets in, on the same ground, all whom `was` let in: in the same handshake, under the same policy, with the
 /// same accounts or more, told of by the same proxies or more.
 pub(super) fn same_ground(was: &Listener, now: &Listener) -> bool {
-    let accounts = match (&was.forward, &now.forward) {
+    // Taken apart, so that of a new field it is decided whether rights hang on it.
+    let Listener { name: _, bind: _, terminate, forward, proxy_protocol: ProxyProtocol { from, onward: _ }, limits: _ } = was;
+    let accounts = match (forward, &now.forward) {
         (Forward::Chosen(was), Forward::Chosen(now)) => now.by.lets_in_as(&was.by),
         (Forward::Http(_), Forward::Http(_)) | (Forward::Tcp(_), Forward::Tcp(_)) => true,
         _ => false,
     };
-    let told = was.proxy_protocol.from.iter().all(|announcer| now.proxy_protocol.from.contains(announcer));
-    was.terminate.prove_alike(&now.terminate) && accounts && told
+    let told = from.iter().all(|announcer| now.proxy_protocol.from.contains(announcer));
+    terminate.prove_alike(&now.terminate) && accounts && told
 }
 
 /// Whether a connection that was let in by `was`, and goes there, may go on under `now`.

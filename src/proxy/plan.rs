@@ -99,14 +99,16 @@ impl Listener {
     /// Whether nothing of it changed: shared parts are told apart by who made them, not by what is in them.
     #[must_use]
     pub fn same(&self, other: &Self) -> bool {
-        let forward = match (&self.forward, &other.forward) {
+        // Taken apart, so that a new field is compared too.
+        let Self { name, bind, terminate, forward, proxy_protocol, limits } = self;
+        let forward = match (forward, &other.forward) {
             (Forward::Chosen(one), Forward::Chosen(other)) => Arc::ptr_eq(one, other),
             (Forward::Http(one), Forward::Http(other)) => Arc::ptr_eq(one, other),
             (Forward::Tcp(one), Forward::Tcp(other)) => Arc::ptr_eq(one, other),
             _ => false,
         };
-        let rest = self.name == other.name && self.bind == other.bind && self.proxy_protocol == other.proxy_protocol && self.limits == other.limits;
-        forward && rest && self.terminate.same(&other.terminate)
+        let rest = (name, bind, proxy_protocol, limits) == (&other.name, &other.bind, &other.proxy_protocol, &other.limits);
+        forward && rest && terminate.same(&other.terminate)
     }
 
     /// The upstreams it leads to.

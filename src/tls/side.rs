@@ -133,7 +133,9 @@ impl ServerSettings {
     /// Whether both sides of a connection have proven the same under either: what is spoken may differ.
     #[must_use]
     pub fn prove_alike(&self, other: &Self) -> bool {
-        self.identity.same(&other.identity) && self.tier == other.tier && self.clients.same(&other.clients)
+        // Taken apart, so that of a new setting it is decided whether it is proven.
+        let Self { identity, tier, clients, alpn: _, max_evidence: _ } = self;
+        identity.same(&other.identity) && *tier == other.tier && clients.same(&other.clients)
     }
 }
 
@@ -141,12 +143,13 @@ impl ClientSettings {
     /// As [`ServerSettings::prove_alike`].
     #[must_use]
     pub fn prove_alike(&self, other: &Self) -> bool {
-        let identity = match (&self.identity, &other.identity) {
+        let Self { identity, tier, server_name, peer, alpn: _, max_evidence: _ } = self;
+        let identity = match (identity, &other.identity) {
             (None, None) => true,
             (Some(one), Some(other)) => one.same(other),
             _ => false,
         };
-        identity && self.tier == other.tier && self.server_name == other.server_name && self.peer.same(&other.peer)
+        identity && *tier == other.tier && *server_name == other.server_name && peer.same(&other.peer)
     }
 }
 
