@@ -4,8 +4,10 @@
 use std::path::Path;
 use std::process::Command;
 
+/// Where people's files are their group's too: the default of many systems.
 fn portcullis(folder: &Path, line: &str) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_portcullis")).args(line.split(' ')).current_dir(folder).output().expect("the program");
+    let program = ["-c", r#"umask 002 && exec "$0" "$@""#, env!("CARGO_BIN_EXE_portcullis")];
+    let output = Command::new("sh").args(program).args(line.split(' ')).current_dir(folder).output().expect("the program");
     let (said, complained) = (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned());
     assert!(output.status.success(), "portcullis {line}: {}\n{said}\n{complained}", output.status);
     said

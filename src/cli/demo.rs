@@ -6,7 +6,10 @@
 mod relay;
 
 use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,7 +117,11 @@ async fn refused(
 /// A genuine server whose key was stolen, and a relay in front of it that forwards its genuine evidence.
 async fn relayed(service: &Service, folder: &Path, policy: &Path, forge: Forge, detail: Detail) -> anyhow::Result<()> {
     let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).context("no certificate")?;
-    let write = |name: &str, text: String| std::fs::write(folder.join(name), text).with_context(|| format!("cannot write {name}"));
+    // Whatever the umask lets others do: a key that its group may write is refused.
+    let write = |name: &str, text: String| {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(folder.join(name));
+        file.and_then(|mut file| file.write_all(text.as_bytes())).with_context(|| format!("cannot write {name}"))
+    };
     write("server.pem", issued.cert.pem())?;
     write("server.key", issued.signing_key.serialize_pem())?;
     let attester: Arc<dyn Attester> = Arc::new(forge.attester());
