@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 type Labels = Vec<(&'static str, String)>;
 type Counters = Family<Labels, Counter>;
@@ -170,23 +170,23 @@ pub struct DeviceMetrics {
 
 impl DeviceMetrics {
     fn registered(registry: &mut Registry) -> Self {
-        let made = Self::default();
-        registry.register("device_evidence", "Sessions that devices beside the TEE gave evidence for", made.attested.clone());
-        registry.register("device_evidence_failures", "Sessions that devices beside the TEE gave no evidence for", made.failures.clone());
-        registry.register("device_evidence_busy", "Sessions that found no room before the devices and were answered busy", made.busy.clone());
-        made
+        Self {
+            attested: made(registry, "device_evidence", "Sessions that devices beside the TEE gave evidence for"),
+            failures: made(registry, "device_evidence_failures", "Sessions that devices beside the TEE gave no evidence for"),
+            busy: made(registry, "device_evidence_busy", "Sessions that found no room before the devices and were answered busy"),
+        }
     }
 }
 
 impl QuoteMetrics {
     fn registered(registry: &mut Registry) -> Self {
-        let made = Self::default();
-        registry.register("quotes", "Quotes that this machine's TEE made", made.quotes.clone());
-        registry.register("quote_sessions", "Sessions that quotes were made for", made.leaves.clone());
-        registry.register("quote_largest_batch", "The most sessions that one quote spoke for", made.largest.clone());
-        registry.register("quote_failures", "Quotes that the TEE did not make", made.failures.clone());
-        registry.register("quotes_busy", "Requests for a quote that were answered busy", made.busy.clone());
-        made
+        Self {
+            quotes: made(registry, "quotes", "Quotes that this machine's TEE made"),
+            leaves: made(registry, "quote_sessions", "Sessions that quotes were made for"),
+            largest: made(registry, "quote_largest_batch", "The most sessions that one quote spoke for"),
+            failures: made(registry, "quote_failures", "Quotes that the TEE did not make"),
+            busy: made(registry, "quotes_busy", "Requests for a quote that were answered busy"),
+        }
     }
 }
 
@@ -195,68 +195,51 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("portcullis");
-        let build: Gauges = Family::default();
+        let build: Gauges = made(&mut registry, "build_info", "The program");
         let target = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
         build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("target", target)]).set(1);
-        registry.register("build_info", "The program", build);
         Self {
-            acme_orders: counters(&mut registry, "acme_orders", "Tries to get a certificate from a CA by ACME"),
-            appraisals: counters(&mut registry, "appraisals", "Verdicts about peers"),
-            cache_lookups: counters(&mut registry, "appraisal_cache_lookups", "Certificate verdicts asked of the cache"),
-            certificate_not_after: gauges(&mut registry, "certificate_not_after_timestamp_seconds", "End of our certificate"),
-            collateral_fetches: counters(&mut registry, "collateral_fetches", "Questions to sources of collateral"),
-            collateral_fetch_duration: {
-                let family = Durations::new_with_constructor(|| Histogram::new([0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0]));
-                registry.register("collateral_fetch_duration_seconds", "How long sources of collateral took to answer", family.clone());
-                family
-            },
-            collateral_not_after: gauges(&mut registry, "collateral_not_after_timestamp_seconds", "The earliest end of an item at hand"),
-            confirmed: counters(&mut registry, "connections_confirmed", "Connections that were let through, by tier"),
-            connections_active: gauges(&mut registry, "connections_active", "Connections now"),
-            connections_closed: counters(&mut registry, "connections_closed", "Connections ended"),
-            connections_opened: counters(&mut registry, "connections_opened", "Connections accepted"),
-            tunnel_sessions_active: gauges(&mut registry, "tunnel_sessions_active", "Sessions of many connections now"),
-            tunnel_sessions_opened: counters(&mut registry, "tunnel_sessions_opened", "Sessions of many connections begun"),
+            acme_orders: made(&mut registry, "acme_orders", "Tries to get a certificate from a CA by ACME"),
+            appraisals: made(&mut registry, "appraisals", "Verdicts about peers"),
+            cache_lookups: made(&mut registry, "appraisal_cache_lookups", "Certificate verdicts asked of the cache"),
+            certificate_not_after: made(&mut registry, "certificate_not_after_timestamp_seconds", "End of our certificate"),
+            collateral_fetches: made(&mut registry, "collateral_fetches", "Questions to sources of collateral"),
+            collateral_fetch_duration: durations(&mut registry, "collateral_fetch_duration_seconds", "How long sources of collateral took to answer", || {
+                Histogram::new([0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0])
+            }),
+            collateral_not_after: made(&mut registry, "collateral_not_after_timestamp_seconds", "The earliest end of an item at hand"),
+            confirmed: made(&mut registry, "connections_confirmed", "Connections that were let through, by tier"),
+            connections_active: made(&mut registry, "connections_active", "Connections now"),
+            connections_closed: made(&mut registry, "connections_closed", "Connections ended"),
+            connections_opened: made(&mut registry, "connections_opened", "Connections accepted"),
+            tunnel_sessions_active: made(&mut registry, "tunnel_sessions_active", "Sessions of many connections now"),
+            tunnel_sessions_opened: made(&mut registry, "tunnel_sessions_opened", "Sessions of many connections begun"),
             devices: DeviceMetrics::registered(&mut registry),
-            drain_state: {
-                let gauge = Gauge::default();
-                registry.register("drain_state", "0 running, 1 draining", gauge.clone());
-                gauge
-            },
-            handshakes: counters(&mut registry, "handshakes", "TLS handshakes"),
-            http_duration: {
-                let family = Durations::new_with_constructor(|| Histogram::new(DURATIONS));
-                registry.register("http_request_duration_seconds", "Requests from their head to the end of their answer", family.clone());
-                family
-            },
-            http_in_flight: gauges(&mut registry, "http_requests_in_flight", "Requests that are under way"),
-            http_requests: counters(&mut registry, "http_requests", "Requests, by method and class of status"),
-            spoofed: counters(&mut registry, "spoofed_headers_stripped", "Fields removed because they could be taken for an identity"),
-            upstream_healthy: gauges(&mut registry, "upstream_healthy_targets", "Targets that passed their last health check"),
-            upstream_retries: counters(&mut registry, "upstream_retries", "Requests tried again while nothing of them was sent, by why: unreachable or unsent"),
-            insecure_option: gauges(&mut registry, "insecure_option", "Options in force that weaken safety"),
-            limits_rejected: counters(&mut registry, "limits_rejected", "Connections turned away by a limit"),
-            log_lines_dropped: {
-                let counter = Counter::default();
-                registry.register("log_lines_dropped", "Lines of the log that were lost: what takes it is too slow, or full", counter.clone());
-                counter
-            },
-            config_info: gauges(&mut registry, "config_info", "The configuration in force, by the SHA-256 of its text"),
-            config_reload_success: {
-                let gauge = Gauge::default();
-                registry.register("config_last_reload_success_timestamp_seconds", "When the configuration was last read and taken", gauge.clone());
-                gauge
-            },
-            config_reloads: counters(&mut registry, "config_reloads", "Reloads of the configuration, by result"),
-            config_restart: gauges(&mut registry, "config_restart_needed", "Keys that changed in the file and are only taken by a restart"),
-            refused: counters(&mut registry, "connections_refused", "Connections refused, by listener, side and reason"),
-            mints: counters(&mut registry, "evidence_mints", "Certificates with evidence made"),
-            public_not_after: gauges(&mut registry, "public_certificate_not_after_timestamp_seconds", "End of a listener's certificate for the public"),
+            drain_state: made(&mut registry, "drain_state", "0 running, 1 draining"),
+            handshakes: made(&mut registry, "handshakes", "TLS handshakes"),
+            http_duration: durations(&mut registry, "http_request_duration_seconds", "Requests from their head to the end of their answer", || {
+                Histogram::new(DURATIONS)
+            }),
+            http_in_flight: made(&mut registry, "http_requests_in_flight", "Requests that are under way"),
+            http_requests: made(&mut registry, "http_requests", "Requests, by method and class of status"),
+            spoofed: made(&mut registry, "spoofed_headers_stripped", "Fields removed because they could be taken for an identity"),
+            upstream_healthy: made(&mut registry, "upstream_healthy_targets", "Targets that passed their last health check"),
+            upstream_retries: made(&mut registry, "upstream_retries", "Requests tried again while nothing of them was sent, by why: unreachable or unsent"),
+            insecure_option: made(&mut registry, "insecure_option", "Options in force that weaken safety"),
+            limits_rejected: made(&mut registry, "limits_rejected", "Connections turned away by a limit"),
+            log_lines_dropped: made(&mut registry, "log_lines_dropped", "Lines of the log that were lost: what takes it is too slow, or full"),
+            config_info: made(&mut registry, "config_info", "The configuration in force, by the SHA-256 of its text"),
+            config_reload_success: made(&mut registry, "config_last_reload_success_timestamp_seconds", "When the configuration was last read and taken"),
+            config_reloads: made(&mut registry, "config_reloads", "Reloads of the configuration, by result"),
+            config_restart: made(&mut registry, "config_restart_needed", "Keys that changed in the file and are only taken by a restart"),
+            refused: made(&mut registry, "connections_refused", "Connections refused, by listener, side and reason"),
+            mints: made(&mut registry, "evidence_mints", "Certificates with evidence made"),
+            public_not_after: made(&mut registry, "public_certificate_not_after_timestamp_seconds", "End of a listener's certificate for the public"),
             quotes: QuoteMetrics::registered(&mut registry),
-            received: counters(&mut registry, "bytes_received", "Octets from the peers of a listener"),
-            sent: counters(&mut registry, "bytes_sent", "Octets to the peers of a listener"),
-            upstream_connects: counters(&mut registry, "upstream_connects", "Connections to upstreams"),
-            withdrawn: counters(&mut registry, "connections_withdrawn", "Live connections ended because a peer would now be refused"),
+            received: made(&mut registry, "bytes_received", "Octets from the peers of a listener"),
+            sent: made(&mut registry, "bytes_sent", "Octets to the peers of a listener"),
+            upstream_connects: made(&mut registry, "upstream_connects", "Connections to upstreams"),
+            withdrawn: made(&mut registry, "connections_withdrawn", "Live connections ended because a peer would now be refused"),
             registry,
         }
     }
@@ -468,14 +451,15 @@ fn owned(labels: &[(&'static str, &str)]) -> Labels {
     labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
 }
 
-fn counters(registry: &mut Registry, name: &str, help: &str) -> Counters {
-    let family = Counters::default();
-    registry.register(name, help, family.clone());
-    family
+/// A metric that shows under this name.
+fn made<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
 }
 
-fn gauges(registry: &mut Registry, name: &str, help: &str) -> Gauges {
-    let family = Gauges::default();
+fn durations(registry: &mut Registry, name: &str, help: &str, histogram: fn() -> Histogram) -> Durations {
+    let family = Durations::new_with_constructor(histogram);
     registry.register(name, help, family.clone());
     family
 }
