@@ -22,7 +22,7 @@ use portcullis::platform::{self, PLATFORMS};
 use portcullis::policy::AppraisalPolicy;
 use portcullis::refusal::{Denied, Reason};
 use portcullis::verify::memo::NoMemo;
-use portcullis::verify::{Appraisal, Appraiser, Presented};
+use portcullis::verify::{Appraisal, Appraiser, When};
 
 /// 2026-12-01T00:00:00Z.
 const NOW: Timestamp = Timestamp(1_796_083_200);
@@ -388,7 +388,7 @@ fn a_live_connection_is_judged_by_the_tolerances_and_floors_of_the_present() {
         let quote = forge.quote(&binding.expected().long);
         let tdx = platform::by_name("intel-tdx").expect("the platform").verifier;
         let presented = Collection { tee: quote.evidence, bind: bind.clone(), endorsements: quote.endorsements };
-        let when = Presented { since: NOW, now: NOW.plus(later) };
+        let when = When { since: NOW, now: NOW.plus(later) };
         let appraiser = appraiser(Of::Tdx15, &(Of::Tdx15.pins() + keys), "");
         appraiser.reconsider(tdx, &presented, &binding, &NoMemo, when).map(drop).map_err(|denied| denied.reason())
     };

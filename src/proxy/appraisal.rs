@@ -18,7 +18,7 @@ use crate::platform::{self, Platform};
 use crate::policy::AppraisalPolicy;
 use crate::refusal::{Denied, Finding, Reason};
 use crate::tls::{self, Gathering, Judge, Subject};
-use crate::verify::{Appraiser, AttestationResult, Presented, SignatureMemo};
+use crate::verify::{Appraiser, AttestationResult, SignatureMemo, When};
 
 /// Verdicts about certificates that are remembered, per policy. About 4 KiB each.
 const VERDICTS: usize = 4096;
@@ -124,7 +124,7 @@ impl Appraisals {
         self.changes.send_modify(|generation| *generation = generation.wrapping_add(1));
     }
 
-    fn judge(&self, presented: &Collection, binding: &Binding, when: Presented) -> Result<AttestationResult, Denied> {
+    fn judge(&self, presented: &Collection, binding: &Binding, when: When) -> Result<AttestationResult, Denied> {
         let judging = self.judging.load_full();
         let Some(platform) = platform::of_evidence(&presented.tee) else {
             let expected = judging.accepts.join(" or ");
@@ -176,7 +176,7 @@ impl Appraisals {
         let rule = self.age_rule();
         leaf.current(now, rule.skew)?;
         let binding = Binding::of_certificate(&evidence.bind, leaf.facts(), rule, now)?;
-        self.judge(&evidence, &binding, Presented { since: now, now })
+        self.judge(&evidence, &binding, When { since: now, now })
     }
 
     /// What a verdict about this needs, was never seen, and some source may have. What the peer stapled will do for the
@@ -276,11 +276,11 @@ impl Judge for Appraisals {
     }
 
     fn session(&self, presented: &Collection, binding: &Binding, now: Timestamp) -> Result<AttestationResult, Denied> {
-        self.judge(presented, binding, Presented { since: now, now })
+        self.judge(presented, binding, When { since: now, now })
     }
 
     fn session_again(&self, presented: &Collection, binding: &Binding, since: Timestamp, now: Timestamp) -> Result<AttestationResult, Denied> {
-        self.judge(presented, binding, Presented { since, now })
+        self.judge(presented, binding, When { since, now })
     }
 
     fn gather<'a>(&'a self, subject: Subject<'a>, now: Timestamp) -> Option<Gathering<'a>> {

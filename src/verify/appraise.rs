@@ -2,7 +2,7 @@
 //!
 //! Reports every mismatch of the entry that comes nearest, not only the first.
 
-use super::{Appraisal, AuthenticClaims, Presented, Tie, Verifier, auxiliary};
+use super::{Appraisal, AuthenticClaims, Tie, Verifier, When, auxiliary};
 use crate::evidence::binding::Binding;
 use crate::evidence::cmw::Collection;
 use crate::evidence::{Auxiliary, Bound, Claims, Evidence, KeyDigest, Timestamp};
@@ -154,7 +154,7 @@ fn fitting<'p>(
         return Finding::new(Reason::PlatformNotAllowed, "tee", expected, authentic.platform).refuse();
     }
     let live = of_platform.iter().copied().filter(|entry| entry.not_after.is_none_or(|end| now <= end));
-    let mut judged: Vec<(&Entry, Vec<Missed>)> = live.map(|entry| (entry, mismatches(entry, &authentic.claims, evidence, Presented { since, now }))).collect();
+    let mut judged: Vec<(&Entry, Vec<Missed>)> = live.map(|entry| (entry, mismatches(entry, &authentic.claims, evidence, When { since, now }))).collect();
     judged.sort_by_key(|(_, missed)| missed.len());
     let fits = |missed: &Missed| policy.mode == Mode::Observe && missed.always == Always::Reference;
     match judged.iter().position(|(_, missed)| missed.iter().all(fits)) {
@@ -207,7 +207,7 @@ struct Missed {
     finding: Finding,
 }
 
-fn mismatches(entry: &Entry, claims: &Claims, evidence: &Evidence, when: Presented) -> Vec<Missed> {
+fn mismatches(entry: &Entry, claims: &Claims, evidence: &Evidence, when: When) -> Vec<Missed> {
     let missed = |constraint: &Constraint| {
         let field = constraint.field;
         check(constraint, claims, when).into_iter().map(move |finding| Missed { field, always: field.always, finding })
@@ -232,7 +232,7 @@ static REQUIRE: Field = Field {
 };
 
 /// What is wrong with one field; empty when it holds. A claim that is absent is a mismatch unless the rule says else.
-fn check(constraint: &Constraint, claims: &Claims, Presented { since, now }: Presented) -> Vec<Finding> {
+fn check(constraint: &Constraint, claims: &Claims, When { since, now }: When) -> Vec<Finding> {
     let field = constraint.field;
     let one = |claim: &str, expected: String, found: Option<String>| {
         vec![Finding::new(field.reason, format!("report.{claim}"), expected, found.unwrap_or_else(|| "none".to_owned()))]

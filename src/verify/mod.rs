@@ -272,7 +272,7 @@ impl AttestationResult {
 
 /// When evidence was presented, and when it is judged.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Presented {
+pub struct When {
     /// When the peer gave it.
     pub since: Timestamp,
     /// The present.
@@ -302,7 +302,7 @@ impl Appraiser {
         memo: &dyn SignatureMemo,
         now: Timestamp,
     ) -> Result<AttestationResult, Denied> {
-        self.reconsider(verifier, presented, binding, memo, Presented { since: now, now })
+        self.reconsider(verifier, presented, binding, memo, When { since: now, now })
     }
 
     /// Judges again what was presented at an earlier moment, by today's policy and endorsements: whether a connection
@@ -316,7 +316,7 @@ impl Appraiser {
         presented: &Collection,
         binding: &Binding,
         memo: &dyn SignatureMemo,
-        Presented { since, now }: Presented,
+        When { since, now }: When,
     ) -> Result<AttestationResult, Denied> {
         appraise::permitted(&self.policy, binding.key())?;
         appraise::bound(verifier, presented, binding)?;
