@@ -21,7 +21,7 @@ use super::choice::{Choice, Unasked, Why, looped};
 use super::handshake::Handshakes;
 use super::http;
 use super::limits::HandshakePlace;
-use super::listen::From;
+use super::listen::Caller;
 use super::now::{Follows, Going, Now};
 use super::plan::{Listener, Originate, Terminate, Upstream};
 use super::reach::{Reached, Shared, There, Unreached, reach};
@@ -93,7 +93,7 @@ impl Known {
 
 /// Serves one connection to its end, which comes when its listener lets nobody in on its ground any more. Dropping the
 /// future resets both sides.
-pub(super) async fn serve(accepting: &Arc<Accepting>, now: watch::Receiver<Now>, (mut socket, mut from): (Socket, From), mut place: HandshakePlace) {
+pub(super) async fn serve(accepting: &Arc<Accepting>, now: watch::Receiver<Now>, (mut socket, mut from): (Socket, Caller), mut place: HandshakePlace) {
     let Accepting { listener, parts, carries, places, .. } = &**accepting;
     let (started, mut known, mut phase, going) = (Instant::now(), Known::default(), accepting.phase.clone(), OnceLock::new());
     let announced = tokio::select! {
@@ -174,7 +174,7 @@ pub(super) async fn within(
 }
 
 /// Learns who really connected, where a proxy has to say so, and says so.
-async fn announced(listener: &Listener, socket: &mut Socket, from: &mut From) -> Result<Option<IpAddr>, announce::Unannounced> {
+async fn announced(listener: &Listener, socket: &mut Socket, from: &mut Caller) -> Result<Option<IpAddr>, announce::Unannounced> {
     if listener.proxy_protocol.announces(from.source)
         && let Some((real, target)) = announce::read(socket, listener.limits.handshake).await?
     {
@@ -192,7 +192,7 @@ async fn cut(phase: &mut watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase == Phase::Cut).await;
 }
 
-async fn tcp(follows: Follows<'_>, to: To<'_>, (socket, from): (Socket, &From), place: HandshakePlace, known: &mut Known) -> Outcome {
+async fn tcp(follows: Follows<'_>, to: To<'_>, (socket, from): (Socket, &Caller), place: HandshakePlace, known: &mut Known) -> Outcome {
     let accepting = follows.accepting;
     let Accepting { listener, parts, .. } = &**accepting;
     // Boxed: the handshakes' state is large and the connection outlives it.
@@ -259,7 +259,7 @@ async fn carry(
 }
 
 /// The client is admitted once; its requests find their upstreams each by itself.
-async fn http(follows: Follows<'_>, (socket, from): (Socket, &From), place: HandshakePlace, known: &mut Known) -> Outcome {
+async fn http(follows: Follows<'_>, (socket, from): (Socket, &Caller), place: HandshakePlace, known: &mut Known) -> Outcome {
     let Accepting { listener, parts, counters, .. } = &**follows.accepting;
     let ready = unpanicked(Box::pin(admit_downstream(listener, parts, (socket, from), known)), End::Downstream).await;
     drop(place);
@@ -321,7 +321,7 @@ async fn unpanicked<T>(mut work: Pin<Box<impl Future<Output = Result<T, Outcome>
 
 /// Everything that can refuse, in the one order: the peer that came, where it wants to go, the upstream's socket, the peer
 /// behind it.
-async fn admit_both(follows: Follows<'_>, to: To<'_>, (socket, from): (Socket, &From), known: &mut Known) -> Result<Ready, Outcome> {
+async fn admit_both(follows: Follows<'_>, to: To<'_>, (socket, from): (Socket, &Caller), known: &mut Known) -> Result<Ready, Outcome> {
     let Accepting { listener, parts, .. } = &**follows.accepting;
     let (here, mut downstream) = admit_downstream(listener, parts, (socket, from), known).await?;
     if tunnel::agreed(&downstream) {
@@ -363,7 +363,7 @@ async fn admit_both(follows: Follows<'_>, to: To<'_>, (socket, from): (Socket, &
     }
 }
 
-async fn admit_downstream(listener: &Listener, parts: &Parts, (socket, from): (Socket, &From), known: &mut Known) -> Result<(Admitted, Stream), Outcome> {
+async fn admit_downstream(listener: &Listener, parts: &Parts, (socket, from): (Socket, &Caller), known: &mut Known) -> Result<(Admitted, Stream), Outcome> {
     let (here, downstream) = match &listener.terminate {
         Terminate::Plain => (admit::local(), Stream::Plain(socket)),
         Terminate::Attested(side) | Terminate::Public(side) => {
@@ -380,7 +380,7 @@ const fn handshakes<'a>(listener: &'a Listener, parts: &'a Parts) -> Handshakes<
 }
 
 /// Counts and records how a connection ended: one record of each, as far as `pace` allows of those that were refused.
-fn record(accepting: &Accepting, from: &From, known: &Known, outcome: &Outcome, started: Instant, pace: Option<&Pace>) {
+fn record(accepting: &Accepting, from: &Caller, known: &Known, outcome: &Outcome, started: Instant, pace: Option<&Pace>) {
     let upstream = match &accepting.carries {
         Carries::Tcp(upstream, _) => upstream.name.as_str(),
         Carries::Chosen(..) | Carries::Http => known.upstream_name.as_str(),

@@ -82,7 +82,7 @@ impl Drop for RemovedOnDrop {
 
 /// Who connected.
 #[derive(Clone, Debug)]
-pub(super) struct From {
+pub(super) struct Caller {
     /// For the log.
     pub(super) name: String,
     /// What is capped; none for a local application over a Unix socket, and for whoever comes over vsock, most often the one
@@ -140,21 +140,21 @@ impl Listening {
         }
     }
 
-    pub(super) async fn accept(&self) -> io::Result<(Socket, From)> {
+    pub(super) async fn accept(&self) -> io::Result<(Socket, Caller)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 let addresses = stream.local_addr().ok().map(|ours| (address, ours));
-                Ok((Socket::tcp(stream), From { name: address.to_string(), source: Some(address.ip()), addresses }))
+                Ok((Socket::tcp(stream), Caller { name: address.to_string(), source: Some(address.ip()), addresses }))
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Socket::unix(stream), From { name: "unix".to_owned(), source: None, addresses: None }))
+                Ok((Socket::unix(stream), Caller { name: "unix".to_owned(), source: None, addresses: None }))
             }
             Self::Vsock(listener, _) => {
                 let (stream, address) = listener.accept().await?;
                 let name = address.as_vsock_address().map_or_else(|| "vsock".to_owned(), |(cid, port)| format!("vsock:{cid}:{port}"));
-                Ok((Socket::vsock(stream), From { name, source: None, addresses: None }))
+                Ok((Socket::vsock(stream), Caller { name, source: None, addresses: None }))
             }
         }
     }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use super::hello::{Hello, MOST};
 use super::socks::{self, Code, Malformed, Step};
 use super::{Accounts, By, Capture, Choice, Host, Wanted};
-use crate::proxy::listen::From;
+use crate::proxy::listen::Caller;
 use crate::proxy::plan::Upstream;
 use crate::proxy::stream::Stream;
 use crate::refusal::{Denied, Finding, Reason};
@@ -47,7 +47,7 @@ pub(in crate::proxy) enum Why<'a> {
 
 impl Choice {
     /// Learns where a client wants to go, and what serves that.
-    pub(in crate::proxy) async fn ask(&self, stream: &mut Stream, from: &From, limit: Duration) -> Result<Asked<'_>, Unasked> {
+    pub(in crate::proxy) async fn ask(&self, stream: &mut Stream, from: &Caller, limit: Duration) -> Result<Asked<'_>, Unasked> {
         let asking = async {
             match &self.by {
                 By::Captured(capture) => self.captured(stream, from, *capture).await,
@@ -68,7 +68,7 @@ impl Choice {
     }
 
     /// Whether this is a connection that we made: one that was captured, or one that passes back to where it came from.
-    pub(in crate::proxy) fn loops(&self, stream: &Stream, from: &From) -> bool {
+    pub(in crate::proxy) fn loops(&self, stream: &Stream, from: &Caller) -> bool {
         let ends = match self.by {
             By::Captured(capture) => from.addresses.map(|(peer, _)| peer).zip(meant(stream, from, capture)),
             By::ServerNamePassing => from.addresses,
@@ -86,7 +86,7 @@ impl Choice {
     }
 
     /// The address that a captured connection was for; where the table has none of it, the name in its handshake.
-    async fn captured(&self, stream: &mut Stream, from: &From, capture: Capture) -> Result<Asked<'_>, Unasked> {
+    async fn captured(&self, stream: &mut Stream, from: &Caller, capture: Capture) -> Result<Asked<'_>, Unasked> {
         let ours = from.addresses.map(|(_, ours)| ours);
         let meant = meant(stream, from, capture);
         let direct = capture == Capture::Redirect && meant == ours;
@@ -132,7 +132,7 @@ impl Choice {
 }
 
 /// Where a captured connection was meant to go.
-fn meant(stream: &Stream, from: &From, capture: Capture) -> Option<SocketAddr> {
+fn meant(stream: &Stream, from: &Caller, capture: Capture) -> Option<SocketAddr> {
     match capture {
         Capture::Redirect => stream.original_destination().ok(),
         Capture::Tproxy => from.addresses.map(|(_, ours)| ours),

@@ -44,7 +44,7 @@ use super::Phase;
 use super::accept::Accepting;
 use super::admit::{self, Admitted, Ground};
 use super::around::Around;
-use super::listen::From;
+use super::listen::Caller;
 use super::now::{Follows, Now, still_trusted};
 use super::reach::Shared;
 use super::record::Pace;
@@ -93,7 +93,7 @@ enum Way {
 
 /// Where and under which bounds a connection is served.
 pub(super) struct Place<'a> {
-    pub(super) from: &'a From,
+    pub(super) from: &'a Caller,
     pub(super) counters: &'a ListenerMetrics,
 }
 

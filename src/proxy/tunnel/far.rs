@@ -19,7 +19,7 @@ use crate::proxy::accept::{Accepting, Carries, Counted};
 use crate::proxy::admit::Admitted;
 use crate::proxy::connection::{self, Outcome};
 use crate::proxy::http::wire::{Gauge, Wire};
-use crate::proxy::listen::From;
+use crate::proxy::listen::Caller;
 use crate::proxy::now::{Follows, Now, same_ground};
 use crate::proxy::plan::Upstream;
 use crate::proxy::record::Pace;
@@ -31,7 +31,7 @@ use crate::proxy::upstream::{Unreachable, dial};
 /// A session that was admitted: what each connection in it has of it.
 pub(in crate::proxy) struct Admission {
     pub(in crate::proxy) here: Admitted,
-    pub(in crate::proxy) from: From,
+    pub(in crate::proxy) from: Caller,
     pub(in crate::proxy) alpn: Option<Vec<u8>>,
     pub(in crate::proxy) server_name: Option<String>,
     /// When it ends at the latest.
@@ -61,7 +61,7 @@ const RESETS: usize = 50;
 const LOCAL_RESETS: usize = 100;
 
 /// Takes the connections of an admitted session until it ends, its verdict holds no longer or the proxy ends.
-pub(in crate::proxy) async fn serve(follows: Follows<'_>, (here, stream): (Admitted, Stream), from: &From, forwarded: &mut Forwarded) -> Session {
+pub(in crate::proxy) async fn serve(follows: Follows<'_>, (here, stream): (Admitted, Stream), from: &Caller, forwarded: &mut Forwarded) -> Session {
     let accepting = follows.accepting;
     let (limits, parts) = (&accepting.listener.limits, &accepting.parts);
     let _counted = parts.metrics.tunnel_session(&accepting.listener.name, Direction::Inbound);
