@@ -55,6 +55,17 @@ pub(super) enum Ground {
     Local,
 }
 
+impl Ground {
+    /// The tier and the policy's entry, as logs have them; empty where there is none.
+    pub(super) fn told(&self) -> (&'static str, &str) {
+        match self {
+            Self::AnyClient(tier) => (tier.name(), ""),
+            Self::Attested(tier, result) => (tier.name(), result.appraisal().entry()),
+            Self::Local => ("", ""),
+        }
+    }
+}
+
 impl Admitted {
     const fn of(ground: Ground, since: Timestamp) -> Self {
         Self { ground, standing: None, since, certificate: None, own: None, names: Vec::new() }

@@ -28,14 +28,12 @@ pub(super) struct About<'a> {
 impl About<'_> {
     /// The tier, the policy's entry and the policy's digest.
     pub(super) fn verdict(&self) -> (&'static str, &str, String) {
-        match self.ground {
-            Some(Ground::Attested(tier, result)) => {
-                let appraisal = result.appraisal();
-                (tier.name(), appraisal.entry(), data_encoding::HEXLOWER.encode(appraisal.policy_digest()))
-            }
-            Some(Ground::AnyClient(tier)) => (tier.name(), "", String::new()),
-            Some(Ground::Local) | None => ("", "", String::new()),
-        }
+        let (tier, entry) = self.ground.map(Ground::told).unwrap_or_default();
+        let digest = match self.ground {
+            Some(Ground::Attested(_, result)) => data_encoding::HEXLOWER.encode(result.appraisal().policy_digest()),
+            _ => String::new(),
+        };
+        (tier, entry, digest)
     }
 
     pub(super) fn duration_ms(&self) -> Option<u64> {

@@ -122,10 +122,7 @@ fn tunnel(connection: &Arc<Connection>, downstream: OnUpgrade, reached: Reached,
                 ended.to_string()
             }
         };
-        let (tier, entry) = match there.ground() {
-            Some(Ground::Attested(tier, result)) => (tier.name(), result.appraisal().entry()),
-            _ => ("", ""),
-        };
+        let (tier, entry) = there.ground().map(Ground::told).unwrap_or_default();
         tracing::info!(
             target: "connection", event = "forwarded", listener = around.listener, peer = shared.from, wanted = %wanted, address = target, tier, entry,
             bytes_received = forwarded.up, bytes_sent = forwarded.down, ended,

@@ -114,11 +114,7 @@ impl Drop for Record {
         let Some(left_out) = self.problem.as_ref().map_or(Some(None), |_| self.connection.pace.more()) else { return };
         let address = self.address.as_ref().map(ToString::to_string).unwrap_or_default();
         let request_id = self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default();
-        let (tier, entry) = match &self.connection.admitted.ground {
-            Ground::Attested(tier, result) => (tier.name(), result.appraisal().entry()),
-            Ground::AnyClient(tier) => (tier.name(), ""),
-            Ground::Local => ("", ""),
-        };
+        let (tier, entry) = self.connection.admitted.ground.told();
         tracing::info!(
             target: "access", event = "request", listener = self.connection.around.listener, peer = self.connection.from, tier, entry, method = self.method.as_str(),
             host = self.host, path = self.path, status = self.status, upstream = self.upstream, address, request_id,
