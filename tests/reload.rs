@@ -276,6 +276,29 @@ async fn an_upgraded_connection_ends_when_it_would_not_be_begun_any_more() {
     server.drain().await;
 }
 
+/// A path that no rule looked at is not what it seems to be once one does: no request for it would be taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgraded_connection_ends_when_a_rule_comes_that_its_path_could_evade() {
+    let (app, desk) = (upgrading().await, desk());
+    let server = start(&config(&desk, &requests(app, MUTUAL, "upgrades = [\"chat\"]"))).await;
+    let client = start(&config(&desk, &way("out", at(&server, "in"), "protocol = \"http\"\nupgrades = [\"chat\"]"))).await;
+    let mut rooms = Vec::new();
+    for path in ["/room/%2e%2e/secret", "/room/2"] {
+        let mut stream = connect(at(&client, "out")).await;
+        let asked = format!("GET {path} HTTP/1.1\r\nHost: far.test\r\nConnection: upgrade\r\nUpgrade: chat\r\n\r\n");
+        stream.write_all(asked.as_bytes()).await.expect("written");
+        assert!(answer(&mut stream).await.expect("an answer").starts_with("HTTP/1.1 101"));
+        rooms.push(stream);
+    }
+    let allow = "allow = [ { entry = \"web-1\", paths = [\"/room/*\"] } ]\nupgrades = [\"chat\"]";
+    reload(&server, config(&desk, &requests(app, MUTUAL, allow))).await;
+    assert!(says_back(&mut rooms[1]).await, "what the rule allows is harmed");
+    told(server.metrics(), "connections_withdrawn_total{listener=\"in\",side=\"downstream\",reason=\"configuration_changed\"} 1").await;
+    assert!(ends(&mut rooms[0]).await, "a tunnel is where the rule does not let it");
+    client.drain().await;
+    server.drain().await;
+}
+
 /// An application whose connections become echoes.
 async fn upgrading() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -17,6 +17,7 @@ use super::answer::Problem;
 use super::body::{self, Fate};
 use super::fields;
 use super::message::Message;
+use super::plan::is_settled;
 use super::pool::{Lease, Pool};
 use super::request::{Answer, Record, returned};
 use super::view::View;
@@ -155,6 +156,9 @@ struct Begun {
 impl Begun {
     fn may_go_on(&self, connection: &Connection, view: &View) -> Result<(), Denied> {
         let site = &view.site;
+        if site.plan.reads_paths() && !is_settled(&self.path) {
+            return Err(changed("listener.route", "a path that everybody reads as the same"));
+        }
         let Some(Way::Pool(pool)) = site.route(&self.authority, &self.path, &Method::GET) else {
             return Err(changed("listener.route", "a route for this request"));
         };
