@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
-use socket2::SockRef;
+use socket2::{Domain, SockAddr, SockRef, Type};
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
 
 use super::passed::{Given, Passed};
@@ -204,8 +204,14 @@ fn settle(path: &Path, mode: u32, (user, group): (Option<u32>, Option<u32>)) -> 
 /// Removes a socket that nobody serves; leaves everything else to fail at binding.
 fn remove_left_over(path: &Path) -> io::Result<()> {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    let deserted = || std::os::unix::net::UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-    if is_socket && deserted() { fs::remove_file(path) } else { Ok(()) }
+    if is_socket && deserted(path)? { fs::remove_file(path) } else { Ok(()) }
+}
+
+/// Whether nobody serves a socket. One whose server stands still is served, and not waited for.
+fn deserted(path: &Path) -> io::Result<bool> {
+    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.connect(&SockAddr::unix(path)?).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
 }
 
 #[cfg(test)]
@@ -227,6 +233,30 @@ mod tests {
         let listening = Listening::bind(&place, false, &mut Passed::default()).expect("bound");
         assert_eq!(bits(&path), 0o666, "the umask takes nothing away");
         drop(listening);
+    }
+
+    /// Whoever serves it may stand still, and as many wait for him as the system lets wait.
+    #[tokio::test]
+    async fn a_socket_whose_server_stands_still_is_left_alone_and_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        let (socket, _file) = bound(&path, 0o600).expect("bound");
+        let standing = socket.listen(0).expect("it listens");
+        let waiting = || {
+            let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+            socket.set_nonblocking(true).expect("set");
+            socket.connect(&SockAddr::unix(&path).expect("an address")).map(|()| socket)
+        };
+        let waiting: Vec<_> = std::iter::from_fn(|| waiting().ok()).collect();
+        assert!(!waiting.is_empty());
+        let (tell, told) = std::sync::mpsc::channel();
+        let at = path.clone();
+        std::thread::spawn(move || tell.send(remove_left_over(&at).is_ok()));
+        assert_eq!(told.recv_timeout(std::time::Duration::from_secs(20)), Ok(true), "it waits");
+        assert!(path.exists(), "it is served");
+        drop((waiting, standing));
+        remove_left_over(&path).expect("looked at");
+        assert!(!path.exists(), "nobody serves it");
     }
 
     #[tokio::test]
