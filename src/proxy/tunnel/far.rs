@@ -19,6 +19,7 @@ use crate::proxy::accept::{Accepting, Carries, Counted};
 use crate::proxy::admit::Admitted;
 use crate::proxy::connection::{self, Outcome};
 use crate::proxy::http::wire::{Gauge, Wire};
+use crate::proxy::limits::network;
 use crate::proxy::listen::Caller;
 use crate::proxy::now::{Follows, Now, same_ground};
 use crate::proxy::plan::Upstream;
@@ -110,7 +111,7 @@ pub(in crate::proxy) async fn serve(follows: Follows<'_>, (here, stream): (Admit
 async fn take(accepting: &Arc<Accepting>, now: watch::Receiver<Now>, session: &Arc<Admission>, wire: Wire) -> Ended {
     let limits = &accepting.listener.limits;
     let lost = |error: h2::Error| Ended::Lost(End::Downstream, io::Error::other(error));
-    let mut window = Window::first();
+    let mut window = Window::first(session.from.source.map(network));
     let mut connection = match tokio::time::timeout(limits.handshake, settings(limits.streams, &window).handshake::<_, Bytes>(wire)).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return lost(error),

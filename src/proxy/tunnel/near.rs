@@ -203,7 +203,7 @@ impl Sessions {
         let place = (place, socket.peer());
         let (there, stream) = around.handshakes().outbound(&self.side, socket.holding(held)).await.map_err(Failure::Refused)?;
         let lost = |error: h2::Error| Failure::Unreachable(vec![(target.clone(), io::ErrorKind::ConnectionReset, error.to_string())]);
-        let window = Window::first();
+        let window = Window::first(None);
         let setting_up = async {
             let (sender, mut connection) = settings(&window).handshake(Wire::upstream(stream, Gauge::new())).await?;
             let mut pings = connection.ping_pong();
