@@ -94,7 +94,7 @@ const AZURE_SNP: Platform = Platform {
 const INTEL_SGX: Platform = Platform {
     name: "intel-sgx",
     media_type: intel::MEDIA_TYPE,
-    verifier: &verify::sgx::Sgx,
+    verifier: &verify::sgx::SGX,
     anchors: verify::sgx::anchors,
     vendor_service: "https://api.trustedservices.intel.com",
     saved: intel::saved::SGX,

@@ -24,19 +24,19 @@ use x509_parser::prelude::X509Certificate;
 use super::chain::{self, Revocations, SigningKey, unavailable, untrusted};
 use super::memo::verifies_once;
 use super::roots::{Anchor, Origin};
-use super::{AuthenticClaims, Grounds, Short, Standing};
+use super::{AuthenticClaims, Grounds, Short, Standing, Verifier};
 use crate::crypto::{Scheme, sha256, verifies};
 use crate::evidence::intel::collateral::{QeIdentity, Sealed, Signed, TcbInfo};
 use crate::evidence::intel::{self, Body, Pck, Quote, certification};
 use crate::evidence::{Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence, Timestamp};
-use crate::policy::Revocation;
+use crate::policy::{Accept, Entry, Revocation, Vocabulary};
 use crate::refusal::{Denied, Finding, Reason};
 
-/// One of the two platforms, as Intel's services and collateral name it.
+/// The verifier of one of the two platforms, as Intel's services and collateral name it.
 #[derive(Debug)]
-pub(super) struct Line {
-    /// Its name in policies.
-    pub(super) tee: &'static str,
+pub struct Line {
+    /// Its words in policies.
+    pub(super) vocabulary: &'static Vocabulary,
     /// `id` of its TCB info.
     pub(super) tcb_info: &'static str,
     /// `id` of its quoting enclave's identity.
@@ -58,18 +58,12 @@ pub(super) fn anchors(platform: &'static str) -> Vec<Anchor> {
 /// The common name of the root.
 const ROOT: &str = "Intel SGX Root CA";
 
-impl Line {
-    /// A quote of this platform.
-    pub(super) fn quote(&self, evidence: &Evidence) -> Result<Quote, Denied> {
-        let quote = Quote::parse(&evidence.bytes)?;
-        if (self.is_body)(&quote.body) {
-            return Ok(quote);
-        }
-        Finding::new(Reason::EvidenceUnsupported, "quote.tee_type", format!("a quote of {}", self.tee), quote.body.kind()).refuse()
+impl Verifier for Line {
+    fn vocabulary(&self) -> &'static Vocabulary {
+        self.vocabulary
     }
 
-    /// What the quote says, with what its certificate and the collateral add; read and not believed.
-    pub(super) fn read(&self, evidence: &Evidence, endorsements: &Endorsements) -> Result<Claims, Denied> {
+    fn read(&self, evidence: &Evidence, endorsements: &Endorsements) -> Result<Claims, Denied> {
         let quote = self.quote(evidence)?;
         let pck = pck_of(&quote).ok();
         let signed = |name| endorsements.find(name).and_then(|bytes| Signed::decode(name, bytes).ok());
@@ -80,8 +74,11 @@ impl Line {
         Ok(claims::claims(&quote, pck.as_ref(), evaluation.as_ref().map(|(evaluation, number)| (evaluation, *number))))
     }
 
-    /// What a verdict needs, by the paths of the PCS.
-    pub(super) fn needs(&self, evidence: &Evidence) -> Result<Vec<EndorsementId>, Denied> {
+    fn bound(&self, evidence: &Evidence) -> Result<Bound, Denied> {
+        self.quote(evidence).map(|quote| Bound::Long(quote.bound_data()))
+    }
+
+    fn needs(&self, evidence: &Evidence) -> Result<Vec<EndorsementId>, Denied> {
         let quote = self.quote(evidence)?;
         let mut needs = self.needs_of_every_machine();
         let Ok(pck) = pck_of(&quote) else { return Ok(needs) };
@@ -91,45 +88,23 @@ impl Line {
         Ok(needs)
     }
 
-    /// The part of [`Line::needs`] that does not depend on the machine.
-    pub(super) fn needs_of_every_machine(&self) -> Vec<EndorsementId> {
-        vec![EndorsementId { name: "qe_identity", path: self.qe_identity_path() }, EndorsementId { name: "root_crl", path: ROOT_CRL.to_owned() }]
-    }
-
-    /// Where the quoting enclave's identity is.
-    fn qe_identity_path(&self) -> String {
-        format!("/{}/certification/v4/qe/identity", self.service)
-    }
-
-    /// Where the TCB info of machines of an FMSPC is.
-    pub(super) fn tcb_info_path(&self, fmspc: &[u8]) -> String {
-        format!("/{}/certification/v4/tcb?fmspc={}", self.service, data_encoding::HEXUPPER.encode(fmspc))
-    }
-
-    /// The whole of stage 1.
-    pub(super) fn authenticate(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<AuthenticClaims, Denied> {
+    fn unforged(&self, evidence: &Evidence, grounds: &Grounds<'_>) -> Result<(), Denied> {
+        // The steps that need no collateral, 1 to 4.
         let quote = self.quote(evidence)?;
-        let pems = pck_chain(&quote)?;
-        let link = self.signed(&quote, &pems, evidence, grounds)?;
-        let revoked = revocation(&link, endorsements, grounds)?;
-        let collateral = self.collateral(&link, &revoked, endorsements, grounds)?;
-        identified(&quote, &collateral.identity)?;
-        (self.plausible)(&quote, &collateral.info)?;
-        let evaluation = tcb::evaluate(&quote, &link.pck, &collateral.info, &collateral.identity);
-        evaluation.genuine()?;
-        let number = number(&collateral.info, &collateral.identity);
-        Ok(AuthenticClaims {
-            platform: self.tee,
-            claims: claims::claims(&quote, Some(&link.pck), Some((&evaluation, number))),
-            bound: Bound::Long(quote.bound_data()),
-            until: [Some(link.until), revoked.until, Some(collateral.until)].into_iter().flatten().min().unwrap_or(grounds.now),
-            origin: link.origin,
-            revocation_checked: revoked.until.is_some(),
-        })
+        self.signed(&quote, &pck_chain(&quote)?, evidence, grounds).map(drop)
     }
 
-    /// How the machine stands by Intel's data, whatever the status.
-    pub(super) fn standing(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<Standing, Denied> {
+    fn foreseen(&self, entry: &Entry) -> Vec<EndorsementId> {
+        let mut needs = self.needs_of_every_machine();
+        for constraint in entry.constraints.iter().filter(|constraint| constraint.field.key == "fmspc") {
+            if let Accept::Bytes(kinds) = &constraint.accept {
+                needs.extend(kinds.iter().map(|fmspc| EndorsementId { name: "tcb_info", path: self.tcb_info_path(fmspc) }));
+            }
+        }
+        needs
+    }
+
+    fn standing(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<Standing, Denied> {
         let quote = self.quote(evidence)?;
         let pems = pck_chain(&quote)?;
         let link = self.signed(&quote, &pems, evidence, grounds)?;
@@ -160,19 +135,18 @@ impl Line {
         })
     }
 
-    /// Whether an item of collateral is Intel's and current: before it is kept.
-    /// One of an older evaluation is not kept in place of one of a newer, whatever their dates: Intel signs several anew
-    /// every day.
-    pub(super) fn vouch(
+    fn vouch(
         &self,
         id: &EndorsementId,
         item: &Endorsement,
         others: &dyn Fn(&EndorsementId) -> Option<Endorsement>,
         grounds: &Grounds<'_>,
     ) -> Result<(), Denied> {
+        // One of an older evaluation is not kept in place of one of a newer, whatever their dates: Intel signs several anew
+        // every day.
         let at_hand: Endorsements = [item.clone()].into_iter().collect();
         let mut refused = None;
-        for anchor in grounds.anchors.of(self.tee, ROOT) {
+        for anchor in grounds.anchors.of(self.vocabulary.tee, ROOT) {
             let root = SigningKey::of_spki("root", &anchor.spki)?;
             let vouched = match id.name {
                 "root_crl" => {
@@ -201,10 +175,51 @@ impl Line {
         Err(refused.unwrap_or_else(no_root))
     }
 
-    /// The steps that need no collateral, 1 to 4.
-    pub(super) fn unforged(&self, evidence: &Evidence, grounds: &Grounds<'_>) -> Result<(), Denied> {
+    fn authenticate(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<AuthenticClaims, Denied> {
         let quote = self.quote(evidence)?;
-        self.signed(&quote, &pck_chain(&quote)?, evidence, grounds).map(drop)
+        let pems = pck_chain(&quote)?;
+        let link = self.signed(&quote, &pems, evidence, grounds)?;
+        let revoked = revocation(&link, endorsements, grounds)?;
+        let collateral = self.collateral(&link, &revoked, endorsements, grounds)?;
+        identified(&quote, &collateral.identity)?;
+        (self.plausible)(&quote, &collateral.info)?;
+        let evaluation = tcb::evaluate(&quote, &link.pck, &collateral.info, &collateral.identity);
+        evaluation.genuine()?;
+        let number = number(&collateral.info, &collateral.identity);
+        Ok(AuthenticClaims {
+            platform: self.vocabulary.tee,
+            claims: claims::claims(&quote, Some(&link.pck), Some((&evaluation, number))),
+            bound: Bound::Long(quote.bound_data()),
+            until: [Some(link.until), revoked.until, Some(collateral.until)].into_iter().flatten().min().unwrap_or(grounds.now),
+            origin: link.origin,
+            revocation_checked: revoked.until.is_some(),
+        })
+    }
+}
+
+impl Line {
+    /// A quote of this platform.
+    pub(super) fn quote(&self, evidence: &Evidence) -> Result<Quote, Denied> {
+        let quote = Quote::parse(&evidence.bytes)?;
+        if (self.is_body)(&quote.body) {
+            return Ok(quote);
+        }
+        Finding::new(Reason::EvidenceUnsupported, "quote.tee_type", format!("a quote of {}", self.vocabulary.tee), quote.body.kind()).refuse()
+    }
+
+    /// The part of what a verdict needs that does not depend on the machine.
+    fn needs_of_every_machine(&self) -> Vec<EndorsementId> {
+        vec![EndorsementId { name: "qe_identity", path: self.qe_identity_path() }, EndorsementId { name: "root_crl", path: ROOT_CRL.to_owned() }]
+    }
+
+    /// Where the quoting enclave's identity is.
+    fn qe_identity_path(&self) -> String {
+        format!("/{}/certification/v4/qe/identity", self.service)
+    }
+
+    /// Where the TCB info of machines of an FMSPC is.
+    fn tcb_info_path(&self, fmspc: &[u8]) -> String {
+        format!("/{}/certification/v4/tcb?fmspc={}", self.service, data_encoding::HEXUPPER.encode(fmspc))
     }
 
     fn signed<'a>(&self, quote: &Quote, pems: &'a [Vec<u8>], evidence: &Evidence, grounds: &Grounds<'a>) -> Result<Link<'a>, Denied> {
@@ -234,7 +249,7 @@ impl Line {
             return untrusted("pck_chain", "each certificate issued by the next", "other names");
         }
         chain::is_authority("pck_ca", &middle)?;
-        let Some(anchor) = grounds.anchors.of(self.tee, ROOT).find(|anchor| anchor.spki == top.public_key().raw) else {
+        let Some(anchor) = grounds.anchors.of(self.vocabulary.tee, ROOT).find(|anchor| anchor.spki == top.public_key().raw) else {
             return untrusted("root", format!("the pinned key of {ROOT}"), "another root key");
         };
         let root = SigningKey::of_spki("root", &anchor.spki)?;

@@ -7,69 +7,24 @@ mod vocabulary;
 
 use super::intel::{self, Line};
 use super::roots::Anchor;
-use super::tdx::foreseen;
-use super::{AuthenticClaims, Grounds, Standing, Verifier};
 use crate::evidence::intel::collateral::TcbInfo;
 use crate::evidence::intel::{Body, Quote};
-use crate::evidence::{Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence};
-use crate::policy::{Entry, Vocabulary};
 use crate::refusal::{Denied, Finding, Reason};
 
 /// The platform's verifier.
-#[derive(Debug)]
-pub struct Sgx;
-
-static LINE: Line =
-    Line { tee: vocabulary::VOCABULARY.tee, tcb_info: "SGX", qe_identity: "QE", service: "sgx", is_body: |body| matches!(body, Body::Enclave(_)), plausible };
+pub static SGX: Line = Line {
+    vocabulary: &vocabulary::VOCABULARY,
+    tcb_info: "SGX",
+    qe_identity: "QE",
+    service: "sgx",
+    is_body: |body| matches!(body, Body::Enclave(_)),
+    plausible,
+};
 
 /// Intel's root.
 #[must_use]
 pub fn anchors() -> Vec<Anchor> {
-    intel::anchors(LINE.tee)
-}
-
-impl Verifier for Sgx {
-    fn vocabulary(&self) -> &'static Vocabulary {
-        &vocabulary::VOCABULARY
-    }
-
-    fn read(&self, evidence: &Evidence, endorsements: &Endorsements) -> Result<Claims, Denied> {
-        LINE.read(evidence, endorsements)
-    }
-
-    fn bound(&self, evidence: &Evidence) -> Result<Bound, Denied> {
-        LINE.quote(evidence).map(|quote| Bound::Long(quote.bound_data()))
-    }
-
-    fn needs(&self, evidence: &Evidence) -> Result<Vec<EndorsementId>, Denied> {
-        LINE.needs(evidence)
-    }
-
-    fn unforged(&self, evidence: &Evidence, grounds: &Grounds<'_>) -> Result<(), Denied> {
-        LINE.unforged(evidence, grounds)
-    }
-
-    fn standing(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<Standing, Denied> {
-        LINE.standing(evidence, endorsements, grounds)
-    }
-
-    fn foreseen(&self, entry: &Entry) -> Vec<EndorsementId> {
-        foreseen(&LINE, entry)
-    }
-
-    fn vouch(
-        &self,
-        id: &EndorsementId,
-        item: &Endorsement,
-        others: &dyn Fn(&EndorsementId) -> Option<Endorsement>,
-        grounds: &Grounds<'_>,
-    ) -> Result<(), Denied> {
-        LINE.vouch(id, item, others, grounds)
-    }
-
-    fn authenticate(&self, evidence: &Evidence, endorsements: &Endorsements, grounds: &Grounds<'_>) -> Result<AuthenticClaims, Denied> {
-        LINE.authenticate(evidence, endorsements, grounds)
-    }
+    intel::anchors(SGX.vocabulary.tee)
 }
 
 /// The bits of ATTRIBUTES that have a meaning (Intel SDM volume 3D, "ATTRIBUTES Structure"): INIT, DEBUG, MODE64BIT,

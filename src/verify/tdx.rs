@@ -20,7 +20,7 @@ use crate::evidence::intel::log::{self, Events};
 use crate::evidence::intel::{Body, Quote, TdReport};
 use crate::evidence::tpm::Hash;
 use crate::evidence::{Bound, Claims, Endorsement, EndorsementId, Endorsements, Evidence, launch};
-use crate::policy::{Accept, Entry, Vocabulary};
+use crate::policy::{Entry, Vocabulary};
 use crate::refusal::{Denied, Finding, Reason};
 
 /// The platform's verifier.
@@ -28,7 +28,7 @@ use crate::refusal::{Denied, Finding, Reason};
 pub struct Tdx;
 
 static LINE: Line = Line {
-    tee: vocabulary::VOCABULARY.tee,
+    vocabulary: &vocabulary::VOCABULARY,
     tcb_info: "TDX",
     qe_identity: "TD_QE",
     service: "tdx",
@@ -39,12 +39,12 @@ static LINE: Line = Line {
 /// Intel's root.
 #[must_use]
 pub fn anchors() -> Vec<Anchor> {
-    intel::anchors(LINE.tee)
+    intel::anchors(LINE.vocabulary.tee)
 }
 
 impl Verifier for Tdx {
     fn vocabulary(&self) -> &'static Vocabulary {
-        &vocabulary::VOCABULARY
+        LINE.vocabulary
     }
 
     fn read(&self, evidence: &Evidence, endorsements: &Endorsements) -> Result<Claims, Denied> {
@@ -59,7 +59,7 @@ impl Verifier for Tdx {
     }
 
     fn bound(&self, evidence: &Evidence) -> Result<Bound, Denied> {
-        LINE.quote(evidence).map(|quote| Bound::Long(quote.bound_data()))
+        LINE.bound(evidence)
     }
 
     fn members(&self) -> &'static [Member] {
@@ -83,7 +83,7 @@ impl Verifier for Tdx {
     }
 
     fn foreseen(&self, entry: &Entry) -> Vec<EndorsementId> {
-        [foreseen(&LINE, entry), google::TDX.foreseen(entry)].concat()
+        [LINE.foreseen(entry), google::TDX.foreseen(entry)].concat()
     }
 
     fn vouch(
@@ -116,17 +116,6 @@ impl Verifier for Tdx {
 /// What Google's endorsement must name, and where.
 fn endorsed_by_google(report: &TdReport) -> (&[u8; 48], &'static google::Hardware) {
     (&report.mr_td, &google::TDX)
-}
-
-/// What every machine of an entry will need.
-pub(super) fn foreseen(line: &Line, entry: &Entry) -> Vec<EndorsementId> {
-    let mut needs = line.needs_of_every_machine();
-    for constraint in entry.constraints.iter().filter(|constraint| constraint.field.key == "fmspc") {
-        if let Accept::Bytes(kinds) = &constraint.accept {
-            needs.extend(kinds.iter().map(|fmspc| EndorsementId { name: "tcb_info", path: line.tcb_info_path(fmspc) }));
-        }
-    }
-    needs
 }
 
 fn events(evidence: &Evidence) -> Result<Option<Events>, Denied> {
