@@ -31,7 +31,7 @@ async fn written(listener: &str, refusals: &[&str]) -> usize {
     let mut told = (0, 0);
     let waiting = async {
         loop {
-            let lines = lines().of(listener);
+            let lines = lines().of("listener", listener);
             let is = |line: &&serde_json::Value| refusals.iter().any(|event| line["event"] == *event);
             told = (lines.iter().filter(is).count(), lines.iter().filter_map(|line| line["left_out"].as_u64()).sum::<u64>());
             if told.0 + usize::try_from(told.1).expect("few") == MANY {

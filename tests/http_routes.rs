@@ -1,6 +1,8 @@
 //! Where requests go, who may make them, and what one client may take: routes, `allow`, targets, limits, floods.
 #![cfg(feature = "simulator")]
 
+#[path = "support/lines.rs"]
+mod lines;
 #[path = "support/sidecar.rs"]
 mod peer;
 #[path = "support/told.rs"]
@@ -277,7 +279,8 @@ async fn a_dead_target_is_passed_over_and_one_that_is_unwell_left_out() {
     assert!(one.heads().len() >= 4 && other.heads().len() >= 4, "{} {}", one.heads().len(), other.heads().len());
     app.drain().await;
 
-    // One target answers its checks with an error: no request goes there any more.
+    // One target answers its checks with an error: no request goes there any more, and the log says what it answered.
+    let lines = lines::Lines::begin();
     let (unwell, asked) = always_500().await;
     let health = "health = { path = \"/healthz\", every = \"100ms\" }";
     let (app, address) = front(&desk, &upstream("app", &[one.address, unwell], health), "upstream = \"app\"").await;
@@ -286,6 +289,9 @@ async fn a_dead_target_is_passed_over_and_one_that_is_unwell_left_out() {
         assert!(curl(&["-k", &format!("https://{address}/")]).await.contains(" 200"));
     }
     assert!(asked.lock().expect("no panic").iter().all(|head| head.starts_with("GET /healthz ")));
+    let lines = lines.of("upstream", "app");
+    let said: Vec<_> = lines.iter().filter(|line| line["event"] == "unwell").map(|line| (&line["address"], &line["found"])).collect();
+    assert_eq!(said, [(&serde_json::json!(unwell.to_string()), &serde_json::json!("/healthz was answered with 500"))]);
     app.drain().await;
     // With none well, trying is better than failing for sure.
     let (app, address) = front(&desk, &upstream("app", &[unwell], health), "upstream = \"app\"").await;

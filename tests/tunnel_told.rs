@@ -21,7 +21,7 @@ const MUTUAL: &str = "insecure_allow_any_genuine_platform = true\nmultiplex = tr
 
 /// What is written of an event at a listener.
 fn records(lines: &Lines, event: &str, listener: &str) -> Vec<serde_json::Value> {
-    lines.of(listener).into_iter().filter(|fields| fields["event"] == event).collect()
+    lines.of("listener", listener).into_iter().filter(|fields| fields["event"] == event).collect()
 }
 
 struct World {

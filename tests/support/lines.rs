@@ -27,10 +27,10 @@ impl Lines {
         lines
     }
 
-    /// The fields of all that is written of a listener.
-    pub(crate) fn of(&self, listener: &str) -> Vec<serde_json::Value> {
+    /// The fields of all that is written of a listener (`key` "listener") or an upstream.
+    pub(crate) fn of(&self, key: &str, name: &str) -> Vec<serde_json::Value> {
         let text = String::from_utf8(self.0.lock().expect("no panic").clone()).expect("text");
         let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["fields"].clone());
-        lines.filter(|fields| fields["listener"] == listener).collect()
+        lines.filter(|fields| fields[key] == name).collect()
     }
 }

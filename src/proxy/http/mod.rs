@@ -53,6 +53,7 @@ use super::tcp::{End, Ended, Forwarded};
 use crate::admin::metrics::{HttpMetrics, ListenerMetrics};
 use crate::tls::ALPN_H2;
 use answer::{Audience, Problem};
+use body::Fate;
 use fields::{Client, Ids, Pseudonym};
 use message::Message;
 use plan::{Backend, HttpLimits, Site, To};
@@ -482,15 +483,26 @@ async fn check(pool: std::sync::Weak<Pool>) {
         let mut well = 0;
         for spot in pool.spots.now().iter() {
             let asking = pool.ask(&operator, spot, Message::get(&spot.target.to_string(), path.clone()));
-            let answer = tokio::time::timeout(pause.max(Duration::from_secs(1)), asking).await;
-            // Says nothing of the target.
-            if matches!(&answer, Ok(Err(pool::Failure::Full))) {
-                well += i64::from(spot.well.load(Ordering::SeqCst));
-                continue;
-            }
-            let good = matches!(&answer, Ok(Ok((response, _))) if response.status().is_success() || response.status().is_redirection());
+            let most = pause.max(Duration::from_secs(1));
+            let found = match tokio::time::timeout(most, asking).await {
+                // Says nothing of the target.
+                Ok(Err(pool::Failure::Full)) => {
+                    well += i64::from(spot.well.load(Ordering::SeqCst));
+                    continue;
+                }
+                Ok(Ok((response, _))) if response.status().is_success() || response.status().is_redirection() => None,
+                Ok(Ok((response, _))) => Some(format!("{path} was answered with {}", response.status().as_u16())),
+                Ok(Err(failure)) => Some(Problem::of(&failure, &Fate::default()).detail),
+                Err(_) => Some(format!("{path} was not answered within {} ms", most.as_millis())),
+            };
+            let good = found.is_none();
             if spot.well.swap(good, Ordering::SeqCst) != good {
-                tracing::warn!(target: "upstream", event = if good { "well" } else { "unwell" }, upstream = pool.name(), address = %spot);
+                match found {
+                    None => tracing::info!(target: "upstream", event = "well", upstream = pool.name(), address = %spot),
+                    Some(found) => tracing::warn!(
+                        target: "upstream", event = "unwell", upstream = pool.name(), address = %spot, expected = "a 2xx or 3xx to health.path", found,
+                    ),
+                }
             }
             well += i64::from(good);
         }
