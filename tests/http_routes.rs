@@ -504,10 +504,13 @@ async fn bounds_of_heads_bodies_and_patience_are_kept() {
     let url = format!("http://{}/", pair.entrance);
     let long = format!("X-Long: {}", "a".repeat(5000));
     assert!(curl(&["--http1.1", "-H", &long, &url]).await.contains(" 431"));
+    told(pair.client.metrics(), "limits_rejected_total{listener=\"out\",limit=\"header\"} 1\n").await;
     for version in ["--http1.1", "--http2-prior-knowledge"] {
         assert!(curl(&[version, "-d", &"b".repeat(1024), &url]).await.contains(" 200"));
-        let answer = curl(&[version, "-d", &"b".repeat(1025), &url]).await;
-        assert!(answer.contains(" 413"), "{version}: {answer}");
+        // Who is refused can be asked about as everybody else.
+        let answer = curl(&[version, "-H", "X-Request-Id: theirs", "-d", &"b".repeat(1025), &url]).await;
+        assert!(answer.contains(" 413") && answer.contains("limits.body"), "{version}: {answer}");
+        assert_eq!(field(&answer, "x-request-id").as_deref(), Some("theirs"), "{version}: {answer}");
         let chunked = curl(&[version, "-H", "Transfer-Encoding: chunked", "-H", "Expect:", "-d", &"b".repeat(1025), &url]).await;
         assert!(chunked.contains(" 413"), "{version}: {chunked}");
     }

@@ -88,7 +88,7 @@ impl Problem {
     /// What a failed try at an upstream means for the client. The body may be what failed.
     pub(super) fn of(failure: &Failure, fate: &Fate) -> Self {
         if fate.too_large() {
-            return Self::request(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than this listener allows");
+            return Self::request(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than this listener allows (limits.body)");
         }
         if fate.slow() {
             return Self::request(StatusCode::REQUEST_TIMEOUT, "the body stood still for too long");

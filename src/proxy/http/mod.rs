@@ -196,7 +196,7 @@ impl Running {
         let limits = &self.plan.limits;
         if self.lasting.requests.load(Ordering::SeqCst) > limits.requests {
             self.around.parts.metrics.limit_rejected(&self.around.listener, "requests");
-            return Err(Problem::full(StatusCode::SERVICE_UNAVAILABLE, "too many requests are under way"));
+            return Err(Problem::full(StatusCode::SERVICE_UNAVAILABLE, "too many requests are under way (limits.requests)"));
         }
         let Some(rate) = limits.rate.map(f64::from) else { return Ok(()) };
         let mut tokens = self.lasting.tokens.lock().unwrap_or_else(PoisonError::into_inner);
@@ -208,7 +208,7 @@ impl Running {
             return Ok(());
         }
         self.around.parts.metrics.limit_rejected(&self.around.listener, "rate");
-        Err(Problem::full(StatusCode::TOO_MANY_REQUESTS, "too many requests in this second"))
+        Err(Problem::full(StatusCode::TOO_MANY_REQUESTS, "too many requests in this second (limits.rate)"))
     }
 }
 
@@ -436,7 +436,12 @@ async fn drive<C: Future<Output = Result<(), hyper::Error>>>(connection: &Arc<Co
             biased;
             ended = running.as_mut() => return match ended {
                 Ok(()) => Ended::Finished,
-                Err(error) => Ended::Lost(End::Downstream, std::io::Error::other(error)),
+                Err(error) if error.is_parse_too_large() => {
+                    around.parts.metrics.limit_rejected(&around.listener, "header");
+                    let why = format!("a request's head is longer than limits.header ({} octets), or has more than {FIELDS} fields", connection.limits.header);
+                    Ended::Lost(End::Downstream, std::io::Error::other(why))
+                }
+                Err(error) => Ended::Lost(End::Downstream, std::io::Error::other(caused(&error))),
             },
             () = tokio::time::sleep_until(connection.end) => return Ended::Expired,
             _ = phase.wait_for(|phase| *phase != Phase::Running), if !leaving => {
@@ -468,6 +473,11 @@ async fn drive<C: Future<Output = Result<(), hyper::Error>>>(connection: &Arc<Co
             }
         }
     }
+}
+
+/// An error of hyper's with what is behind it, which it does not say by itself.
+fn caused(error: &hyper::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 /// Asks the targets of a pool whether they are well, as long as there is a pool.

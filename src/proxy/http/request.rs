@@ -186,6 +186,9 @@ async fn answered(
 ) -> Result<Response<Answer>, Problem> {
     let view = view.map_err(Left::problem)?;
     let site = &view.site;
+    // Before anything can refuse: who asks what became of a request has its id, whoever answered.
+    let keep = connection.trusted(&site.plan) || !matches!(connection.admitted.ground, Ground::AnyClient(_));
+    record.request_id = Some(fields::request_id(&mut parts.headers, keep, &site.lasting.ids));
     site.room()?;
     let authority = fields::authority(&parts).map_err(|why| Problem::request(StatusCode::BAD_REQUEST, why))?;
     record.host.clone_from(&authority);
@@ -235,7 +238,7 @@ async fn answered(
     if let (Some(most), Some(length)) = (most, incoming.size_hint().exact())
         && length > most
     {
-        return Err(Problem::request(StatusCode::PAYLOAD_TOO_LARGE, format!("a body of {length} octets; this listener takes {most}")));
+        return Err(Problem::request(StatusCode::PAYLOAD_TOO_LARGE, format!("a body of {length} octets; this listener takes {most} (limits.body)")));
     }
     prepare((connection, &view), &mut parts, &authority, record)?;
     let key = hash(&(connection.address, &authority));
@@ -286,8 +289,10 @@ fn prepare((connection, view): (&Connection, &View), parts: &mut Parts, authorit
     fields::strip_hop(fields);
     fields::set_forwarding(fields, &Came { client: &connection.client, host: authority, trusted });
     fields::add_via(fields, version, &site.lasting.pseudonym);
-    let keep = trusted || !matches!(connection.admitted.ground, Ground::AnyClient(_));
-    record.request_id = Some(fields::request_id(fields, keep, &site.lasting.ids));
+    // What the operator strips is made anew.
+    if !fields.contains_key(&fields::REQUEST_ID) {
+        record.request_id = Some(fields::request_id(fields, false, &site.lasting.ids));
+    }
     let now = site.around.parts.clock.now().map_err(|denied| internal(&denied))?;
     view.introduction.tell(fields, &connection.admitted, now).map_err(|denied| internal(&denied))
 }
