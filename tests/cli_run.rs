@@ -47,6 +47,38 @@ fn check_names_the_configuration_and_its_policies_by_their_digests() {
 }
 
 #[test]
+fn a_certificate_that_cannot_be_presented_is_told_by_its_file_and_what_is_wrong() {
+    let config = server("none", "").replace(
+        "certificate = \"attested\"\nclients = \"attested\"\npolicy = \"mesh\"\ninsecure_allow_any_genuine_platform = true",
+        "protocol = \"http\"\ncertificate = \"files\"\nfiles = { chain = \"chain.pem\", key = \"key.pem\" }",
+    );
+    let config = config
+        .replace("tcp://127.0.0.1:9\"]", "tls://127.0.0.1:9\"]\nattested = { policy = \"mesh\" }")
+        .replace("[identity]\nprovider = \"none\"\nnames = [\"localhost\"]\n", "");
+    let desk = desk(&config);
+    let key = || rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
+    let (one, other) = (key(), key());
+    let good = rcgen::CertificateParams::new(vec!["app.test".to_owned()]).expect("a name").self_signed(&one).expect("a certificate").pem();
+    let mut old = rcgen::CertificateParams::new(vec!["app.test".to_owned()]).expect("a name");
+    (old.not_before, old.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2020, 2, 1));
+    let old = old.self_signed(&one).expect("a certificate").pem();
+    let (one, other) = (one.serialize_pem(), other.serialize_pem());
+    for (chain, key, said) in [
+        (&good, &one, "ok: "),
+        (&good, &other, "no usable key: it is not the key of this certificate"),
+        (&good, &good, "key.pem: no PEM private key is in it"),
+        (&one, &one, "chain.pem: no PEM certificate is in it"),
+        (&old, &one, "2020-02-01"),
+    ] {
+        desk.write("chain.pem", chain);
+        desk.write("key.pem", key);
+        let run = desk.run("check -c c.toml");
+        assert!(run.shown().contains(said), "{said}: {}", run.shown());
+        assert!(said == "ok: " || (run.code == 2 && run.stderr.contains("chain.pem)")), "{}", run.shown());
+    }
+}
+
+#[test]
 fn without_a_tee_run_ends_with_4_and_a_line_for_each_way_that_was_tried() {
     if ["/dev/sev-guest", "/dev/tpmrm0", "/sys/kernel/config/tsm/report"].iter().any(|way| std::path::Path::new(way).exists()) {
         program::skipped::cases(1, "this machine is a TEE: what is said without one");

@@ -22,12 +22,12 @@ pub async fn presentable(config: &Config, clock: &Clock) -> anyhow::Result<()> {
     let of = |CertificateFiles { chain, key }: &CertificateFiles| (chain.clone(), key.clone());
     let own = config.identity.as_ref().and_then(|identity| identity.certificate.as_ref()).map(|files| {
         let (chain, key) = of(files);
-        ("the certificate of [identity]".to_owned(), IdentitySettings::Files { chain, key })
+        (format!("the certificate of [identity] ({})", chain.display()), IdentitySettings::Files { chain, key })
     });
     let public = config.listeners.iter().filter_map(|listener| {
         let Some(Public::Files(files)) = &listener.public else { return None };
         let (chain, key) = of(files);
-        Some((format!("the certificate of listener {}", listener.name), IdentitySettings::PublicFiles { chain, key }))
+        Some((format!("the certificate of listener {} ({})", listener.name, chain.display()), IdentitySettings::PublicFiles { chain, key }))
     });
     for (what, settings) in own.into_iter().chain(public) {
         Identity::beside(None, settings, clock.clone(), Arc::new(Metrics::new()))?.renew().await.context(what)?;

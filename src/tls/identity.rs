@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use zeroize::Zeroize as _;
@@ -420,9 +420,19 @@ impl Shared {
     async fn read(&self, chain: PathBuf, key: PathBuf, reading: Reading) -> Result<Credential, IdentityError> {
         let now = self.clock.now().map_err(IdentityError::Clock)?;
         let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bounded(&chain).await?).collect();
-        let certificates = certificates.map_err(|error| IdentityError::File { path: chain, why: error.to_string() })?;
+        let certificates = match certificates {
+            Ok(none) if none.is_empty() => return Err(IdentityError::File { path: chain, why: "no PEM certificate is in it".to_owned() }),
+            Ok(certificates) => certificates,
+            Err(error) => return Err(IdentityError::File { path: chain, why: error.to_string() }),
+        };
         let pem = zeroize::Zeroizing::new(secret(&key).await?);
-        let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| IdentityError::File { path: key, why: error.to_string() })?;
+        let der = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| IdentityError::File {
+            path: key,
+            why: match error {
+                pem::Error::NoItemsFound => "no PEM private key is in it".to_owned(),
+                error => error.to_string(),
+            },
+        })?;
         presentable(certificates, der, reading, now)
     }
 }
@@ -458,7 +468,10 @@ fn credential(chain: Vec<CertificateDer<'static>>, mut key: PrivateKeyDer<'stati
     let signing = any_supported_type(&key);
     key.zeroize();
     let certified = CertifiedKey::new(chain, signing.map_err(unusable)?);
-    certified.keys_match().map_err(unusable)?;
+    certified.keys_match().map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => IdentityError::Key("it is not the key of this certificate".to_owned()),
+        error => unusable(error),
+    })?;
     Ok(Credential { certified: Arc::new(certified), key: *leaf.key(), not_after: leaf.facts().not_after, made })
 }
 
