@@ -20,6 +20,10 @@ fn a_new_policy_refuses_everyone_until_something_is_added() {
     insta::assert_snapshot!("init-lint", desk.run(&format!("policy lint lab.json --at {AT}")).shown());
     let run = desk.run(&format!("verify guest --policy lab.json --at {AT} --json"));
     assert_eq!((run.code, run.json()["reason"].as_str()), (1, Some("platform_not_allowed")));
+    let no_entry = desk.run(&format!("verify guest --policy lab.json --at {AT}")).shown();
+    assert!(no_entry.contains("`accept` is empty") && no_entry.contains("portcullis policy add"), "{no_entry}");
+    let absent = desk.run("policy add none.json --id one --from guest");
+    assert!(absent.code == 2 && absent.stderr.contains("portcullis policy init none.json"), "{}", absent.shown());
     let again = desk.run("policy init lab.json");
     assert_eq!(again.code, 2, "{}", again.shown());
     insta::assert_snapshot!("add", desk.run(&format!("policy add lab.json --id one --from guest --yes --at {AT} --pin min_tcb --pin chip_id")).shown());

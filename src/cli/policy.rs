@@ -10,7 +10,7 @@ pub(super) mod reference;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Subcommand;
 
 use super::output::{self, Rendered};
@@ -101,6 +101,9 @@ impl Loaded {
 /// # Errors
 /// A file that cannot be read, or every error in it with its place.
 pub(super) fn load(path: &Path) -> anyhow::Result<Loaded> {
+    if !path.exists() {
+        bail!("{0} does not exist: `portcullis policy init {0}` writes one", path.display());
+    }
     let text = read(path)?;
     Loaded::of_text(path, text.clone()).map_err(|problems| Rendered(told(path, &text, &problems)).into())
 }

@@ -2,6 +2,8 @@
 //!
 //! Reports every mismatch of the entry that comes nearest, not only the first.
 
+use std::collections::BTreeSet;
+
 use super::{Appraisal, AuthenticClaims, Tie, Verifier, When, auxiliary};
 use crate::evidence::binding::Binding;
 use crate::evidence::cmw::Collection;
@@ -149,9 +151,15 @@ fn fitting<'p>(
 ) -> Result<(&'p Entry, Vec<Finding>), Denied> {
     let of_platform: Vec<&Entry> = policy.accept.iter().filter(|entry| entry.tee == authentic.platform).collect();
     if of_platform.is_empty() {
-        let tees: Vec<_> = policy.accept.iter().map(|entry| entry.tee).collect();
-        let expected = if tees.is_empty() { "nothing: the policy accepts nobody".to_owned() } else { tees.join(", ") };
-        return Finding::new(Reason::PlatformNotAllowed, "tee", expected, authentic.platform).refuse();
+        let tees: BTreeSet<&str> = policy.accept.iter().map(|entry| entry.tee).collect();
+        let (expected, fix) = if tees.is_empty() {
+            let fix = "the policy's list `accept` is empty: if this machine is yours, add an entry with `portcullis policy add`";
+            ("nothing: the policy accepts nobody".to_owned(), fix)
+        } else {
+            let fix = "no entry of the policy is about this kind of TEE: if this machine is yours, add one with `portcullis policy add`";
+            (tees.into_iter().collect::<Vec<_>>().join(", "), fix)
+        };
+        return Finding::new(Reason::PlatformNotAllowed, "tee", expected, authentic.platform).fix(fix).refuse();
     }
     let live = of_platform.iter().copied().filter(|entry| entry.not_after.is_none_or(|end| now <= end));
     let mut judged: Vec<(&Entry, Vec<Missed>)> = live.map(|entry| (entry, mismatches(entry, &authentic.claims, evidence, When { since, now }))).collect();

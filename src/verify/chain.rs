@@ -321,7 +321,7 @@ pub(super) fn unavailable<T>(what: &'static str, expected: impl ToString, found:
 pub(super) fn valid(what: &'static str, validity: &Validity, now: Timestamp) -> Result<(), Denied> {
     let (from, until) = (moment(validity.not_before.timestamp()), moment(validity.not_after.timestamp()));
     let fix = match now {
-        _ if now < from => "it is not valid yet: look at this machine's clock first",
+        _ if now < from => "it is not valid yet: look at this machine's clock first, or at --at",
         _ if now > until => "it has expired: staple the one that the vendor serves now; evidence of an earlier day is judged with --at",
         _ => return Ok(()),
     };

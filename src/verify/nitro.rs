@@ -102,6 +102,12 @@ const LISTS: [(usize, &str); 2] = [(1, "nitro-crl"), (2, "nitro-region-crl")];
 const CABUNDLE: &str = "document.cabundle";
 const CERTIFICATE: &str = "document.certificate";
 
+/// Nothing of a document's chain can be stapled: the document carries all of it, and its leaf lives for hours.
+fn outlived(denied: Denied) -> Denied {
+    let fix = "a document carries its own chain, which ends within hours: have a new one made; one of an earlier day is judged with --at";
+    Denied::from_findings(denied.findings().cloned().map(|finding| finding.fix(fix)).collect()).unwrap_or(denied)
+}
+
 /// A certificate chain that holds.
 struct Chain<'a> {
     authorities: Vec<X509Certificate<'a>>,
@@ -138,8 +144,10 @@ impl Nitro {
             if certificate.issuer().as_raw() != issuer.subject().as_raw() {
                 return untrusted(what, format!("issued by {}", issuer.subject()), certificate.issuer());
             }
-            chain::issued_by(what, certificate, &SigningKey::of_certificate(issuer), grounds.memo, grounds.now)?;
-            until = until.min(chain::moment(certificate.validity().not_after.timestamp()));
+            let end = chain::moment(certificate.validity().not_after.timestamp());
+            chain::issued_by(what, certificate, &SigningKey::of_certificate(issuer), grounds.memo, grounds.now)
+                .map_err(|denied| if grounds.now > end { outlived(denied) } else { denied })?;
+            until = until.min(end);
             // The root stands once: below it every place has its own list.
             if at > 0 && certificate.issuer().as_raw() == certificate.subject().as_raw() {
                 return untrusted(what, "certificates of different authorities", "one issued by itself below the root");
