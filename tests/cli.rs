@@ -374,6 +374,7 @@ fn every_code_is_explained_and_a_misspelled_one_finds_its_neighbour() {
     let desk = Desk::new();
     insta::assert_snapshot!("explain-one", desk.run("explain measurement_unknown").shown());
     insta::assert_snapshot!("explain-wrong", desk.run("explain mesurement_unknown").shown() + &desk.run("explain bananas").shown());
+    assert_eq!(desk.run("explain MEASUREMENT_UNKNOWN").stdout, desk.run("explain measurement_unknown").stdout);
     let all = desk.run("explain").stdout;
     let documents = desk.run("explain --json").json();
     for reason in portcullis::refusal::Reason::ALL {
@@ -391,6 +392,8 @@ fn without_a_tee_evidence_ends_with_4_and_what_was_tried() {
     for part in ["found", "fix"] {
         assert_eq!(shown.matches(&format!("\n    {part} ")).count(), tried, "each way has its {part}: {shown}");
     }
+    // A way that several platforms have is told once.
+    assert_eq!(shown.matches("\n    tried     configfs-tsm ").count(), 1, "{shown}");
     // The first way stands for all: each platform adds its own.
     let lines: Vec<_> = shown.lines().collect();
     insta::assert_snapshot!("no-tee", [&lines[..7], &lines[lines.len() - 1..]].concat().join("\n"));

@@ -1,5 +1,6 @@
 //! `portcullis evidence`: this machine's own evidence, made and shown.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -58,6 +59,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
 type Tried = (&'static str, Unavailable);
 
 fn none(args: &Args, head: &str, tried: &[Tried]) -> anyhow::Result<Outcome> {
+    // Several platforms have the same way.
+    let mut told = BTreeSet::new();
+    let tried: Vec<&Tried> = tried.iter().filter(|(provider, way)| told.insert((*provider, &way.what, &way.why))).collect();
     if args.json {
         let tried: Vec<Value> = tried
             .iter()
@@ -67,7 +71,7 @@ fn none(args: &Args, head: &str, tried: &[Tried]) -> anyhow::Result<Outcome> {
         return Ok(Outcome::NoTee);
     }
     let mut out = format!("{BAD}{} no evidence{BAD:#}: {head}\n", Marks::here().bad);
-    for (provider, way) in tried {
+    for (provider, way) in &tried {
         let _ = writeln!(out, "  {provider}");
         for (name, text) in [("tried", &way.what), ("found", &way.why), ("fix", &way.fix)] {
             row(&mut out, name, text);

@@ -35,8 +35,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
 }
 
 fn find(code: &str) -> anyhow::Result<Reason> {
-    let Some(reason) = Reason::find(code) else {
-        match nearest(code, Reason::ALL.iter().map(|reason| reason.code())) {
+    let lower = code.to_ascii_lowercase();
+    let Some(reason) = Reason::find(&lower) else {
+        match nearest(&lower, Reason::ALL.iter().map(|reason| reason.code())) {
             Some(near) => bail!("no code {code:?}: did you mean {near}? `portcullis explain` lists them"),
             None => bail!("no code {code:?}: `portcullis explain` lists them"),
         }

@@ -222,7 +222,7 @@ fn binding(claims: &BindingClaims) -> Value {
 fn of_certificate(name: &str, der: &[u8]) -> Part {
     let mut part = Part::new(name, "a certificate");
     certificate_fields(&mut part, der);
-    match Leaf::read(der).and_then(|leaf| leaf.evidence()) {
+    match Leaf::read(der).or_else(|_| Leaf::read_public(der)).and_then(|leaf| leaf.evidence()) {
         Ok(collection) => {
             part.is = "a certificate with evidence".to_owned();
             of_collection(&mut part, &collection);
