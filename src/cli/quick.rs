@@ -20,7 +20,7 @@ pub(super) struct ServerArgs {
     /// A name of this side; may be repeated.
     #[arg(long = "name", value_name = "DNS", default_value = "localhost")]
     names: Vec<String>,
-    /// Where evidence comes from: auto, configfs-tsm, sev-guest, simulator.
+    /// Where evidence comes from: auto, simulator, or one way by its name, as in `[identity]` `provider`.
     #[arg(long, default_value = "auto")]
     provider: String,
     /// Print the equivalent configuration file and stop.

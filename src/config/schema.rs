@@ -66,7 +66,7 @@ pub static IDENTITY: Section = Section {
     keys: &[
         key(
             "provider",
-            "`\"auto\"`, `\"configfs-tsm\"`, `\"sev-guest\"`, `\"simulator\"` or `\"none\"`",
+            "`\"auto\"`, `\"simulator\"`, `\"none\"`, or one way: `\"azure-vtpm\"`, `\"configfs-tsm\"`, `\"google-vtpm\"`, `\"gramine\"`, `\"keystone-socket\"`, `\"nitro-tpm-attest\"`, `\"nsm\"`, `\"psa-tokens\"`, `\"sev-guest\"` or `\"tdx-guest\"`",
             "required",
             "Where evidence comes from. `auto` takes the first way that works on this machine and stops the start when there is none; where a TEE is there and gives no evidence it takes nothing weaker in its place, and it never takes the simulator. `portcullis doctor` says what there is. `simulator` makes evidence that anybody can forge, is refused by every policy that does not name it, and is reported as an insecure option.",
         ),
@@ -205,7 +205,7 @@ pub static LISTENER: Section = Section {
             "users_file",
             "file",
             "anybody who reaches it",
-            "The accounts that protocol `socks5` asks for: lines `USER:PASSWORD`. Read at the start. A secret as keys are: see `[identity]` `key`.",
+            "The accounts that protocol `socks5` asks for: lines `USER:PASSWORD`. Read at the start and with every reload. A secret as keys are: see `[identity]` `key`.",
         ),
         of_requests(key("route", "list of tables", "none", "Where requests go, the first that fits. Only with protocol `http`.")),
         of_requests(key("default", "`\"deny\"`", "`\"deny\"`", "What becomes of a request that no route fits. Only with `route` and without `upstream`.")),

@@ -44,7 +44,7 @@ pub(super) fn reference<T>(section: &Section<'_>, key: &str, what: &str, known: 
     let help = match (nearest(name.value, names.clone()), known.is_empty()) {
         (Some(near), _) => format!("did you mean \"{near}\"?"),
         (None, true) => format!("there is no {what} in this file"),
-        (None, false) => format!("there are {}", names.collect::<Vec<_>>().join(", ")),
+        (None, false) => format!("one of {}", names.map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")),
     };
     section.wrong(&name.span, format!("no {what} is called \"{}\"", name.value), help);
     None

@@ -64,6 +64,10 @@ pub(super) fn size(text: &str) -> Result<u64, Wrong> {
 /// A socket address written as numbers.
 pub(super) fn address(text: &str) -> Result<SocketAddr, Wrong> {
     text.parse().map_err(|_| {
+        let port = text.rsplit_once(':').map_or("", |(_, port)| port);
+        if !port.is_empty() && port.bytes().all(|octet| octet.is_ascii_digit()) && port.parse::<u16>().is_err() {
+            return Wrong::new(format!("\"{text}\" has no possible port"), "ports are numbers up to 65535");
+        }
         Wrong::new(format!("\"{text}\" is not an address with a port"), "write an address, not a name: \"127.0.0.1:8080\", \"0.0.0.0:8443\", \"[::]:8443\"")
     })
 }
@@ -244,6 +248,16 @@ mod tests {
         }
         for text in ["20ms", "90s", "1h", "1d"] {
             assert_eq!(written(duration(text).unwrap()), format!("\"{text}\""));
+        }
+    }
+
+    #[test]
+    fn a_port_that_cannot_be_is_named_as_such() {
+        assert!(address("127.0.0.1:65535").is_ok());
+        for (text, help) in
+            [("127.0.0.1:65536", "65535"), ("[::1]:99999", "65535"), ("localhost:80", "not a name"), ("127.0.0.1", "not a name"), ("1:", "not a name")]
+        {
+            assert!(address(text).is_err_and(|wrong| wrong.help.contains(help)), "{text}");
         }
     }
 
