@@ -114,6 +114,11 @@ fn a_platform_is_named_in_its_rooms_and_its_row_alone() {
 }
 
 #[test]
+fn a_platform_takes_nothing_of_another() {
+    report(&every(&siblings_are_apart));
+}
+
+#[test]
 fn files_are_named_after_what_they_hold() {
     report(&every(&names_say_something));
 }
@@ -164,6 +169,11 @@ fn a_violation_is_told_with_its_line_and_rule() {
     for line in ["// as sev-snp does", "fn occasion(several: Intelligence) {}"] {
         assert!(told("proxy/x.rs", line, &platforms_are_confined).is_empty(), "{line}");
     }
+    assert_eq!(
+        told("verify/sgx.rs", "use super::tdx::foreseen;\nuse super::intel;\nlet tdx = 1;", &siblings_are_apart),
+        "src/verify/sgx.rs:1: tdx: a platform imports a sibling only where its evidence contains the sibling's"
+    );
+    assert!(told("verify/azure.rs", "use super::{snp, tdx};", &siblings_are_apart).is_empty());
     assert!(told("proxy/utils.rs", "", &names_say_something).contains("src/proxy/utils.rs:1"));
     assert!(told("proxy/x.rs", "#[cfg(not(test))]\nfn f() {}", &no_test_switches).contains("src/proxy/x.rs:1"));
     assert!(told("proxy/x.rs", "#[cfg(test)]\nmod tests { fn f() {} }", &no_test_switches).is_empty());
@@ -244,13 +254,32 @@ fn platforms_are_confined(source: &Source) -> Vec<String> {
     named.map(|(at, _)| told(source, at + 1, "a platform is named in evidence, verify, attester and its row in platform.rs alone")).collect()
 }
 
+/// Platforms whose evidence contains that of others, and those.
+const CONTAINS: [(&str, &[&str]); 1] = [("azure", &["snp", "tdx"])];
+
+fn siblings_are_apart(source: &Source) -> Vec<String> {
+    let mut path = source.path.trim_end_matches(".rs").split('/');
+    let (Some("attester" | "evidence" | "verify"), Some(own)) = (path.next(), path.next()) else { return Vec::new() };
+    // What two platforms have in common is called after their vendor.
+    if own == "intel" || !platform_names().iter().any(|name| name == own) {
+        return Vec::new();
+    }
+    let contained = CONTAINS.iter().find(|(name, _)| *name == own).map_or(&[][..], |(_, contained)| contained);
+    let others = platform_names().iter().filter(|name| *name != own && !["google", "intel"].contains(&name.as_str()) && !contained.contains(&name.as_str()));
+    let is_path = |line: &usize| source.code.lines().nth(line - 1).is_some_and(|text| text.contains("super::") || text.contains("crate::"));
+    let lines = others.flat_map(|other| source.lines_with(other).into_iter().filter(is_path).map(move |line| (line, other)));
+    lines.map(|(line, other)| told(source, line, &format!("{other}: a platform imports a sibling only where its evidence contains the sibling's"))).collect()
+}
+
 /// The words of which the names in the rows of `platform.rs` are made, and [`OTHER_NAMES`].
 fn platform_names() -> &'static [String] {
     static NAMES: OnceLock<Vec<String>> = OnceLock::new();
     NAMES.get_or_init(|| {
         let rows = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/platform.rs")).expect("the platforms");
         let names = rows.lines().filter_map(|line| line.trim().strip_prefix("name: \"")?.strip_suffix("\","));
-        let names: Vec<String> = names.flat_map(|name| name.split('-')).chain(OTHER_NAMES).map(str::to_owned).collect();
+        let mut names: Vec<String> = names.flat_map(|name| name.split('-')).chain(OTHER_NAMES).map(str::to_owned).collect();
+        names.sort();
+        names.dedup();
         assert!(["snp", "tdx", "psa"].iter().all(|known| names.iter().any(|name| name == known)), "the rows were not found: {names:?}");
         names
     })

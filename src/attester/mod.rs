@@ -11,6 +11,7 @@ mod document;
 pub mod google;
 pub mod gpu;
 mod imds;
+mod intel;
 pub mod kernel;
 pub mod keystone;
 pub mod nitro;

@@ -6,7 +6,7 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::tdx::ours;
+use super::intel::ours;
 use super::{Attester, Detected, Place, Places, Provider, Quote, Sign, Unavailable, Weight};
 use crate::evidence::intel::{Body, MAX_QUOTE, MEDIA_TYPE};
 use crate::evidence::{Challenge, Endorsements, Evidence};

@@ -1,15 +1,14 @@
 //! Intel TDX on this machine: through configfs-tsm, or the tdx_guest device and a quote service on the host where the
 //! kernel has no configfs-tsm.
 
-use std::path::Path;
-
+use super::intel::ours;
 use super::kernel::Driver;
 use super::qgs::{self, QuoteService};
 use super::tdx_guest::{self, TdxGuest};
 use super::tsm::{self, Tsm};
 use super::{Attester, Detected, Place, Places, Provider, Quote, Sign, Unavailable, Weight, google};
-use crate::evidence::intel::{self, Body, MEDIA_TYPE};
-use crate::evidence::{Challenge, Endorsements, Evidence, ReportData};
+use crate::evidence::intel::{Body, MEDIA_TYPE};
+use crate::evidence::{Challenge, Endorsements, Evidence};
 
 /// The platform's provider.
 #[derive(Debug)]
@@ -79,22 +78,5 @@ impl Attester for TdxAttester {
         };
         ours(&quote, &challenge.long, |body| matches!(body, Body::TrustDomain(_)), self.provider(), place)?;
         Ok(Quote { evidence: Evidence::new(MEDIA_TYPE, quote), endorsements: Endorsements::default() })
-    }
-}
-
-/// Refuses what is not a quote over our data: better here than at every peer.
-pub(super) fn ours(bytes: &[u8], data: &ReportData, is_body: fn(&Body) -> bool, provider: &str, place: &Path) -> Result<(), Unavailable> {
-    let unfit = |why: String, fix: &str, transient| {
-        let what = format!("{provider} at {}", place.display());
-        Err(Unavailable { what, why, fix: fix.to_owned(), transient })
-    };
-    if bytes.is_empty() {
-        return unfit("quote: empty".to_owned(), "the host's quote service gave none: look at its log, and at its PCCS", true);
-    }
-    match intel::Quote::parse(bytes) {
-        Ok(quote) if !is_body(&quote.body) => unfit(format!("quote: of {}", quote.body.kind()), "this machine's TEE is of another kind", false),
-        Ok(quote) if quote.bound_data() == *data => Ok(()),
-        Ok(_) => unfit("quote: its report data is not what was asked for".to_owned(), "another process writes to our requests: find it and stop it", true),
-        Err(denied) => unfit(format!("quote: {denied}"), "the host's quote service is newer than this program: look for a newer release", false),
     }
 }
