@@ -460,6 +460,36 @@ async fn what_is_in_flight_to_a_far_end_that_proved_something_else_is_cut_after_
     server.drain().await;
 }
 
+/// And so has what has been in flight through another reload, which kept its right and not its pool.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_flight_since_the_reload_before_is_cut_too() {
+    let (silent, desk) = (TcpListener::bind("127.0.0.1:0").await.expect("a port"), desk());
+    let silent_at = silent.local_addr().expect("an address");
+    let server = start(&config(&desk, &requests(silent_at, MUTUAL, ""))).await;
+    let of = |policy: &str, more: &str| {
+        let way = way("out", at(&server, "in"), "protocol = \"http\"").replace("\"mesh\"", policy);
+        let way = way.replacen("[[listener]]", &format!("{more}\n[[listener]]"), 1);
+        Config::parse("test.toml", &format!("{}{way}", head("1s")), desk.path()).unwrap_or_else(|error| panic!("{error}"))
+    };
+    let client = start(&of("\"mesh\"", "")).await;
+    let mut stream = connect(at(&client, "out")).await;
+    stream.write_all(b"GET /a HTTP/1.1\r\nHost: far.test\r\n\r\n").await.expect("written");
+    let (mut application, _) = tokio::time::timeout(PATIENCE, silent.accept()).await.expect("in time").expect("a connection");
+    let mut asked = Vec::new();
+    while !asked.ends_with(b"\r\n\r\n") {
+        assert!(application.read_buf(&mut asked).await.expect("a request") > 0);
+    }
+    for round in 0..3 {
+        reload(&client, of("\"mesh\"", &format!("connect_timeout = \"{}ms\"", 4000 + round))).await;
+    }
+    reload(&client, of("\"other\"", "")).await;
+    let cut = tokio::time::timeout(PATIENCE, answer(&mut stream)).await.expect("it goes on without an end").expect("an answer");
+    assert!(cut.starts_with("HTTP/1.1 502"), "{cut}");
+    told(client.metrics(), "connections_withdrawn_total{listener=\"out\",side=\"upstream\",reason=\"configuration_changed\"} 1").await;
+    client.drain().await;
+    server.drain().await;
+}
+
 // ---- bytes
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -57,7 +57,7 @@ use body::Fate;
 use fields::{Client, Ids, Pseudonym};
 use message::Message;
 use plan::{Backend, HttpLimits, Site, To};
-use pool::Pool;
+use pool::{Ending, Pool};
 use view::Following;
 use wire::{Gauge, STREAM_WINDOW, Version, Wire, connection_window};
 
@@ -67,6 +67,8 @@ pub(super) struct Running {
     plan: Arc<Site>,
     around: Arc<Around>,
     ways: Vec<Way>,
+    /// Pools from before that may have something in flight: what they were trusted for is asked again with every change.
+    earlier: Vec<Ending>,
     /// The sessions of upstreams that tunnels lead to.
     pub(super) shared: Shared,
     lasting: Arc<Lasting>,
@@ -154,7 +156,9 @@ impl Running {
             To::RedirectToHttps => Way::RedirectToHttps,
         };
         let ways = plan.routes.iter().map(|route| &route.to).map(way).collect();
-        Arc::new(Self { plan, around, ways, shared, lasting })
+        let gone = |pool: &&Arc<Pool>| !pools.iter().any(|known| Arc::ptr_eq(known, pool));
+        let earlier = before.into_iter().flat_map(|before| before.endings(gone)).collect();
+        Arc::new(Self { plan, around, ways, earlier, shared, lasting })
     }
 
     /// Ends the pools and sessions that `next` has not: their idle connections and checks at once, others with what is on
@@ -164,13 +168,19 @@ impl Running {
     pub(super) fn retire(&self, next: Option<&Self>, until: tokio::time::Instant) {
         self.shared.retire(next.map(|next| &next.shared));
         let kept = |pool: &Arc<Pool>| next.is_some_and(|next| next.pools().any(|known| Arc::ptr_eq(known, pool)));
-        let upstream = |pool: &Arc<Pool>| Arc::clone(&pool.backend.upstream);
-        for pool in self.pools().filter(|pool| !kept(pool)) {
-            pool.retire();
-            if next.is_some_and(|next| next.pools().any(|next| still_trusted(&upstream(pool), &upstream(next)).is_err())) {
-                pool.withdraw(until);
+        self.pools().filter(|pool| !kept(pool)).for_each(|pool| pool.retire());
+        let Some(next) = next else { return };
+        for ending in self.endings(|pool| !kept(pool)) {
+            if next.pools().any(|pool| still_trusted(&ending.upstream, &pool.backend.upstream).is_err()) {
+                ending.at(until);
             }
         }
+    }
+
+    /// The ends of the pools that are `gone`, and of those before them on whose connections something may be in flight.
+    fn endings(&self, gone: impl Fn(&&Arc<Pool>) -> bool) -> impl Iterator<Item = Ending> {
+        let earlier = self.earlier.iter().filter(|ending| ending.is_awaited()).cloned();
+        earlier.chain(self.pools().filter(gone).map(|pool| pool.ending.clone()))
     }
 
     fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {

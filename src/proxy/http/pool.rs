@@ -26,7 +26,7 @@ use crate::proxy::admit::{Admitted, Ground};
 use crate::proxy::around::Around;
 use crate::proxy::names::Following;
 use crate::proxy::now;
-use crate::proxy::plan::Originate;
+use crate::proxy::plan::{Originate, Upstream};
 use crate::proxy::record::{self, About};
 use crate::proxy::standing::Ended;
 use crate::proxy::stream::{Socket, Stream};
@@ -45,8 +45,30 @@ pub(super) struct Pool {
     turn: AtomicUsize,
     /// Asks its targets whether they are well; ends with it.
     checking: OnceLock<JoinHandle<()>>,
-    /// When its connections end that are still used, once they have to.
-    withdrawn: watch::Sender<Option<tokio::time::Instant>>,
+    pub(super) ending: Ending,
+    /// Followed by its connections, which outlive it.
+    ends: watch::Receiver<Option<tokio::time::Instant>>,
+}
+
+/// When the connections of a pool end that are still used, once they have to. Outlives the pool, as they do.
+#[derive(Clone, Debug)]
+pub(super) struct Ending {
+    /// What their far ends have proven.
+    pub(super) upstream: Arc<Upstream>,
+    tell: Arc<watch::Sender<Option<tokio::time::Instant>>>,
+}
+
+impl Ending {
+    /// Ends them then, with what is in flight on them: their far ends would have to prove something else by now. What was
+    /// told first stands.
+    pub(super) fn at(&self, until: tokio::time::Instant) {
+        self.tell.send_if_modified(|end| end.is_none() && end.replace(until).is_none());
+    }
+
+    /// Whether there is a connection, or a pool that may make one.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.tell.receiver_count() > 0
+    }
 }
 
 /// Why a request has no answer from an upstream.
@@ -208,7 +230,9 @@ impl Pool {
             Following::start(upstream, target, move |found| spots.moved(&name, place, found))
         };
         let following = upstream.targets.iter().enumerate().filter_map(follow).collect();
-        Arc::new(Self { backend, spots, around, following, turn: AtomicUsize::new(0), checking: OnceLock::new(), withdrawn: watch::Sender::new(None) })
+        let (tell, ends) = watch::channel(None);
+        let ending = Ending { upstream: Arc::clone(upstream), tell: Arc::new(tell) };
+        Arc::new(Self { backend, spots, around, following, turn: AtomicUsize::new(0), checking: OnceLock::new(), ending, ends })
     }
 
     /// Has a task that ends with the pool.
@@ -216,11 +240,6 @@ impl Pool {
         if let Err(another) = self.checking.set(checking) {
             another.abort();
         }
-    }
-
-    /// Ends its connections then, with what is in flight on them: their far ends would have to prove something else by now.
-    pub(super) fn withdraw(&self, until: tokio::time::Instant) {
-        self.withdrawn.send_replace(Some(until));
     }
 
     /// Ends what goes on without requests: checks, and connections that wait for another one.
@@ -507,12 +526,12 @@ impl Pool {
                 None => std::future::pending().await,
             }
         };
-        let mut withdrawn = self.withdrawn.subscribe();
+        let mut ends = self.ends.clone();
         let withdrawn = async move {
-            let until = withdrawn.wait_for(Option::is_some).await.ok().and_then(|until| *until);
+            let until = ends.wait_for(Option::is_some).await.ok().and_then(|until| *until);
             match until {
                 Some(until) => tokio::time::sleep_until(until).await,
-                // The pool is no more, and what is in flight on its connections goes on.
+                // The listener is no more, or nothing of it is told from here on: what is in flight goes on.
                 None => std::future::pending().await,
             }
         };
