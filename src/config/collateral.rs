@@ -54,10 +54,8 @@ pub enum CollateralPlace {
 /// Reads `[collateral]`; `None` without one.
 pub(super) fn read(file: &Section<'_>, folder: &Path, insecure: &mut Vec<String>) -> Option<Collateral> {
     let section = file.table("collateral", &schema::COLLATERAL)?;
+    insecure.extend(section.insecure("collateral"));
     let plain = section.flag("insecure_plain_sources");
-    if plain {
-        insecure.push("collateral.insecure_plain_sources".to_owned());
-    }
     let written = section.parsed_list("sources", |text| source(text, folder, plain));
     let sources = match section.has("sources") {
         None => vec![CollateralSource { services: Vec::new(), place: CollateralPlace::Vendor }],

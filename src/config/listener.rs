@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::choice::{self, Protocol};
 use super::peer::{ANY_PLATFORM, REPLAY, acknowledge, freshness, identified, peer_identity, policy};
-use super::sides::{Collected, Known, insecure, name, needs, reference, something_attested};
+use super::sides::{Collected, Known, name, needs, reference, something_attested};
 use super::tree::{At, Section, Wrong};
 use super::upstream::multiplex;
 use super::{Freshness, Peer, Public, Upstream, http, owner, public, schema, values};
@@ -154,7 +154,7 @@ pub(super) type Placed = (Listener, Range<usize>);
 pub(super) fn read(section: &Section<'_>, known: &Known<'_>, upstreams: &BTreeMap<String, Option<Upstream>>, collected: &mut Collected) -> Option<Placed> {
     let name = name(section);
     let label = format!("listener.{}", name.as_ref().map_or("?", |name| name.value.as_str()));
-    insecure(section, &label, &["insecure_remote_listener", REPLAY, ANY_PLATFORM], collected);
+    collected.insecure.extend(section.insecure(&label));
     let protocol = Protocol::read(section);
     let http = protocol == Protocol::Http;
     if section.has("bind").is_none() {

@@ -64,10 +64,6 @@ pub(super) fn needs(section: &Section<'_>, key: &str, what: &str) {
     }
 }
 
-pub(super) fn insecure(section: &Section<'_>, label: &str, keys: &[&str], collected: &mut Collected) {
-    collected.insecure.extend(keys.iter().filter(|key| section.flag(key)).map(|key| format!("{label}.{key}")));
-}
-
 pub(super) fn plain_values<T>(values: Vec<At<T>>) -> Vec<T> {
     values.into_iter().map(|value| value.value).collect()
 }

@@ -135,6 +135,12 @@ impl<'a> Section<'a> {
         Some(At { value, span: text.span })
     }
 
+    /// The keys here that are on and weaken safety, behind `label`: all that the schema has, so that none is forgotten.
+    pub(super) fn insecure(&self, label: &str) -> Vec<String> {
+        let on = self.schema.keys.iter().filter(|known| known.key.starts_with("insecure_") && self.flag(known.key));
+        on.map(|known| format!("{label}.{}", known.key)).collect()
+    }
+
     /// A duration from `least` to `most`.
     pub(super) fn within(&self, key: &str, least: Duration, most: Duration) -> Option<Duration> {
         self.parsed(key, values::duration_within(least, most)).map(|duration| duration.value)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use super::peer::{ANY_PLATFORM, REPLAY, acknowledge, freshness, identified, peer_identity, policy, server_name};
-use super::sides::{Collected, Known, insecure, name, needs};
+use super::sides::{Collected, Known, name, needs};
 use super::tree::{At, Section};
 use super::{Freshness, Peer, http, schema, values};
 
@@ -104,7 +104,7 @@ const DNS_REFRESH: Duration = Duration::from_secs(30);
 pub(super) fn read(section: &Section<'_>, known: &Known<'_>, collected: &mut Collected) -> Option<Upstream> {
     let name = name(section);
     let label = format!("upstream.{}", name.as_ref().map_or("?", |name| name.value.as_str()));
-    insecure(section, &label, &["insecure_remote_upstream", REPLAY, ANY_PLATFORM], collected);
+    collected.insecure.extend(section.insecure(&label));
     if section.has("targets").is_none() {
         section.missing("targets");
     }
