@@ -947,6 +947,34 @@ async fn a_request_that_was_held_back_is_not_served_on_the_old_ground() {
     proxy.drain().await;
 }
 
+/// So it is where no requests are: who has not said where he wants to go when the listener goes is led nowhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_destination_that_was_held_back_is_not_dialled_for_a_listener_that_is_gone() {
+    let (app, desk) = (Echo::start(b"one").await, desk());
+    let server = start(&config(&desk, &bytes(app.address, MUTUAL, ""))).await;
+    let far = way("own", at(&server, "in"), "");
+    let socks = "[[listener]]\nname = \"socks\"\nbind = \"127.0.0.1:0\"\nprotocol = \"socks5\"\ndestination = [ { to = \"a.test\", upstream = \"own\" } ]\n";
+    let client = start(&config(&desk, &(far.clone() + socks))).await;
+    let (mut begun, mut held) = (connect(at(&client, "socks")).await, connect(at(&client, "socks")).await);
+    let asked = [&[5, 1, 0, 3, 6][..], b"a.test", &[1, 187]].concat();
+    for stream in [&mut begun, &mut held] {
+        stream.write_all(&[5, 1, 0]).await.expect("written");
+        let mut method = [0; 2];
+        stream.read_exact(&mut method).await.expect("a method");
+    }
+    let mut granted = [0; 13];
+    begun.write_all(&asked).await.expect("written");
+    begun.read_exact(&mut granted).await.expect("granted");
+    reload(&client, config(&desk, &far)).await;
+    assert!(says_back(&mut begun).await, "what was begun has the grace");
+    // It may have been closed already.
+    let _ = held.write_all(&asked).await;
+    assert!(ends(&mut held).await, "it is let through");
+    assert_eq!(app.dialled(), 1, "the service was asked");
+    client.drain().await;
+    server.drain().await;
+}
+
 // ---- the program
 
 /// SIGHUP takes a file that nobody would look at yet; a file that changes is taken without being told of, and so is a policy

@@ -43,15 +43,15 @@ pub(super) struct Follows<'a> {
 }
 
 impl Follows<'_> {
-    /// Notes where the connection goes, unless it may not do so any more.
+    /// Notes where the connection goes, unless it may not do so any more. For a listener that is gone nothing is begun.
     pub(super) fn goes(&self, going: Going) -> Result<(), Outcome> {
         let refused = match &self.now.borrow().accepting {
-            Some(now) => stays(&self.accepting.listener, &now.listener, Some(&going)).err(),
-            None => None,
+            Some(now) => stays(&self.accepting.listener, &now.listener, Some(&going)).err().map(|(end, denied)| Outcome::Withdrawn(end, denied)),
+            None => Some(Outcome::Cut),
         };
         // Set once: a connection goes to one place.
         let _ = self.going.set(going);
-        refused.map_or(Ok(()), |(end, denied)| Err(Outcome::Withdrawn(end, denied)))
+        refused.map_or(Ok(()), Err)
     }
 
     /// Returns when the connection may not go on. Requests in flight, and what was let in by a listener that is gone, have
