@@ -48,7 +48,7 @@ async fn written(listener: &str, refusals: &[&str]) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_streams_of_a_session_do_not_fill_the_log() {
     lines();
-    let bare = Tunnels { far: true, near: None, bare: true, service: None };
+    let bare = Tunnels { far: true, bare: true, ..Tunnels::default() };
     let world = World::tunnelled(&Machine::good(1), Limits::default(), bare).await;
     let stream = TcpStream::connect(world.entrance()).await.expect("a connection");
     let (mut sender, connection) = h2::client::handshake(stream).await.expect("HTTP/2");

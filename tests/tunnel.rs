@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const BOTH: Tunnels = Tunnels { far: true, near: Some(PLAN), bare: false, service: None };
+const BOTH: Tunnels = Tunnels { far: true, near: Some(PLAN), bare: false, service: None, proves: false };
 const PLAN: Multiplex = Multiplex { streams: 128, idle: Duration::from_secs(60) };
 /// What the near end asks for.
 const UPSTREAM: &str = "upstream.invalid:1";
@@ -257,6 +257,39 @@ async fn a_far_end_that_takes_no_sessions_is_refused_and_nothing_falls_back() {
 }
 
 /// The service is gone, and comes to be again: connections are reset, sessions stay.
+/// A gateway: what comes in a session goes on to another attested peer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_in_a_session_goes_on_once_the_upstream_has_proven_itself() {
+    let (service, address) = Service::new();
+    let behind = world(Tunnels { service: Some(address), near: None, ..BOTH }).await;
+    let gateway = world(Tunnels { service: Some(behind.attested()), proves: true, ..BOTH }).await;
+    let (mut client, mut server) = pair(&gateway, &service).await;
+    client.write_all(b"to the service").await.expect("taken");
+    assert_eq!(read(&mut server, 14).await, b"to the service");
+    server.write_all(b"and back").await.expect("taken");
+    assert_eq!(read(&mut client, 8).await, b"and back");
+    drop((client, server));
+    gateway.end().await;
+    behind.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_proves_nothing_hears_nothing_of_a_session() {
+    let (impostor, address) = Service::new();
+    let gateway = world(Tunnels { service: Some(address), proves: true, ..BOTH }).await;
+    let mut client = TcpStream::connect(gateway.entrance()).await.expect("a connection");
+    client.write_all(b"the application's words").await.expect("taken");
+    let mut far = impostor.accept().await;
+    // Whatever is said to it, it answers; it is no TLS.
+    far.write_all(b"welcome").await.expect("taken");
+    let mut heard = Vec::new();
+    let _ = tokio::time::timeout(PATIENCE, far.read_to_end(&mut heard)).await.expect("it is left");
+    assert!(heard.first() == Some(&22) && !heard.windows(5).any(|five| five == b"words"), "{}", String::from_utf8_lossy(&heard));
+    assert!(end(&mut client).await.is_err(), "the client takes it for an end");
+    until("it is counted", || gateway.metrics().contains("direction=\"outbound\",result=\"tls_unacceptable\"")).await;
+    gateway.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_is_not_there_resets_its_connections_and_keeps_the_session() {
     let (service, address) = Service::new();
@@ -328,7 +361,7 @@ async fn client(world: &World) -> h2::client::SendRequest<hyper::body::Bytes> {
     sender
 }
 
-const BARE: Tunnels = Tunnels { far: true, near: None, bare: true, service: None };
+const BARE: Tunnels = Tunnels { far: true, near: None, bare: true, service: None, proves: false };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_to_connect_is_not_for_the_peer_to_say() {

@@ -148,21 +148,27 @@ pub(super) async fn within(
     let going = OnceLock::from(Going { upstream: Arc::clone(upstream), wanted: None });
     let follows = Follows { accepting, now: &now, going: &going };
     let live = async {
-        let connected = session.connect(upstream, stream).await;
-        let result = if matches!(connected, Err(Outcome::Unreachable(_))) { "unreachable" } else { "ok" };
-        accepting.parts.metrics.upstream_connect(&upstream.name, result);
-        let (mut downstream, mut upstream, target) = match connected {
+        let Accepting { listener, parts, .. } = &**accepting;
+        let sessions = accepting.shared().and_then(|shared| shared.find(upstream));
+        // Boxed: the handshake's state is large and the connection outlives it.
+        let reaching = Box::pin(async { known.reached(reach(handshakes(listener, parts), (upstream, sessions), &session.here, None).await) });
+        let (mut downstream, (there, mut far_end)) = match session.connect(unpanicked(reaching, End::Upstream), stream).await {
             Ok(connected) => connected,
             Err(outcome) => return outcome,
         };
-        known.target = Some(target);
-        let told = accepting.listener.proxy_protocol.onward.map(|form| {
+        let told = listener.proxy_protocol.onward.filter(|_| matches!(upstream.originate, Originate::Plain)).map(|form| {
             let (source, target) = session.from.addresses.unzip();
             let (alpn, server_name) = (session.alpn.as_deref(), session.server_name.as_deref());
             announce::write(&announce::Told { form, source, target, alpn, server_name, admitted: &session.here })
         });
-        let over = pin!(async { (End::Downstream, session.ended().await) });
-        carry(accepting, (&mut downstream, &mut upstream), (told, Vec::new()), (session.end, over), &mut known.forwarded).await
+        let end = there.end().map_or(session.end, |end| session.end.min(end.into()));
+        let over = pin!(async {
+            tokio::select! {
+                ended = session.ended() => (End::Downstream, ended),
+                ended = there.ended(&parts.clock) => (End::Upstream, ended),
+            }
+        });
+        carry(accepting, (&mut downstream, &mut far_end), (told, Vec::new()), (end, over), &mut known.forwarded).await
     };
     let outcome = tokio::select! {
         biased;

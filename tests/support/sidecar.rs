@@ -211,6 +211,8 @@ pub(crate) struct Tunnels {
     pub(crate) bare: bool,
     /// Where the service is, in place of the echo.
     pub(crate) service: Option<SocketAddr>,
+    /// The service has to prove itself, as another sidecar does.
+    pub(crate) proves: bool,
 }
 
 struct Plan<'a> {
@@ -236,7 +238,15 @@ impl<'a> Plan<'a> {
             Some(folder) => Service::over_unix(&folder.join("service")),
             None => Service::start().await,
         };
-        let mut behind = upstream("service", self.tunnels.service.unwrap_or(service.address), Originate::Plain);
+        let server_name = || ServerName::try_from("service.test").expect("a name");
+        let originate = if self.tunnels.proves {
+            let peer = Peer { judge: judge(&parts), identity: PeerIdentity::default() };
+            let settings = ClientSettings { identity: None, tier: self.tiers.0, server_name: server_name(), peer, alpn: None, max_evidence: None };
+            Originate::Attested(Arc::new(ClientSide::new(settings, parts.clock.clone()).unwrap_or_else(|error| panic!("{error}"))))
+        } else {
+            Originate::Plain
+        };
+        let mut behind = upstream("service", self.tunnels.service.unwrap_or(service.address), originate);
         if let Some(folder) = self.folder {
             let targets = vec![Target::Unix(folder.join("service"))];
             behind = Arc::new(Upstream {
@@ -268,10 +278,9 @@ impl<'a> Plan<'a> {
             Some(machine) => Some(machine.identity(&parts).await),
             None => None,
         };
-        let server_name = ServerName::try_from("service.test").expect("a name");
         let peer = Peer { judge: judge(&parts), identity: self.identity };
         let near = (self.tunnels.bare || self.tunnels.near.is_some()).then(|| vec![ALPN_TUNNEL.to_vec()]);
-        let settings = ClientSettings { identity: own, tier: self.tiers.1, server_name, peer, alpn: near, max_evidence: None };
+        let settings = ClientSettings { identity: own, tier: self.tiers.1, server_name: server_name(), peer, alpn: near, max_evidence: None };
         let side = ClientSide::new(settings, parts.clock.clone()).unwrap_or_else(|error| panic!("{error}"));
         let ahead = upstream("attested", address(&server), Originate::Attested(Arc::new(side)));
         let ahead = Arc::new(Upstream { multiplex: self.tunnels.near, ..Upstream::clone(&ahead) });

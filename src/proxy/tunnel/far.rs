@@ -22,12 +22,10 @@ use crate::proxy::http::wire::{Gauge, Wire};
 use crate::proxy::limits::network;
 use crate::proxy::listen::Caller;
 use crate::proxy::now::{Follows, Now, same_ground};
-use crate::proxy::plan::Upstream;
 use crate::proxy::record::Pace;
 use crate::proxy::standing;
 use crate::proxy::stream::Stream;
 use crate::proxy::tcp::{End, Ended, Forwarded};
-use crate::proxy::upstream::{Unreachable, dial};
 
 /// A session that was admitted: what each connection in it has of it.
 pub(in crate::proxy) struct Admission {
@@ -250,33 +248,26 @@ impl Admission {
         super::ended(self.fate.clone()).await
     }
 
-    /// Connects to the upstream for a stream and answers it; gives both ends, and the address.
-    pub(in crate::proxy) async fn connect(
+    /// Answers a stream once `reaching` has its upstream, which may have to prove itself first; gives both ends.
+    pub(in crate::proxy) async fn connect<T>(
         &self,
-        upstream: &Upstream,
+        reaching: impl Future<Output = Result<T, Outcome>>,
         (receive, mut respond): (RecvStream, SendResponse<Bytes>),
-    ) -> Result<(Stream, Stream, String), Outcome> {
-        let dialled = tokio::select! {
+    ) -> Result<(Stream, T), Outcome> {
+        let reached = tokio::select! {
             biased;
-            dialled = dial(upstream, &self.here) => dialled,
+            reached = reaching => reached,
             reset = std::future::poll_fn(|cx| respond.poll_reset(cx)) => {
                 self.abandoned.fetch_add(1, Ordering::SeqCst);
                 let error = reset.map_or_else(io::Error::other, |reason| io::Error::new(io::ErrorKind::ConnectionReset, reason.description()));
                 return Err(Outcome::Forwarded(Ended::Lost(End::Downstream, error)));
             }
         };
-        let dialled = match dialled {
-            Ok(dialled) => dialled,
-            Err(Unreachable(tried)) => {
-                answer(&mut respond, StatusCode::BAD_GATEWAY);
-                return Err(Outcome::Unreachable(tried));
-            }
-        };
+        let reached = reached.inspect_err(|_| answer(&mut respond, StatusCode::BAD_GATEWAY))?;
         let send = respond.send_response(Response::new(()), false).map_err(|error| {
             self.abandoned.fetch_add(1, Ordering::SeqCst);
             Outcome::Forwarded(Ended::Lost(End::Downstream, super::io_error(error)))
         })?;
-        let downstream = Stream::Tunnel(Box::new(Tunnel::answered(send, receive)));
-        Ok((downstream, Stream::Plain(dialled.socket), dialled.target))
+        Ok((Stream::Tunnel(Box::new(Tunnel::answered(send, receive))), reached))
     }
 }
