@@ -16,7 +16,7 @@ use super::{
     Acme, AcmeChallenge, Bind, Config, ConfigError, Deny, Forward, Log, LogFormat, Policy, Public, Report, Upstream, deny, files, identity, schema, upstream,
     values,
 };
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, nearest};
 use crate::policy::{MAX_POLICY, Mode};
 
 /// How long open connections may finish when nothing else is said.
@@ -189,6 +189,7 @@ fn listeners(file: &Section<'_>, known: &Known<'_>, upstreams: &BTreeMap<String,
     }
     for section in sections {
         listeners.extend(listener::read(&section, known, upstreams, collected));
+        unmet(&section, known);
         let Some(name) = section.string("name") else { continue };
         if names.iter().any(|other| other == name.value) {
             section.wrong(&name.span, format!("two listeners are called \"{}\"", name.value), "choose another name");
@@ -277,6 +278,25 @@ fn clash(one: &SocketAddr, other: &SocketAddr) -> bool {
     let same_family = one.is_ipv4() == other.is_ipv4();
     let dual = |address: &SocketAddr| address.is_ipv6() && wild(address);
     one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || (same_family && (wild(one) || wild(other))) || dual(one) || dual(other))
+}
+
+/// Warns of rules for an entry that the policy does not have: clients that they were meant for are answered with 403.
+fn unmet(listener: &Section<'_>, known: &Known<'_>) {
+    let Some(name) = listener.string("policy") else { return };
+    let Some(Some(policy)) = known.policies.get(name.value) else { return };
+    let ids: Vec<&str> = policy.policy.accept.iter().map(|entry| entry.id.as_str()).collect();
+    for rule in listener.tables("allow", &schema::ALLOW) {
+        let Some(entry) = rule.string("entry") else { continue };
+        let meant = |id: &&str| entry.value.strip_suffix('*').map_or(*id == entry.value, |beginning| id.starts_with(beginning));
+        if !ids.is_empty() && !ids.iter().any(meant) {
+            let message = format!("no entry of policy \"{}\" is called \"{}\": this rule lets nobody do anything", name.value, entry.value);
+            let help = match nearest(entry.value, ids.iter().copied()) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => format!("its entries are {}", ids.join(", ")),
+            };
+            listener.faults.warn(&entry.span, message, help);
+        }
+    }
 }
 
 fn unused(file: &Section<'_>, policies: &[(At<String>, Option<Policy>)], collected: &Collected) {

@@ -1,5 +1,6 @@
 //! What a peer must be, whichever side it is on: a policy, an identity, and how fresh its evidence is.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use rustls::pki_types::ServerName;
@@ -84,9 +85,13 @@ pub(super) fn identified(section: &Section<'_>, span: &Range<usize>, identity: O
     let machines_named = !policy.accept.is_empty() && policy.accept.iter().all(names_machines);
     if !pinned && !machines_named && !section.flag(ANY_PLATFORM) {
         let message = "session-mutual without knowing who the peer is: any genuine machine that runs the code would do";
+        // A platform that the policy does not name helps nobody.
+        let named = |tee: &str| policy.accept.is_empty() || policy.accept.iter().any(|entry| entry.tee == tee);
+        let machines: BTreeSet<&str> =
+            vocabularies.iter().filter(|vocabulary| named(vocabulary.tee)).flat_map(|vocabulary| vocabulary.machine).copied().collect();
         let help = format!(
             "write peer = {{ pki_roots = …, pki_names = […] }} or spki_pins, or a machine in every entry of the policy ({}); {ANY_PLATFORM} = true accepts the risk",
-            vocabularies.iter().flat_map(|vocabulary| vocabulary.machine).copied().collect::<Vec<_>>().join(", ")
+            machines.into_iter().collect::<Vec<_>>().join(", ")
         );
         section.wrong(span, message, help);
     }

@@ -225,6 +225,31 @@ fn unused_parts_are_warned_of() {
 }
 
 #[test]
+fn a_rule_for_an_entry_that_there_is_not_is_warned_of() {
+    let pinned = format!("peer = {{ spki_pins = [\"sha256:{}\"] }}", "0a".repeat(32));
+    let rules = |entry: &str| {
+        let listener =
+            format!("certificate = \"attested\"\nprotocol = \"http\"\nclients = \"attested\"\npolicy = \"db\"\n{pinned}\nallow = [{{ entry = \"{entry}\" }}]");
+        let text = SERVER.replace("certificate = \"attested\"", &listener).replace("tcp://", "http://") + "[policy.db]\nfile = \"db.json\"\n";
+        parse(&text).unwrap().warnings.iter().map(|report| report.warnings()).collect::<String>()
+    };
+    let id = parse(CLIENT).unwrap().policies["db"].policy.accept[0].id.clone();
+    let (first, rest) = id.split_at(1);
+    for good in [id.as_str(), &format!("{first}*"), "*"] {
+        assert_eq!(rules(good), "", "{good}");
+    }
+    for bad in [&format!("{id}x"), rest, "nobody-*"] {
+        assert!(rules(bad).contains(&format!("no entry of policy \"db\" is called \"{bad}\"")), "{bad}: {}", rules(bad));
+    }
+}
+
+#[test]
+fn a_key_of_the_file_behind_a_table_is_told_where_it_belongs() {
+    let error = parse(&format!("{CLIENT}drain_grace = \"5s\"\n")).expect_err("it is no key of a policy");
+    assert!(error.contains("`drain_grace` stands at the top of the file"), "{error}");
+}
+
+#[test]
 fn hostile_texts_are_errors_and_never_panics() {
     for text in [
         "",

@@ -235,7 +235,10 @@ impl<'a> Section<'a> {
 
 fn unknown(schema: &schema::Section, name: &str, span: Range<usize>) -> Diagnostic {
     let keys = schema.keys.iter().map(|key| key.key);
+    // What is written behind the first table is that table's.
+    let of_file = schema.name != schema::FILE.name && schema::FILE.keys.iter().any(|key| key.key == name && !key.value.contains("table"));
     let help = match nearest(name, keys.clone()) {
+        _ if of_file => format!("`{name}` stands at the top of the file, before the first [table]"),
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("known here: {}", keys.collect::<Vec<_>>().join(", ")),
     };
