@@ -51,6 +51,22 @@ fn adding_changes_nothing_else_in_the_file() {
 }
 
 #[test]
+fn gpus_beside_the_evidence_are_told_of_and_can_be_asked_for() {
+    let desk = Desk::new();
+    assert_eq!(desk.run(&format!("simulate guest --gpus 2 --at {AT}")).code, 0);
+    assert_eq!(desk.run(&format!("simulate alone --at {AT}")).code, 0);
+    desk.run("policy init lab.json --insecure-simulator");
+    let added = desk.run(&format!("policy add lab.json --id one --from guest --yes --at {AT}")).shown();
+    let asked = "\"require\": [\"gpu/0\",\"gpu/1\"]";
+    assert!(added.contains("gpu/0, gpu/1 beside it are not asked for") && added.contains(asked), "{added}");
+    desk.write("lab.json", desk.text("lab.json").replace("\"tee\":", &format!("{asked}, \"tee\":")));
+    assert_eq!(desk.run(&format!("verify guest --policy lab.json --at {AT}")).code, 0);
+    assert_eq!(desk.run(&format!("verify alone --policy lab.json --at {AT}")).code, 1);
+    desk.run("policy init other.json --insecure-simulator");
+    assert!(!desk.run(&format!("policy add other.json --id one --from alone --yes --at {AT}")).shown().contains("devices"));
+}
+
+#[test]
 fn what_is_not_agreed_to_or_not_genuine_is_not_added() {
     let desk = simulated();
     desk.run("policy init lab.json --insecure-simulator");

@@ -129,6 +129,15 @@ fn proposal(args: &Args, judged: &Judged, entry: &Value, origin: Origin, marks: 
     if let (Some(platform), Some(claims)) = (judged.platform, &judged.claims) {
         out.push_str("\nThe evidence says:\n\n");
         out.push_str(&verify::telling(platform, claims, marks));
+        let gpus: Vec<String> = (0..16).map(|number| format!("gpu/{number}")).filter(|label| claims.find(label).is_some()).collect();
+        if !gpus.is_empty() {
+            let _ = writeln!(
+                out,
+                "\n{WARN}devices{WARN:#}: {} beside it are not asked for: a peer may come without them. To ask, write into the entry: \"require\": {}",
+                gpus.join(", "),
+                Value::from(gpus)
+            );
+        }
     }
     if origin == Origin::Simulator {
         let _ = writeln!(out, "\n{BAD}SIMULATED{BAD:#}: anybody can forge this evidence");
