@@ -293,7 +293,7 @@ async fn serve_exchange<S: AsyncRead + AsyncWrite + Unpin>(
             let frame = pending.rest(header).await?;
             let presented = waiting.given(&frame)?;
             let verdict = judge(peer, &presented, pending, around).await?;
-            pending.quiet()?;
+            pending.quiet().await?;
             pending.send(Frame::new(Kind::Result, Code::Ok.encode()).octets()).await?;
             Ok(verdict)
         }
@@ -317,7 +317,7 @@ async fn open_exchange<S: AsyncRead + AsyncWrite + Unpin>(side: &ClientSide, pen
     let waiting = opening.answered(&pending.receive(Kind::HelloServer, side.max_evidence()).await?)?;
     let presented = waiting.given(&pending.receive(Kind::Evidence, side.max_evidence()).await?)?;
     let verdict = judge(&settings.peer, &presented, pending, around).await?;
-    pending.quiet()?;
+    pending.quiet().await?;
     let accepted = Frame::new(Kind::Result, Code::Ok.encode());
     if !presented.agreed().mutual() {
         pending.send(accepted.octets()).await?;

@@ -1,12 +1,15 @@
 //! A finished handshake whose stream stays locked: only frames of the exchange go over it until a verdict opens it.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use rustls::{CommonState, HandshakeKind, ProtocolVersion};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, TlsConnector, TlsStream};
 use zeroize::Zeroizing;
 
@@ -235,21 +238,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pending<S> {
         self.stream.read_exact(into).await.map(drop).map_err(|error| gone("a frame", &error))
     }
 
-    /// Whether the peer has sent nothing beyond what was received.
+    /// Whether the peer has sent nothing beyond what was received, as far as it has come.
     ///
     /// # Errors
-    /// `exchange_out_of_order` when there are bytes that the exchange did not ask for.
-    pub fn quiet(&mut self) -> Result<(), Denied> {
-        let state = match &mut *self.stream {
-            TlsStream::Client(client) => client.get_mut().1.process_new_packets(),
-            TlsStream::Server(server) => server.get_mut().1.process_new_packets(),
-        };
-        match state.map_err(|error| failure::of_tls(&error))?.plaintext_bytes_to_read() {
-            0 => Ok(()),
-            octets => {
-                let found = format!("{octets} octets more");
-                Finding::new(Reason::ExchangeOutOfOrder, "exchange", "nothing before the verdict", found).refuse()
-            }
+    /// `exchange_out_of_order` when there are bytes that the exchange did not ask for, or the peer has gone.
+    pub async fn quiet(&mut self) -> Result<(), Denied> {
+        let mut octet = [0];
+        let mut more = ReadBuf::new(&mut octet);
+        // What is read ahead of rustls and what the system has is looked at too; it is not waited for.
+        match poll_fn(|cx| Poll::Ready(Pin::new(&mut *self.stream).poll_read(cx, &mut more))).await {
+            Poll::Pending => Ok(()),
+            Poll::Ready(Err(error)) => Err(gone("a peer that waits for the verdict", &error)),
+            // It has closed its direction, and says nothing more.
+            Poll::Ready(Ok(())) if more.filled().is_empty() => Ok(()),
+            Poll::Ready(Ok(())) => Finding::new(Reason::ExchangeOutOfOrder, "exchange", "nothing before the verdict", "bytes that it did not ask for").refuse(),
         }
     }
 

@@ -64,10 +64,16 @@ fn hello(change: fn(&mut Hello)) -> Twist {
     Twist { hello: Some(Box::new(change)), ..Twist::default() }
 }
 
+/// More than rustls takes at a time, so that some is not yet read when the evidence is.
+fn behind() -> Twist {
+    Twist { behind: vec![b'G'; 8000], ..Twist::default() }
+}
+
 const SERVER: &[Row] = &[
     ("early-app-byte", "exchange_out_of_order", || frames(|frames| frames.insert(1, b"G".to_vec()))),
     ("early-app-byte before HELLO_S", "exchange_out_of_order", || frames(|frames| frames.insert(0, b"HTTP/1.1 200 OK\r\n".to_vec()))),
     ("early-app-byte behind EVIDENCE", "exchange_out_of_order", || frames(|frames| frames.push(b"G".to_vec()))),
+    ("early-app-byte not yet read", "exchange_out_of_order", behind),
     ("result-first", "exchange_out_of_order", || frames(|frames| frames.insert(1, wire::result(0)))),
     ("result before HELLO_S", "exchange_out_of_order", || frames(|frames| frames.insert(0, wire::result(0)))),
     ("result in place of evidence", "exchange_out_of_order", || frames(|frames| frames[1] = wire::result(0))),
@@ -232,6 +238,7 @@ async fn a_client_that_must_attest_and_does_not_is_refused() {
         ("result twice", "exchange_out_of_order", frames(|frames| frames[1] = frames[0].clone())),
         ("early-app-byte", "exchange_out_of_order", frames(|frames| frames.insert(1, SECRET.to_vec()))),
         ("early-app-byte behind the evidence", "exchange_out_of_order", frames(|frames| frames.push(b"G".to_vec()))),
+        ("early-app-byte not yet read", "exchange_out_of_order", behind()),
         ("no evidence offered", "evidence_unsupported", hello(|hello| hello.attest = 1)),
     ];
     for (name, code, twist) in rows {

@@ -222,6 +222,21 @@ impl Wire {
         .await;
     }
 
+    /// Sends these octets, and with them others in a record of their own, where there are any.
+    pub async fn send_with(&mut self, octets: &[u8], behind: &[u8]) {
+        if behind.is_empty() {
+            return self.send(octets).await;
+        }
+        for octets in [octets, behind] {
+            let mut writer = match &mut self.stream {
+                TlsStream::Client(stream) => stream.get_mut().1.writer(),
+                TlsStream::Server(stream) => stream.get_mut().1.writer(),
+            };
+            std::io::Write::write_all(&mut writer, octets).expect("room for it");
+        }
+        self.send(b"").await;
+    }
+
     /// One frame: its type, its payload, the whole of it. `None` when the victim has closed.
     pub async fn receive(&mut self) -> Option<Frame> {
         let mut header = [0; 5];

@@ -34,6 +34,8 @@ pub struct Twist {
     pub beside: On<Vec<u8>>,
     /// A server's HELLO and EVIDENCE, or a client's RESULT and EVIDENCE.
     pub frames: On<Vec<Vec<u8>>>,
+    /// Octets behind them, in a record of their own.
+    pub behind: Vec<u8>,
 }
 
 fn apply<T>(on: &On<T>, to: &mut T) {
@@ -99,7 +101,7 @@ pub async fn serve(wire: &mut Wire, machine: &Arc<dyn Attester>, twist: &Twist) 
     let session = Session { role: 2, nonce_c, nonce_s, hello_c: &hello_c.octets, hello_s: &hello_s };
     let mut frames = vec![hello_s.clone(), attest(wire, &session, machine, twist)];
     apply(&twist.frames, &mut frames);
-    wire.send(&frames.concat()).await;
+    wire.send_with(&frames.concat(), &twist.behind).await;
     let mut answers = Vec::new();
     let wanted = if attest_bits & 2 == 0 { 1 } else { 2 };
     while answers.len() < wanted
@@ -123,6 +125,6 @@ pub async fn open(wire: &mut Wire, machine: &Arc<dyn Attester>, twist: &Twist) -
     let session = Session { role: 1, nonce_c, nonce_s, hello_c: &hello_c, hello_s: &hello_s.octets };
     let mut frames = vec![wire::result(0), attest(wire, &session, machine, twist)];
     apply(&twist.frames, &mut frames);
-    wire.send(&frames.concat()).await;
+    wire.send_with(&frames.concat(), &twist.behind).await;
     wire.receive().await
 }
