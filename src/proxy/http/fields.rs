@@ -22,27 +22,10 @@ static HOP: [HeaderName; 9] = [
 
 /// Fields that tell of the way a request came, or of another target than its own; believed of nobody but a trusted proxy.
 /// Compared as applications may fold them.
-const FORWARDING: &[&str] = &[
-    "forwarded",
-    "true-client-ip",
-    "x-client-ip",
-    "x-cluster-client-ip",
-    "x-forwarded-by",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "x-forwarded-proto",
-    "x-forwarded-protocol",
-    "x-forwarded-scheme",
-    "x-forwarded-server",
-    "x-forwarded-ssl",
-    "x-original-forwarded-for",
-    "x-original-host",
-    "x-original-url",
-    "x-real-ip",
-    "x-rewrite-url",
-];
+const FORWARDING: &[&str] = &["forwarded", "true-client-ip", "x-client-ip", "x-cluster-client-ip", "x-real-ip", "x-rewrite-url"];
+
+/// Beginnings of such names.
+const FORWARDING_BEGINNINGS: &[&str] = &["x-envoy-original-", "x-forwarded-", "x-original-"];
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
@@ -69,12 +52,17 @@ fn remove(fields: &mut HeaderMap, of_kind: impl Fn(&HeaderName) -> bool) {
 }
 
 fn tells_way(name: &HeaderName) -> bool {
-    FORWARDING.iter().any(|known| folds_to(name.as_str(), known))
+    FORWARDING.iter().any(|known| folds_to(name.as_str(), known)) || FORWARDING_BEGINNINGS.iter().any(|beginning| begins_as(name.as_str(), beginning))
 }
 
 /// Whether an application may take `name` for `known`: CGI and its heirs turn every other character into one and the same.
 pub(super) fn folds_to(name: &str, known: &str) -> bool {
     name.len() == known.len() && folded(name).eq(folded(known))
+}
+
+/// Whether an application may take the beginning of `name` for that.
+pub(super) fn begins_as(name: &str, beginning: &str) -> bool {
+    name.get(..beginning.len()).is_some_and(|begin| folds_to(begin, beginning))
 }
 
 fn folded(name: &str) -> impl Iterator<Item = u8> {
@@ -314,8 +302,13 @@ mod tests {
             ("forwarded", "for=1.2.3.4"),
             ("x-real-ip", "1.2.3.4"),
             ("x-forwarded-proto", "ftp"),
+            ("x-forwarded-uri", "/admin"),
+            ("x_forwarded_method", "DELETE"),
+            ("x-original-uri", "/admin"),
         ];
-        let odd = |fields: &HeaderMap| fields.keys().any(|name| ["x_forwarded_for", "x-forwarded.proto", "x_original-url"].contains(&name.as_str()));
+        let odd = |fields: &HeaderMap| {
+            fields.keys().any(|name| ["x_forwarded_for", "x-forwarded.proto", "x_original-url", "x_forwarded_method"].contains(&name.as_str()))
+        };
         let client = Client::new("2001:db8::1".parse().ok(), true);
         let came = |trusted| Came { client: &client, host: "a.example:8443", trusted };
         let mut some = fields(&sent);
@@ -324,6 +317,7 @@ mod tests {
         assert_eq!(text(&some, "x-forwarded-for").as_deref(), Some("2001:db8::1"));
         assert_eq!(text(&some, "forwarded").as_deref(), Some("for=\"[2001:db8::1]\";proto=https;host=\"a.example:8443\""));
         assert_eq!((text(&some, "x-forwarded-proto").as_deref(), text(&some, "x-real-ip")), (Some("https"), None));
+        assert_eq!((text(&some, "x-forwarded-uri"), text(&some, "x-original-uri")), (None, None));
         assert!(!odd(&some), "an application that folds names believes what the client says");
         let mut some = fields(&sent);
         set_forwarding(&mut some, &came(true));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 
-use super::fields::folds_to;
+use super::fields::{begins_as, folds_to};
 use super::plan::IdentityHeader;
 use super::token::{Token, Tokens};
 use crate::evidence::Timestamp;
@@ -60,8 +60,7 @@ static OURS: [HeaderName; 6] = [PEER, TOKEN, CLIENT_CERT, XFCC, FLASHBOTS_MEASUR
 fn tells_identity(name: &HeaderName, more: &[String]) -> bool {
     let name = name.as_str();
     let is = |known: &str| folds_to(name, known);
-    let begins = |beginning: &str| name.get(..beginning.len()).is_some_and(|begin| folds_to(begin, beginning));
-    NAMES.iter().any(|known| is(known)) || BEGINNINGS.iter().any(|beginning| begins(beginning)) || more.iter().any(|more| is(more))
+    NAMES.iter().any(|known| is(known)) || BEGINNINGS.iter().any(|beginning| begins_as(name, beginning)) || more.iter().any(|more| is(more))
 }
 
 /// Removes every such field; gives the names of those that were there.
