@@ -79,6 +79,11 @@ async fn a_client_may_call_what_its_entry_is_allowed_and_nothing_else() {
         ("/api/x", &[][..], " 200"),
         ("/exact", &[], " 200"),
         ("/api/x", &["-d", "x"], " 403"),
+        // Rack, Express, Symfony and ASP.NET would take it for the method.
+        ("/api/x", &["-H", "X-HTTP-Method-Override: DELETE"], " 400"),
+        ("/api/x", &["-H", "x_http_method-override: DELETE"], " 400"),
+        ("/api/x", &["-H", "X-Method-Override: DELETE"], " 400"),
+        ("/api/x", &["-H", "X-HTTP-Method: DELETE"], " 400"),
         ("/exactly", &[], " 403"),
         ("/", &[], " 403"),
         ("/api", &[], " 403"),

@@ -27,6 +27,9 @@ const FORWARDING: &[&str] = &["forwarded", "true-client-ip", "x-client-ip", "x-c
 /// Beginnings of such names.
 const FORWARDING_BEGINNINGS: &[&str] = &["x-envoy-original-", "x-forwarded-", "x-original-"];
 
+/// Fields that many frameworks take for the method, in its place.
+const METHODS: &[&str] = &["x-http-method", "x-http-method-override", "x-method-override"];
+
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -53,6 +56,11 @@ fn remove(fields: &mut HeaderMap, of_kind: impl Fn(&HeaderName) -> bool) {
 
 fn tells_way(name: &HeaderName) -> bool {
     FORWARDING.iter().any(|known| folds_to(name.as_str(), known)) || FORWARDING_BEGINNINGS.iter().any(|beginning| begins_as(name.as_str(), beginning))
+}
+
+/// Whether an application may take another method than the request's for what is asked.
+pub(super) fn overrides_method(fields: &HeaderMap) -> bool {
+    fields.keys().any(|name| METHODS.iter().any(|known| folds_to(name.as_str(), known)))
 }
 
 /// Whether an application may take `name` for `known`: CGI and its heirs turn every other character into one and the same.

@@ -234,6 +234,12 @@ impl Site {
         self.routes.iter().any(|route| !route.paths.is_empty()) || self.allow.iter().any(|rule| !rule.paths.is_empty())
     }
 
+    /// As [`Site::reads_paths`], of the method.
+    #[must_use]
+    pub fn reads_methods(&self) -> bool {
+        self.routes.iter().any(|route| !route.methods.is_empty()) || self.allow.iter().any(|rule| !rule.methods.is_empty())
+    }
+
     /// The upstreams it leads to.
     pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
         let routed = self.routes.iter().filter_map(|route| match &route.to {

@@ -220,6 +220,9 @@ async fn answered(
     if site.plan.reads_paths() && !is_settled(path.path()) {
         return Err(Problem::request(StatusCode::BAD_REQUEST, "a path that an application may read as another"));
     }
+    if site.plan.reads_methods() && fields::overrides_method(&parts.headers) {
+        return Err(Problem::request(StatusCode::BAD_REQUEST, "a field that an application may read as another method"));
+    }
     // A WebSocket of HTTP/2 is what a GET is in HTTP/1.1, and becomes one on the way.
     let method = if wanted.is_some() { &Method::GET } else { &parts.method };
     let proxied = parts.version != Version::HTTP_2 && parts.uri.scheme().is_some();
