@@ -85,7 +85,7 @@ reasons! {
         "The clock is before the day this program was built, so no validity period can be judged. Set the clock (or repair time synchronisation) and start again.";
     CollateralUnavailable, "collateral_unavailable", Vendor, true,
         "an endorsement or revocation list that the verdict needs is missing or out of date",
-        "The chain, CRL or TCB data needed for a verdict was not stapled by the peer or given beside its evidence, or is past its nextUpdate. Nothing is accepted without it. Staple it on the attesting side (identity.endorsements), or refresh it.";
+        "The chain, CRL or TCB data needed for a verdict was not stapled by the peer or given beside its evidence, or is past its nextUpdate. Nothing is accepted without it. Staple it on the attesting side (identity.endorsements), or refresh it. Saved evidence of an earlier day, beside the collateral of that day, is judged by `verify --at`.";
     ConfigurationChanged, "configuration_changed", Operator, false,
         "the connection was let in by a configuration that is no longer in force",
         "The configuration was read again, and what let this connection in is another now: what the listener's clients must prove, its certificate or its accounts, what the far end must prove, or where clients may go. What was verified before says nothing about that, so the connection ended. Connect again: the next connection is judged by what is in force. If nobody meant to change it, look at the configuration file.";
