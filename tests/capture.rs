@@ -167,7 +167,9 @@ fn redirected_applications_reach_an_attested_service_knowing_nothing() {
     let server = net.sidecar(&net.b, "server", &[], SERVER);
     let captured = format!(
         "{FAR}[[listener]]\nname = \"captured\"\nbind = \"127.0.0.1:15001\"\ncapture = \"redirect\"\n\
-         destination = [{{ to = \"10.99.0.0/16:80\", upstream = \"far\" }}, {{ to = \"10.77.0.2:8443\", upstream = \"far\" }}]\n"
+         destination = [{{ to = \"10.99.0.0/16:80\", upstream = \"far\" }}, {{ to = \"10.77.0.2:8443\", upstream = \"far\" }}]\n\
+         [[listener]]\nname = \"both\"\nbind = \"[::]:15002\"\ninsecure_remote_listener = true\ncapture = \"redirect\"\n\
+         destination = [{{ to = \"127.0.0.0/8\", upstream = \"far\" }}]\n"
     );
     net.rules(
         &net.a,
@@ -186,6 +188,9 @@ fn redirected_applications_reach_an_attested_service_knowing_nothing() {
         assert!(net.tells("client", reason), "{url}: {}", net.log("client"));
     }
     assert_eq!(net.served(), 1);
+    // A port for both families sees IPv4 as a part of IPv6, and the system tells where it was going as IPv4.
+    let answer = net.curl("http://127.0.0.1:15002/wanted");
+    assert!(!answer.status.success() && net.served() == 1, "{answer:?}\n{}", net.log("client"));
     drop(client);
 
     // A sidecar that the rules capture as they do others: its own connection comes back to it, and that is the end of it.

@@ -42,7 +42,8 @@ pub(super) fn is_ours(from: SocketAddr, to: SocketAddr) -> bool {
     OURS.lock().unwrap_or_else(PoisonError::into_inner).contains(&(canonical(from), canonical(to)))
 }
 
-fn canonical(address: SocketAddr) -> SocketAddr {
+/// An IPv4 address as one, also at a port for both families.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 

@@ -12,7 +12,7 @@ use super::socks::{self, Code, Malformed, Step};
 use super::{Accounts, By, Capture, Choice, Host, Wanted};
 use crate::proxy::listen::Caller;
 use crate::proxy::plan::Upstream;
-use crate::proxy::stream::Stream;
+use crate::proxy::stream::{Stream, canonical};
 use crate::refusal::{Denied, Finding, Reason};
 
 /// What a client wants, and may have.
@@ -87,8 +87,8 @@ impl Choice {
 
     /// The address that a captured connection was for; where the table has none of it, the name in its handshake.
     async fn captured(&self, stream: &mut Stream, from: &Caller, capture: Capture) -> Result<Asked<'_>, Unasked> {
-        let ours = from.addresses.map(|(_, ours)| ours);
-        let meant = meant(stream, from, capture);
+        let ours = from.addresses.map(|(_, ours)| canonical(ours));
+        let meant = meant(stream, from, capture).map(canonical);
         let direct = capture == Capture::Redirect && meant == ours;
         let Some(meant) = meant.filter(|_| !direct) else {
             return Err(Unasked::of(Finding::new(Reason::ProxyLoop, "destination", "a captured connection", "one that was made to this listener itself")));
