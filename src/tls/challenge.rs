@@ -30,11 +30,16 @@ pub struct Challenges(Arc<Mutex<BTreeMap<String, Arc<ServerConfig>>>>);
 pub struct Shown {
     challenges: Challenges,
     name: String,
+    config: Arc<ServerConfig>,
 }
 
 impl Drop for Shown {
     fn drop(&mut self) {
-        self.challenges.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+        let mut shown = self.challenges.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another order for the name may have put its own in this one's place.
+        if shown.get(&self.name).is_some_and(|config| Arc::ptr_eq(config, &self.config)) {
+            shown.remove(&self.name);
+        }
     }
 }
 
@@ -65,8 +70,8 @@ impl Challenges {
         if shown.len() >= MOST {
             return Err(NotIssued::Signing("too many challenges at a time".to_owned()));
         }
-        shown.insert(name.to_owned(), config);
-        Ok(Shown { challenges: self.clone(), name: name.to_owned() })
+        shown.insert(name.to_owned(), Arc::clone(&config));
+        Ok(Shown { challenges: self.clone(), name: name.to_owned(), config })
     }
 
     /// What `hello` asks for. A CA offers `acme-tls/1` and nothing beside it (RFC 8737, section 3).
@@ -98,4 +103,24 @@ fn presenting(name: &str, digest: &[u8; 32], clock: &Clock) -> Result<ServerConf
     let signing = any_supported_type(&der).map_err(|error| failed(&error))?;
     let certified = CertifiedKey::new(vec![certificate.der().clone()], signing);
     config::challenge(Arc::new(certified), clock).map_err(|error| failed(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::EARLIEST;
+
+    /// Two listeners may have one name, and a reload ends an order while another has begun.
+    #[test]
+    fn an_order_that_ends_leaves_what_another_shows_for_the_name() {
+        let (challenges, clock) = (Challenges::new(), Clock::standing_at(EARLIEST));
+        let show = |digest: u8| challenges.show("a.example", &[digest; 32], &clock).expect("a challenge");
+        let there = || challenges.0.lock().expect("no panic").len();
+        let first = show(1);
+        let second = show(2);
+        drop(first);
+        assert_eq!(there(), 1, "the CA looks for it");
+        drop(second);
+        assert_eq!(there(), 0);
+    }
 }
