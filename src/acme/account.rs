@@ -14,6 +14,9 @@ use super::{Authority, Failure, Settings};
 /// A file of credentials is not read beyond this.
 const MOST: u64 = 64 * 1024;
 
+/// Credentials are shorter: a key and some addresses.
+const ROOM: usize = 4096;
+
 /// An account that the CA knows.
 #[derive(Clone)]
 pub(super) struct Opened(pub(super) Account);
@@ -62,7 +65,7 @@ pub(super) async fn forget(authority: &Authority) -> Result<(), Failure> {
 async fn register(authority: &Authority, file: PathBuf) -> Result<Opened, Failure> {
     // Before the CA has an account whose key could not be kept.
     let there = file.clone();
-    blocking(move || write(&there, b"").and_then(|()| std::fs::remove_file(&there)).map_err(|error| unusable(&there, &error))).await?;
+    blocking(move || try_out(&there).map_err(|error| unusable(&there, &error))).await?;
     let contact: Vec<&str> = authority.settings.contact.iter().map(String::as_str).collect();
     let new = NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
     let builder = Account::builder_with_http(Box::new(authority.client.clone()));
@@ -103,6 +106,13 @@ fn private(mode: u32, owner: u32, own: u32) -> Result<(), String> {
         return Err(format!("belongs to user {owner}, and this process is user {own}: remove it, and let nobody else write the folder"));
     }
     Ok(())
+}
+
+/// Whether an account could be kept here. Nothing may be there yet.
+fn try_out(path: &Path) -> io::Result<()> {
+    // A full disk takes an empty file.
+    write(path, &[0; ROOM])?;
+    std::fs::remove_file(path)
 }
 
 /// Writes whole or not at all, with mode 0600 from the first octet on.
@@ -154,6 +164,35 @@ mod tests {
             assert!(private(0o100_600, 1000, own).is_err_and(|why| why.contains("belongs to user 1000")));
         }
         assert!(private(0o100_604, 1000, 1000).is_err());
+    }
+
+    /// Each try would register another account at the CA, and none would be kept.
+    #[test]
+    fn a_full_disk_is_noticed_before_the_ca_has_an_account() -> io::Result<()> {
+        use std::io::BufRead as _;
+        use std::process::{Command, Stdio};
+
+        let folder = tempfile::tempdir()?;
+        let script = "mount -t tmpfs -o size=8k none \"$1\" && head -c 8192 /dev/zero > \"$1/fill\" && echo full && read -r _";
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]).arg(folder.path());
+        let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let Ok(mut disk) = started else { return Ok(()) };
+        let mut said = String::new();
+        if let Some(out) = disk.stdout.take() {
+            io::BufReader::new(out).read_line(&mut said)?;
+        }
+        // Where no namespace may be made, there is no such disk.
+        if said == "full\n" {
+            let inside = Path::new("/proc").join(disk.id().to_string()).join("root");
+            let path = inside.join(folder.path().strip_prefix("/").unwrap_or(folder.path())).join("account-1.json");
+            write(&path, b"")?;
+            std::fs::remove_file(&path)?;
+            assert_eq!(try_out(&path).map_err(|error| error.kind()), Err(io::ErrorKind::StorageFull));
+        }
+        // It ends with its input.
+        drop(disk.stdin.take());
+        disk.wait().map(drop)
     }
 
     #[test]
