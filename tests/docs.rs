@@ -62,7 +62,7 @@ fn every_configuration_is_read_without_an_error() {
             }
         }
     }
-    assert_eq!(read.len(), 10, "{read:?}");
+    assert_eq!(read.len(), 11, "{read:?}");
 }
 
 /// A configuration that is shown whole is one that the program reads, with the files that it names beside it.
