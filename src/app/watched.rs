@@ -43,20 +43,46 @@ impl Watched {
     pub async fn changed(&mut self) {
         loop {
             tokio::time::sleep(EVERY).await;
-            let mut changed = false;
-            for (path, known) in &mut self.files {
-                let now = version(path);
-                changed |= now != *known;
-                *known = now;
-            }
-            if changed {
+            if self.look() {
                 return;
             }
         }
+    }
+
+    /// Looks at once: whether one is another than it was.
+    pub fn look(&mut self) -> bool {
+        let mut changed = false;
+        for (path, known) in &mut self.files {
+            let now = version(path);
+            changed |= now != *known;
+            *known = now;
+        }
+        changed
     }
 }
 
 fn version(path: &std::path::Path) -> Version {
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_looked_at_is_known() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (one, other) = (folder.path().join("one"), folder.path().join("other"));
+        std::fs::write(&one, "a").expect("a file");
+        let mut watched = Watched::new(vec![one.clone(), other.clone()]);
+        assert!(!watched.look(), "nothing has changed");
+        std::fs::write(&one, "another").expect("a file");
+        std::fs::write(&other, "new").expect("a file");
+        assert!(watched.look());
+        assert!(!watched.look(), "it was seen");
+        std::fs::write(&one, "a third").expect("a file");
+        watched.follow(vec![one]);
+        assert!(watched.look(), "what is followed on is compared with what was seen");
+    }
 }

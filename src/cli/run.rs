@@ -33,6 +33,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
 /// is read again on SIGHUP and when one of its files has changed.
 pub(super) fn serve(load: &dyn Fn() -> Result<Config, ConfigError>, file: Option<&Path>) -> anyhow::Result<Outcome> {
     let config = load()?;
+    // As they were read: what changes while everything starts is read again.
+    let mut watched = Watched::new(files(file, &config));
     // Before anything else is opened, and while there is one thread.
     #[allow(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
     let passed = Passed::from_environment(|name| std::env::var_os(name))?;
@@ -61,12 +63,12 @@ pub(super) fn serve(load: &dyn Fn() -> Result<Config, ConfigError>, file: Option
         }
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        let mut watched = Watched::new(files(file, &config));
         let outcome = loop {
             tokio::select! {
                 _ = terminate.recv() => break Outcome::Done,
                 _ = interrupt.recv() => break Outcome::Interrupted,
-                _ = hangup.recv() => {}
+                // What was edited before the signal is read once.
+                _ = hangup.recv() => { watched.look(); }
                 () = watched.changed() => {}
             }
             let read = tokio::task::block_in_place(load);
