@@ -208,7 +208,7 @@ pub(super) fn site(section: &Section<'_>, upstreams: &Upstreams, (kind, attested
     let evidence = evidence(section, kind != Kind::Plain);
     let limits = section.table("limits", &schema::LIMITS).map_or_else(Limits::default, |limits| self::limits(&limits));
     let plain = |values: Vec<super::tree::At<String>>| values.into_iter().map(|value| value.value).collect::<Vec<_>>();
-    let upgrades = if section.has("upgrades").is_some() { plain(section.parsed_list("upgrades", token)) } else { vec!["websocket".to_owned()] };
+    let upgrades = if section.has("upgrades").is_some() { plain(section.parsed_list("upgrades", upgrade)) } else { vec!["websocket".to_owned()] };
     let trusted_proxies = section.parsed_list("trusted_proxies", values::network).into_iter().map(|network| network.value).collect();
     let strip = plain(section.parsed_list("strip_headers", token));
     whole.then_some(Site {
@@ -343,6 +343,17 @@ fn host(text: &str) -> Result<String, Wrong> {
         !name.is_empty() && name.len() <= 253 && name.bytes().all(|octet| octet.is_ascii_lowercase() || octet.is_ascii_digit() || b"-._:[]".contains(&octet));
     let help = "write a name in lower case without a port: \"orders.shop\", \"*.shop\"";
     if good { Ok(text.to_owned()) } else { Err(Wrong::new(format!("\"{text}\" is not a host"), help)) }
+}
+
+/// A protocol that connections may be upgraded to. Requests within it would be routed, allowed and stripped by nobody.
+fn upgrade(text: &str) -> Result<String, Wrong> {
+    let word = token(text)?;
+    let name = word.split('/').next().unwrap_or_default();
+    if ["h2", "h2c", "h3", "http", "tls"].contains(&name) {
+        let help = "leave it out: HTTP/1.1 and HTTP/2 are taken without an upgrade, and each of their requests is looked at";
+        return Err(Wrong::new(format!("an upgrade to \"{text}\" hides requests: no route, `allow` rule or identity field would hold for them"), help));
+    }
+    Ok(word)
 }
 
 /// A word that may stand in a header, in lower case.

@@ -235,7 +235,7 @@ pub static LISTENER: Section = Section {
             "off",
             "Serves fresh evidence to browsers: for a nonce of theirs, about the key of their connection. See `docs/http.md`.",
         )),
-        of_requests(key("upgrades", "list of words", "`[\"websocket\"]`", "What connections may be upgraded to.")),
+        of_requests(key("upgrades", "list of words", "`[\"websocket\"]`", "What connections may be upgraded to. Never HTTP or TLS: no route, `allow` rule or identity field would hold for requests in them.")),
         key(
             "proxy_protocol_from",
             "list of addresses or networks, or `[\"unix\"]`",

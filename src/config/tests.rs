@@ -198,6 +198,18 @@ fn what_would_do_nothing_is_refused() {
 }
 
 #[test]
+fn no_upgrade_hides_requests_from_routes_and_rules() {
+    let upgrade = |word: &str| parse(&CLIENT.replace("upstream = \"db\"", &format!("protocol = \"http\"\nupgrades = [\"{word}\"]\nupstream = \"db\"")));
+    for word in ["h2c", "H2C", "h2", "http/2.0", "HTTP/1.1", "tls/1.0", "TLS"] {
+        let error = upgrade(word).expect_err("it hides requests");
+        assert!(error.contains(&format!("an upgrade to \"{word}\" hides requests")), "{error}");
+    }
+    for word in ["websocket", "chat", "spdy-like", "tlsish"] {
+        assert!(upgrade(word).is_ok(), "{word}");
+    }
+}
+
+#[test]
 fn names_without_roots_vouch_for_nothing() {
     let peer = |peer: &str| errors(&CLIENT.replace("attested =", &format!("peer = {peer}\nattested =")));
     assert_eq!(peer("{ spiffe_ids = [\"spiffe://mesh/db\"] }"), ["`spiffe_ids` without `pki_roots`"]);
