@@ -86,6 +86,33 @@ async fn whom_a_proxy_tells_of_is_capped_as_if_he_had_come_himself() {
     server.drain().await;
 }
 
+/// A plain listener is for this machine's applications, which are one source; who comes from elsewhere is one of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whom_a_proxy_tells_of_at_a_plain_listener_is_capped_too() {
+    // Takes connections, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let desk = desk();
+    let far = format!("[[upstream]]\nname = \"far\"\ntargets = [\"tls://{}\"]\nattested = {{ policy = \"mesh\" }}\n", silent.local_addr().expect("an address"));
+    for protocol in ["http", "tcp"] {
+        let listener = format!(
+            "[[listener]]\nname = \"out\"\nbind = \"127.0.0.1:0\"\nprotocol = \"{protocol}\"\nupstream = \"far\"\nproxy_protocol_from = [\"127.0.0.1/32\"]\n\
+             limits = {{ connections_per_source = 2 }}\n"
+        );
+        let front = sidecar(&desk, &format!("{far}{listener}")).await;
+        let address = front.tcp_address("out").expect("an address");
+        let mut waiting = Vec::new();
+        for source in ["192.0.2.1", "192.0.2.1", "192.0.2.2", "127.0.0.1", "127.0.0.1", "127.0.0.1", "192.0.2.1"] {
+            let mut stream = TcpStream::connect(address).await.expect("a listener");
+            stream.write_all(format!("PROXY TCP4 {source} 192.0.2.9 1000 443\r\n").as_bytes()).await.expect("written");
+            waiting.push(stream);
+        }
+        let rejected = "limits_rejected_total{listener=\"out\",limit=\"connections_per_source\"}";
+        told(front.metrics(), &format!("{rejected} 1\n")).await;
+        drop(waiting);
+        front.drain().await;
+    }
+}
+
 /// Whoever may connect to the socket has to announce.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_in_front_of_a_unix_socket_tells_who_connected() {

@@ -318,7 +318,7 @@ pub static LIMITS: Section = Section {
             "connections_per_source",
             "number",
             "`16384`",
-            "The same from one IPv4 address or IPv6 /64 network; by default never more than half of all that the limit of open files is enough for.",
+            "The same from one IPv4 address or IPv6 /64 network; by default never more than half of all that the limit of open files is enough for. Applications at a loopback address are not counted by source at a plain listener.",
         ),
         key("handshakes", "number", "`4096`", "Connections at a time that are not yet admitted."),
         key("handshakes_per_source", "number", "`1024`", "The same from one IPv4 address or IPv6 /64 network."),

@@ -68,11 +68,12 @@ impl Accepting {
 
     /// Whether a source is somebody else than the applications of this machine.
     pub(super) fn outside(&self, source: std::net::IpAddr) -> bool {
-        match &self.carries {
+        let beyond = match &self.carries {
             // Of a redirected connection both ends may have any address of this machine.
-            Carries::Chosen(choice, _) if !matches!(choice.by, By::Captured(_)) => self.listener.faces_strangers() || !source.to_canonical().is_loopback(),
-            _ => self.listener.faces_strangers(),
-        }
+            Carries::Chosen(choice, _) if matches!(choice.by, By::Captured(_)) => false,
+            Carries::Chosen(..) | Carries::Http | Carries::Tcp(..) => !source.to_canonical().is_loopback(),
+        };
+        beyond || self.listener.faces_strangers()
     }
 }
 
