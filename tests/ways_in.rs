@@ -372,18 +372,29 @@ async fn handshakes_pass_untouched_by_their_server_name() {
 /// One client would otherwise take every connection that there is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handshake_that_passes_back_to_its_own_listener_goes_round_once() {
+    goes_round_once("", &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handshake_that_passes_back_goes_round_once_whoever_is_announced_with_it() {
+    goes_round_once("proxy_protocol_from = [\"127.0.0.1\"]\nproxy_protocol_to = \"v2\"\n", &["--haproxy-protocol"]).await;
+}
+
+/// `more`: how the listener goes on, and how its client says that.
+async fn goes_round_once(more: &str, arguments: &[&str]) {
     let port = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address").port();
     let desk = desk();
     let front = sidecar(
         &desk,
         &format!(
             "[[upstream]]\nname = \"itself\"\ntargets = [\"tcp://127.0.0.1:{port}\"]\n[[listener]]\nname = \"out\"\nbind = \"127.0.0.1:{port}\"\n\
-             protocol = \"tls-passthrough\"\nlimits = {{ connections = 50 }}\ndestination = [{{ to = \"round.test\", upstream = \"itself\" }}]\n"
+             protocol = \"tls-passthrough\"\nlimits = {{ connections = 50 }}\ndestination = [{{ to = \"round.test\", upstream = \"itself\" }}]\n{more}"
         ),
     )
     .await;
     let (resolve, url) = (format!("round.test:{port}:127.0.0.1"), format!("https://round.test:{port}/"));
-    assert!(!web::program("curl", &["-sk", "--max-time", "5", "--resolve", &resolve, &url]).await.status.success());
+    let arguments = [&["-sk", "--max-time", "5", "--resolve", &resolve, &url], arguments].concat();
+    assert!(!web::program("curl", &arguments).await.status.success());
     let metrics = front.metrics().text();
     assert!(metrics.contains("connections_opened_total{listener=\"out\",direction=\"outbound\"} 2\n"), "{metrics}");
     assert!(metrics.contains("refused_total{listener=\"out\",side=\"downstream\",reason=\"proxy_loop\"} 1\n"), "{metrics}");

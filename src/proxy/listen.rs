@@ -90,6 +90,8 @@ pub(super) struct Caller {
     pub(super) source: Option<IpAddr>,
     /// Its address and port, and ours.
     pub(super) addresses: Option<(SocketAddr, SocketAddr)>,
+    /// The same of the connection itself, whoever is announced by it.
+    pub(super) ends: Option<(SocketAddr, SocketAddr)>,
 }
 
 impl Listening {
@@ -145,16 +147,16 @@ impl Listening {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 let addresses = stream.local_addr().ok().map(|ours| (address, ours));
-                Ok((Socket::tcp(stream), Caller { name: address.to_string(), source: Some(address.ip()), addresses }))
+                Ok((Socket::tcp(stream), Caller { name: address.to_string(), source: Some(address.ip()), addresses, ends: addresses }))
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Socket::unix(stream), Caller { name: "unix".to_owned(), source: None, addresses: None }))
+                Ok((Socket::unix(stream), Caller { name: "unix".to_owned(), source: None, addresses: None, ends: None }))
             }
             Self::Vsock(listener, _) => {
                 let (stream, address) = listener.accept().await?;
                 let name = address.as_vsock_address().map_or_else(|| "vsock".to_owned(), |(cid, port)| format!("vsock:{cid}:{port}"));
-                Ok((Socket::vsock(stream), Caller { name, source: None, addresses: None }))
+                Ok((Socket::vsock(stream), Caller { name, source: None, addresses: None, ends: None }))
             }
         }
     }

@@ -70,8 +70,8 @@ impl Choice {
     /// Whether this is a connection that we made: one that was captured, or one that passes back to where it came from.
     pub(in crate::proxy) fn loops(&self, stream: &Stream, from: &Caller) -> bool {
         let ends = match self.by {
-            By::Captured(capture) => from.addresses.map(|(peer, _)| peer).zip(meant(stream, from, capture)),
-            By::ServerNamePassing => from.addresses,
+            By::Captured(capture) => from.ends.map(|(peer, _)| peer).zip(meant(stream, from, capture)),
+            By::ServerNamePassing => from.ends,
             // Their upstreams are attested, and nobody attests to itself.
             By::ServerName | By::Socks5(_) => None,
         };
@@ -87,7 +87,7 @@ impl Choice {
 
     /// The address that a captured connection was for; where the table has none of it, the name in its handshake.
     async fn captured(&self, stream: &mut Stream, from: &Caller, capture: Capture) -> Result<Asked<'_>, Unasked> {
-        let ours = from.addresses.map(|(_, ours)| canonical(ours));
+        let ours = from.ends.map(|(_, ours)| canonical(ours));
         let meant = meant(stream, from, capture).map(canonical);
         let direct = capture == Capture::Redirect && meant == ours;
         let Some(meant) = meant.filter(|_| !direct) else {
@@ -135,7 +135,7 @@ impl Choice {
 fn meant(stream: &Stream, from: &Caller, capture: Capture) -> Option<SocketAddr> {
     match capture {
         Capture::Redirect => stream.original_destination().ok(),
-        Capture::Tproxy => from.addresses.map(|(_, ours)| ours),
+        Capture::Tproxy => from.ends.map(|(_, ours)| ours),
     }
 }
 
