@@ -305,6 +305,30 @@ async fn a_dead_target_is_passed_over_and_one_that_is_unwell_left_out() {
     app.drain().await;
 }
 
+/// A path is no host: a request of HTTP/2 with one cannot be made, and one of HTTP/1.1 is refused by whoever reads it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_at_a_unix_socket_is_asked_whether_it_is_well_as_this_machine() {
+    let desk = desk();
+    let socket = desk.path().join("app.sock");
+    let listening = tokio::net::UnixListener::bind(&socket).expect("a socket");
+    let serving = tokio::spawn(async move {
+        loop {
+            let (stream, _) = listening.accept().await.expect("a connection");
+            let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let known = request.uri().authority().is_some_and(|host| host.as_str() == "localhost") && request.uri().path() == "/healthz";
+                let response = hyper::Response::builder().status(if known { 200 } else { 400 }).body(()).expect("a response");
+                respond.send_response(response, true).expect("answered");
+            }
+        }
+    });
+    let app = format!("[[upstream]]\nname = \"app\"\ntargets = [\"h2c+unix:{}\"]\nhealth = {{ path = \"/healthz\", every = \"100ms\" }}\n", socket.display());
+    let (app, _) = front(&desk, &app, "upstream = \"app\"").await;
+    told(app.metrics(), "upstream_healthy_targets{upstream=\"app\"} 1\n").await;
+    app.drain().await;
+    serving.abort();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_late_answer_a_circle_and_a_host_that_stays_with_its_target() {
     let (one, other) = (Mirror::start().await, Mirror::start().await);

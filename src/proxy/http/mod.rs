@@ -46,6 +46,7 @@ use super::admit::{self, Admitted, Ground};
 use super::around::Around;
 use super::listen::Caller;
 use super::now::{Follows, Now, still_trusted};
+use super::plan::Target;
 use super::reach::Shared;
 use super::record::Pace;
 use super::stream::Stream;
@@ -510,7 +511,7 @@ async fn check(pool: std::sync::Weak<Pool>) {
         let Ok(path) = health.path.parse::<PathAndQuery>() else { return };
         let mut well = 0;
         for spot in pool.spots.now().iter() {
-            let asking = pool.ask(&operator, spot, Message::get(&spot.target.to_string(), path.clone()));
+            let asking = pool.ask(&operator, spot, Message::get(&host_of_target(&spot.target), path.clone()));
             let most = pause.max(Duration::from_secs(1));
             let found = match tokio::time::timeout(most, asking).await {
                 // Says nothing of the target.
@@ -535,6 +536,14 @@ async fn check(pool: std::sync::Weak<Pool>) {
             well += i64::from(good);
         }
         pool.healthy(well);
+    }
+}
+
+/// The host that a target is asked for. A path or a context id is none, and makes no request of HTTP/2.
+fn host_of_target(target: &Target) -> String {
+    match target {
+        Target::Unix(_) | Target::Vsock { .. } => "localhost".to_owned(),
+        Target::Loopback { .. } | Target::Tcp { .. } => target.to_string(),
     }
 }
 
