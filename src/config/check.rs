@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use super::http::To;
 use super::listener::{self, Placed};
 use super::sides::{Collected, Known};
 use super::tree::{At, Faults, Section};
@@ -75,6 +76,7 @@ fn file(file: &Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Config> 
     });
     clashes(file, &listeners, observe.as_ref());
     unused(file, &policies, &collected);
+    idle(file, &listeners, &collected);
     let drain_grace = file.within("drain_grace", Duration::ZERO, Duration::from_secs(3600)).unwrap_or(DRAIN_GRACE);
     let log = log(file);
     Some(Config {
@@ -307,6 +309,37 @@ fn unused(file: &Section<'_>, policies: &[(At<String>, Option<Policy>)], collect
         if let Some(name) = section.string("name").filter(|name| !collected.used_upstreams.iter().any(|used| used == name.value)) {
             let message = format!("upstream \"{}\" is used by no listener", name.value);
             file.faults.warn(&name.span, message, "remove it, or name it where it is meant");
+        }
+    }
+}
+
+/// Warns of what an upstream says of requests where none go there, and of sessions where nothing but requests does.
+fn idle(file: &Section<'_>, listeners: &[Placed], collected: &Collected) {
+    let (mut requests, mut bytes) = (Vec::new(), Vec::new());
+    for (listener, _) in listeners {
+        match &listener.forward {
+            Forward::Chosen(choice) => bytes.extend(choice.among.iter().map(|line| &line.upstream)),
+            Forward::Tcp(upstream) => bytes.push(upstream),
+            Forward::Http(site) => {
+                bytes.extend(site.destinations.iter().map(|line| &line.upstream));
+                requests.extend(site.routes.iter().filter_map(|route| if let To::Upstream(name) = &route.to { Some(name) } else { None }));
+            }
+        }
+    }
+    for section in file.tables("upstream", &schema::UPSTREAM) {
+        let Some(name) = section.string("name").filter(|name| collected.used_upstreams.iter().any(|used| used == name.value)) else { continue };
+        let led = |there: &[&String]| there.iter().any(|upstream| *upstream == name.value);
+        let warn = |key: &str, what: &str| {
+            if let Some(span) = section.has(key) {
+                let message = format!("`{key}` does nothing: {what} upstream \"{}\"", name.value);
+                file.faults.warn(&span, message, "leave it out, or look whether the listener's `protocol` is the one that is meant");
+            }
+        };
+        if !led(&requests) {
+            ["balance", "health", "first_byte", "ejection"].iter().for_each(|key| warn(key, "no listener of protocol \"http\" sends requests to"));
+        }
+        if !led(&bytes) {
+            warn("multiplex", "requests share sessions always, and nothing else goes to");
         }
     }
 }

@@ -193,7 +193,7 @@ pub(super) fn read(section: &Section<'_>, known: &Known<'_>, upstreams: &BTreeMa
         match chosen {
             Some(None) => tcp(section, upstreams, kind == Kind::Attested, collected).map(Forward::Tcp),
             chosen => {
-                requests_alone(section);
+                requests_alone(section, &schema::LISTENER);
                 chosen.flatten().map(Forward::Chosen)
             }
         }
@@ -204,8 +204,32 @@ pub(super) fn read(section: &Section<'_>, known: &Known<'_>, upstreams: &BTreeMa
     if let (Some(version), true) = (&version, http) {
         section.wrong(&version.span, "`proxy_protocol_to` with protocol \"http\"", "leave it out: requests carry their client in fields");
     }
+    if let (Some(version), Some(forward)) = (&version, &forward) {
+        let to: Vec<&str> = match forward {
+            Forward::Chosen(choice) => choice.among.iter().map(|line| line.upstream.as_str()).collect(),
+            Forward::Tcp(upstream) => vec![upstream],
+            Forward::Http(_) => Vec::new(),
+        };
+        let attested = |name: &&str| matches!(upstreams.get(*name), Some(Some(far)) if far.attested.is_some());
+        if !to.is_empty() && to.iter().all(attested) {
+            section.wrong(
+                &version.span,
+                "`proxy_protocol_to`, and every upstream is attested",
+                "leave it out: it is for plain upstreams, and an attested far end tells its own application who connected",
+            );
+        }
+    }
     let proxy_protocol_to = version.map(|version| version.value);
-    let limits = section.table("limits", &schema::LIMITS).map_or_else(Limits::default, |limits| self::limits(&limits));
+    let multiplexed = section.flag("multiplex");
+    let limits = section.table("limits", &schema::LIMITS).map_or_else(Limits::default, |limits| {
+        if !http {
+            requests_alone(&limits, &schema::LIMITS);
+            if !multiplexed {
+                needs(&limits, "streams", "protocol = \"http\" or multiplex = true");
+            }
+        }
+        self::limits(&limits)
+    });
     if kind != Kind::Attested {
         needs(section, "multiplex", "certificate = \"attested\"");
     }
@@ -289,7 +313,7 @@ fn announcers(section: &Section<'_>, place: Option<&Bind>) -> Vec<Announcer> {
 }
 
 fn tcp(section: &Section<'_>, upstreams: &BTreeMap<String, Option<Upstream>>, tls: bool, collected: &mut Collected) -> Option<String> {
-    requests_alone(section);
+    requests_alone(section, &schema::LISTENER);
     let upstream = reference(section, "upstream", "upstream", upstreams)?;
     collected.used_upstreams.push(upstream.value.clone());
     something_attested(section, &upstream, upstreams, tls);
@@ -297,8 +321,8 @@ fn tcp(section: &Section<'_>, upstreams: &BTreeMap<String, Option<Upstream>>, tl
 }
 
 /// Notes keys that matter for requests.
-fn requests_alone(section: &Section<'_>) {
-    for key in schema::LISTENER.keys.iter().filter(|key| key.of_requests) {
+fn requests_alone(section: &Section<'_>, of: &schema::Section) {
+    for key in of.keys.iter().filter(|key| key.of_requests) {
         needs(section, key.key, "protocol = \"http\"");
     }
 }

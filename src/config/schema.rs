@@ -235,7 +235,12 @@ pub static LISTENER: Section = Section {
             "off",
             "Serves fresh evidence to browsers: for a nonce of theirs, about the key of their connection. See `docs/http.md`.",
         )),
-        of_requests(key("upgrades", "list of words", "`[\"websocket\"]`", "What connections may be upgraded to. Never HTTP or TLS: no route, `allow` rule or identity field would hold for requests in them.")),
+        of_requests(key(
+            "upgrades",
+            "list of words",
+            "`[\"websocket\"]`",
+            "What connections may be upgraded to. Never HTTP or TLS: no route, `allow` rule or identity field would hold for requests in them.",
+        )),
         key(
             "proxy_protocol_from",
             "list of addresses or networks, or `[\"unix\"]`",
@@ -246,7 +251,7 @@ pub static LISTENER: Section = Section {
             "proxy_protocol_to",
             "`\"v2\"` or `\"v2-certificate\"`",
             "off",
-            "Tells a plain upstream who connected by the PROXY protocol, with what is verified: SSL (0x20), ALPN, the name asked for, and in type 0xE0 CBOR claims `{1: tee, 2: entry, 3: policy, 4: policy digest, 5: freshness}`. `v2-certificate` adds the certificate that the evidence speaks for (DER, 0x28 within 0x20); with evidence in it, it is several KiB, and some readers take no header that long. For protocol `tcp`.",
+            "Tells a plain upstream who connected by the PROXY protocol, with what is verified: SSL (0x20), ALPN, the name asked for, and in type 0xE0 CBOR claims `{1: tee, 2: entry, 3: policy, 4: policy digest, 5: freshness}`. `v2-certificate` adds the certificate that the evidence speaks for (DER, 0x28 within 0x20); with evidence in it, it is several KiB, and some readers take no header that long. Not for protocol `http`, nor where every upstream is attested.",
         ),
         key(
             "multiplex",
@@ -322,18 +327,18 @@ pub static LIMITS: Section = Section {
         ),
         key("handshakes", "number", "`4096`", "Connections at a time that are not yet admitted."),
         key("handshakes_per_source", "number", "`1024`", "The same from one IPv4 address or IPv6 /64 network."),
-        key("header", "size, 1KiB to 1MiB", "`\"32KiB\"`", "HTTP: a request's head. Longer ones are answered with 431."),
-        key("body", "size", "any", "HTTP: a request's body. Longer ones are answered with 413."),
-        key("request_header", "duration", "`\"10s\"`", "HTTP: how long a request's head may take to come."),
-        key("request_body", "duration", "`\"60s\"`", "HTTP: how long a request's body may stand still."),
+        of_requests(key("header", "size, 1KiB to 1MiB", "`\"32KiB\"`", "HTTP: a request's head. Longer ones are answered with 431.")),
+        of_requests(key("body", "size", "any", "HTTP: a request's body. Longer ones are answered with 413.")),
+        of_requests(key("request_header", "duration", "`\"10s\"`", "HTTP: how long a request's head may take to come.")),
+        of_requests(key("request_body", "duration", "`\"60s\"`", "HTTP: how long a request's body may stand still.")),
         key(
             "streams",
             "number",
             "`128`",
             "HTTP: requests at a time on one HTTP/2 connection. With `multiplex`: connections at a time in one session, at most 1024; each counts in `connections` too.",
         ),
-        key("requests", "number", "`16384`", "HTTP: requests at a time; more are answered with 503 and `Retry-After`."),
-        key("rate", "number", "any", "HTTP: requests in a second, on average; more are answered with 429 and `Retry-After`."),
+        of_requests(key("requests", "number", "`16384`", "HTTP: requests at a time; more are answered with 503 and `Retry-After`.")),
+        of_requests(key("rate", "number", "any", "HTTP: requests in a second, on average; more are answered with 429 and `Retry-After`.")),
     ],
 };
 

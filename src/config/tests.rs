@@ -198,6 +198,23 @@ fn what_would_do_nothing_is_refused() {
 }
 
 #[test]
+fn a_limit_that_would_not_hold_is_refused() {
+    let limits = "limits = { rate = 1, requests = 1, header = \"1KiB\", body = \"1KiB\", request_header = \"1s\", request_body = \"1s\", streams = 1 }";
+    let text = CLIENT.replace("upstream = \"db\"", &format!("{limits}\nupstream = \"db\""));
+    let of_requests = ["rate", "requests", "header", "body", "request_header", "request_body"].map(|key| format!("`{key}` without protocol = \"http\""));
+    let mut expected = of_requests.to_vec();
+    expected.push("`streams` without protocol = \"http\" or multiplex = true".to_owned());
+    assert_eq!(errors(&text), expected);
+    assert!(parse(&text.replace("limits", "protocol = \"http\"\nlimits")).is_ok());
+}
+
+#[test]
+fn what_is_told_by_the_proxy_protocol_has_a_plain_upstream_to_go_to() {
+    let text = CLIENT.replace("upstream = \"db\"", "proxy_protocol_to = \"v2\"\nupstream = \"db\"");
+    assert_eq!(errors(&text), ["`proxy_protocol_to`, and every upstream is attested"]);
+}
+
+#[test]
 fn no_upgrade_hides_requests_from_routes_and_rules() {
     let upgrade = |word: &str| parse(&CLIENT.replace("upstream = \"db\"", &format!("protocol = \"http\"\nupgrades = [\"{word}\"]\nupstream = \"db\"")));
     for word in ["h2c", "H2C", "h2", "http/2.0", "HTTP/1.1", "tls/1.0", "TLS"] {
@@ -206,6 +223,15 @@ fn no_upgrade_hides_requests_from_routes_and_rules() {
     }
     for word in ["websocket", "chat", "spdy-like", "tlsish"] {
         assert!(upgrade(word).is_ok(), "{word}");
+    }
+}
+
+#[test]
+fn a_host_that_no_handshake_can_name_wants_a_server_name() {
+    for host in ["-a", "a-.b"] {
+        let text = CLIENT.replace("db.data.svc", host);
+        assert_eq!(errors(&text), [format!("\"{host}\" is no name for a handshake")]);
+        assert!(parse(&text.replace("attested =", "server_name = \"db.data.svc\"\nattested =")).is_ok());
     }
 }
 
@@ -234,6 +260,21 @@ fn unused_parts_are_warned_of() {
     let config = parse(&format!("{CLIENT}[policy.other]\nfile = \"db.json\"\n[[upstream]]\nname = \"x\"\ntargets = [\"unix:/x\"]\n")).unwrap();
     let warnings = config.warnings[0].warnings();
     assert!(warnings.contains("policy \"other\" is used by nothing") && warnings.contains("upstream \"x\" is used by no listener"), "{warnings}");
+}
+
+#[test]
+fn what_an_upstream_says_of_requests_that_never_come_is_warned_of() {
+    let keys = "multiplex = true\nbalance = \"hash\"\nfirst_byte = \"1s\"\nejection = \"1s\"\nhealth = { path = \"/\" }\nattested =";
+    let bytes = CLIENT.replace("attested =", keys);
+    let warned = |text: &str| {
+        let warnings = parse(text).unwrap().warnings.iter().map(|report| report.warnings()).collect::<String>();
+        ["balance", "health", "first_byte", "ejection", "multiplex"].map(|key| warnings.contains(&format!("`{key}` does nothing")))
+    };
+    assert_eq!(warned(&bytes), [true, true, true, true, false]);
+    let requests = bytes.replace("bind =", "protocol = \"http\"\nbind =");
+    assert_eq!(warned(&requests), [false, false, false, false, true]);
+    let both = format!("{requests}[[listener]]\nname = \"bytes\"\nbind = \"127.0.0.1:15433\"\nupstream = \"db\"\n");
+    assert_eq!(warned(&both), [false; 5]);
 }
 
 #[test]

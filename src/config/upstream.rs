@@ -185,12 +185,23 @@ fn dial(section: &Section<'_>, attested: &Section<'_>, targets: &[At<Target>], k
         }
     }
     let first = targets.iter().find_map(|target| match &target.value.place {
-        Place::Tcp { host, .. } => Some(host.clone()),
+        Place::Tcp { host, .. } => Some((host, &target.span)),
         Place::Unix(_) | Place::Vsock { .. } => None,
     });
     let written = section.parsed("server_name", server_name).map(|name| name.value);
     let server_name = match (written, section.has("server_name")) {
-        (None, None) => ServerName::try_from(first?).ok(),
+        (None, None) => {
+            let (host, span) = first?;
+            let name = ServerName::try_from(host.clone()).ok();
+            if name.is_none() {
+                section.wrong(
+                    span,
+                    format!("\"{host}\" is no name for a handshake"),
+                    "write server_name = \"NAME\": a name that the far end's certificate has",
+                );
+            }
+            name
+        }
         (written, _) => written,
     };
     Some(Dial { server_name: server_name?, freshness, peer: Peer { policy: policy?.0, identity: identity? } })
