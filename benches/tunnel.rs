@@ -26,7 +26,7 @@ fn main() {
     runtime.block_on(async {
         let machine = Machine::good(1);
         let each = World::one_way(Tier::Session, &machine).await;
-        let tunnels = Tunnels { far: true, near: Some(Multiplex::default()), bare: false, service: None };
+        let tunnels = Tunnels { far: true, near: Some(Multiplex::default()), ..Tunnels::default() };
         let shared = World::tunnelled(&machine, Limits::default(), tunnels).await;
         let entrances = [each.entrance(), shared.entrance()];
         for clients in [1, 16] {

@@ -284,7 +284,7 @@ fn a_rule_for_an_entry_that_there_is_not_is_warned_of() {
         let listener =
             format!("certificate = \"attested\"\nprotocol = \"http\"\nclients = \"attested\"\npolicy = \"db\"\n{pinned}\nallow = [{{ entry = \"{entry}\" }}]");
         let text = SERVER.replace("certificate = \"attested\"", &listener).replace("tcp://", "http://") + "[policy.db]\nfile = \"db.json\"\n";
-        parse(&text).unwrap().warnings.iter().map(|report| report.warnings()).collect::<String>()
+        parse(&text).unwrap().warnings.iter().map(Report::warnings).collect::<String>()
     };
     let id = parse(CLIENT).unwrap().policies["db"].policy.accept[0].id.clone();
     let (first, rest) = id.split_at(1);
