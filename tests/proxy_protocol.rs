@@ -238,8 +238,9 @@ fn taken_apart(octets: &[u8]) -> ([u8; 12], Vec<(u8, Vec<u8>)>, &[u8]) {
 async fn a_plain_upstream_is_told_what_is_verified_of_the_client_and_nothing_else() {
     const SOURCE: [u8; 12] = [192, 0, 2, 9, 192, 0, 2, 10, 0, 7, 0, 8];
     let digest = |desk: &tempfile::TempDir| sha256(&[&std::fs::read(desk.path().join("mesh.json")).expect("a policy")]);
-    let claims =
-        |tee: &[u8; 7], digest: &[u8; 32]| [b"\xa5\x01\x67", &tee[..], b"\x02\x65web-1\x03\x64mesh\x04\x58\x20", digest, b"\x05\x6esession-mutual"].concat();
+    let claims = |tee: &[u8; 7], digest: &[u8; 32]| {
+        [b"\xa6\x01\x67", &tee[..], b"\x02\x65web-1\x03\x64mesh\x04\x58\x20", digest, b"\x05\x6esession-mutual\x06\x81\x69simulated"].concat()
+    };
     let tls = [&[7, 0, 0, 0, 0][..], &field_of(0x21, b"forged"), &field_of(0x28, b"forged")].concat();
     let forged = [field_of(0xe0, &claims(b"forged!", &[7; 32])), field_of(0x20, &tls), field_of(0x02, b"forged.test"), field_of(0x05, b"forged")].concat();
     let forged = header_of(SOURCE, &forged);

@@ -251,7 +251,7 @@ pub static LISTENER: Section = Section {
             "proxy_protocol_to",
             "`\"v2\"` or `\"v2-certificate\"`",
             "off",
-            "Tells a plain upstream who connected by the PROXY protocol, with what is verified: SSL (0x20), ALPN, the name asked for, and in type 0xE0 CBOR claims `{1: tee, 2: entry, 3: policy, 4: policy digest, 5: freshness}`. `v2-certificate` adds the certificate that the evidence speaks for (DER, 0x28 within 0x20); with evidence in it, it is several KiB, and some readers take no header that long. Not for protocol `http`, nor where every upstream is attested.",
+            "Tells a plain upstream who connected by the PROXY protocol, with what is verified: SSL (0x20), ALPN, the name asked for, and in type 0xE0 CBOR claims `{1: tee, 2: entry, 3: policy, 4: policy digest, 5: freshness}`; and `6: [\"observed\", \"simulated\"]`, of these what holds, where the policy let something pass or the machine is simulated. `v2-certificate` adds the certificate that the evidence speaks for (DER, 0x28 within 0x20); with evidence in it, it is several KiB, and some readers take no header that long. Not for protocol `http`, nor where every upstream is attested.",
         ),
         key(
             "multiplex",

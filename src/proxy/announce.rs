@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use super::admit::{Admitted, Ground};
 use super::plan::Onward;
 use crate::evidence::cbor::Writer;
+use crate::verify::Origin;
 
 /// The first octets of version 2.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
@@ -175,8 +176,17 @@ pub(super) fn write(told: &Told<'_>) -> Vec<u8> {
     if let Ground::Attested(tier, result) = &told.admitted.ground {
         let appraisal = result.appraisal();
         let mut claims = Writer::new();
-        claims.map(5).uint(1).text(appraisal.platform()).uint(2).text(appraisal.entry()).uint(3).text(appraisal.policy());
+        // What only looks like a verdict of an enforced policy about a real machine says so.
+        let marks = [(!appraisal.observed().is_empty(), "observed"), (appraisal.origin() == Origin::Simulator, "simulated")];
+        let marks: Vec<_> = marks.iter().filter(|(holds, _)| *holds).map(|(_, mark)| *mark).collect();
+        claims.map(if marks.is_empty() { 5 } else { 6 }).uint(1).text(appraisal.platform()).uint(2).text(appraisal.entry()).uint(3).text(appraisal.policy());
         claims.uint(4).bytes(appraisal.policy_digest()).uint(5).text(tier.name());
+        if !marks.is_empty() {
+            claims.uint(6).array(marks.len());
+            for mark in marks {
+                claims.text(mark);
+            }
+        }
         field(&mut rest, TYPE_CLAIMS, &claims.finish());
     }
     let length = u16::try_from(rest.len()).unwrap_or(0);
