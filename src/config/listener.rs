@@ -220,6 +220,14 @@ pub(super) fn read(section: &Section<'_>, known: &Known<'_>, upstreams: &BTreeMa
         }
     }
     let proxy_protocol_to = version.map(|version| version.value);
+    let nowhere = match bind.as_ref().map(|bind| &bind.value) {
+        Some(Bind::Unix(_)) if section.has("proxy_protocol_from").is_none() => Some("a bind to \"ADDRESS:PORT\", or proxy_protocol_from = [\"unix\"]"),
+        Some(Bind::Vsock { .. }) => Some("a bind to \"ADDRESS:PORT\""),
+        _ => None,
+    };
+    if let Some(addresses) = nowhere {
+        needs(section, "trusted_proxies", addresses);
+    }
     let multiplexed = section.flag("multiplex");
     let limits = section.table("limits", &schema::LIMITS).map_or_else(Limits::default, |limits| {
         if !http {
@@ -227,6 +235,9 @@ pub(super) fn read(section: &Section<'_>, known: &Known<'_>, upstreams: &BTreeMa
             if !multiplexed {
                 needs(&limits, "streams", "protocol = \"http\" or multiplex = true");
             }
+        }
+        if let Some(addresses) = nowhere {
+            ["connections_per_source", "handshakes_per_source"].iter().for_each(|key| needs(&limits, key, addresses));
         }
         self::limits(&limits)
     });

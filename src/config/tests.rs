@@ -209,6 +209,18 @@ fn a_limit_that_would_not_hold_is_refused() {
 }
 
 #[test]
+fn what_counts_by_address_wants_clients_that_have_one() {
+    let more = "protocol = \"http\"\ntrusted_proxies = [\"10.0.0.1\"]\nlimits = { connections_per_source = 1, handshakes_per_source = 1 }";
+    let text = CLIENT.replace("bind = \"127.0.0.1:15432\"", &format!("bind = \"unix:/run/in.sock\"\n{more}"));
+    let keys = ["trusted_proxies", "connections_per_source", "handshakes_per_source"];
+    let expected = |needed: &str| keys.map(|key| format!("`{key}` without {needed}"));
+    assert_eq!(errors(&text), expected("a bind to \"ADDRESS:PORT\", or proxy_protocol_from = [\"unix\"]"));
+    assert!(parse(&text.replace("limits", "proxy_protocol_from = [\"unix\"]\nlimits")).is_ok());
+    let guests = text.replace("unix:/run/in.sock\"", "vsock:any:8443\"\ninsecure_remote_listener = true");
+    assert_eq!(errors(&guests), expected("a bind to \"ADDRESS:PORT\""));
+}
+
+#[test]
 fn what_is_told_by_the_proxy_protocol_has_a_plain_upstream_to_go_to() {
     let text = CLIENT.replace("upstream = \"db\"", "proxy_protocol_to = \"v2\"\nupstream = \"db\"");
     assert_eq!(errors(&text), ["`proxy_protocol_to`, and every upstream is attested"]);
