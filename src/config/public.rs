@@ -10,7 +10,7 @@ use super::{CertificateFiles, files, schema, values};
 /// The certificate of a listener for the public.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Public {
-    /// Of a CA, for these names; there is an [`Acme`].
+    /// Of a CA, for these names; there is an [`Acme`](super::Acme).
     Acme(Vec<String>),
     /// From files.
     Files(CertificateFiles),
