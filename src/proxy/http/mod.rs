@@ -60,7 +60,7 @@ use message::Message;
 use plan::{Backend, HttpLimits, Site, To};
 use pool::{Ending, Pool};
 use view::Following;
-use wire::{Gauge, STREAM_WINDOW, Version, Wire, connection_window};
+use wire::{Gauge, STRANGERS_WINDOW, STREAM_WINDOW, Version, Wire, connection_window};
 
 /// An HTTP listener at work, as it is configured.
 #[derive(Debug)]
@@ -420,7 +420,8 @@ async fn http(connection: &Arc<Connection>, wire: Wire, version: Version) -> End
             let mut builder = http2::Builder::new(Streams(Arc::downgrade(connection)));
             builder.timer(TokioTimer::new()).max_concurrent_streams(limits.streams).enable_connect_protocol();
             builder.max_header_list_size(u32::try_from(limits.header).unwrap_or(u32::MAX)).max_send_buf_size(SEND_BUFFER);
-            builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(connection_window(standing(&connection.admitted.ground, limits)));
+            let each = window(&connection.admitted.ground);
+            builder.initial_stream_window_size(each).initial_connection_window_size(connection_window(each, limits.streams.try_into().unwrap_or(usize::MAX)));
             builder.max_pending_accept_reset_streams(RESETS).max_local_error_reset_streams(LOCAL_RESETS);
             drive(connection, Box::pin(builder.serve_connection(io, service)), http2::Connection::graceful_shutdown).await
         }
@@ -431,13 +432,11 @@ async fn http(connection: &Arc<Connection>, wire: Wire, version: Version) -> End
     ended
 }
 
-/// So many bodies of a client may stand still before they hold up its others. Whoever has proven nothing, and connects as often
-/// as it likes, has a few: what it sends waits in memory as long as an upstream does not take it.
-fn standing(ground: &Ground, limits: &HttpLimits) -> usize {
-    let most = usize::try_from(limits.streams).unwrap_or(usize::MAX);
+/// How much of one body of a client waits in memory while no upstream takes it.
+const fn window(ground: &Ground) -> u32 {
     match ground {
-        Ground::AnyClient(_) => most.min(STANDING_OF_STRANGERS),
-        Ground::Attested(..) | Ground::Local => most,
+        Ground::AnyClient(_) => STRANGERS_WINDOW,
+        Ground::Attested(..) | Ground::Local => STREAM_WINDOW,
     }
 }
 
@@ -558,20 +557,3 @@ const FIELDS: usize = 128;
 const SEND_BUFFER: usize = 64 * 1024;
 const RESETS: usize = 50;
 const LOCAL_RESETS: usize = 100;
-
-/// About what a connection of HTTP/1.1 has on its way, with what the kernel holds.
-const STANDING_OF_STRANGERS: usize = 3;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tls::Tier;
-
-    #[test]
-    fn who_has_proven_nothing_fills_little_memory_with_bodies_that_nobody_takes() {
-        let window = |ground| connection_window(standing(&ground, &HttpLimits::default()));
-        assert_eq!((window(Ground::AnyClient(Tier::Web)), window(Ground::AnyClient(Tier::Session))), (2 << 20, 2 << 20));
-        // One connection between sidecars, or of a proxy in front, carries those of many clients.
-        assert_eq!(window(Ground::Local), 129 * STREAM_WINDOW);
-    }
-}

@@ -483,7 +483,7 @@ impl Pool {
             let tasks = Tasks::default();
             let mut builder = http2::Builder::new(tasks.clone());
             builder.timer(TokioTimer::new()).keep_alive_interval(ALIVE).keep_alive_timeout(ALIVE).max_header_list_size(MAX_HEAD);
-            builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(connection_window(self.backend.streams));
+            builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(connection_window(STREAM_WINDOW, self.backend.streams));
             builder.max_send_buf_size(SEND_BUFFER);
             let (sender, mut connection) = builder.handshake(io).await?;
             let extends = Arc::new(AtomicBool::new(false));

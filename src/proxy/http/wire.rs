@@ -22,13 +22,17 @@ pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// connection of its own.
 pub(super) const STREAM_WINDOW: u32 = 512 * 1024;
 
+/// The same for a client that has proven nothing, and connects as often as it likes: what HTTP/2 begins with (RFC 9113 6.9.2).
+pub(super) const STRANGERS_WINDOW: u32 = 65_535;
+
 /// So many bodies that stand still leave the others of their connection their windows.
 const MOST_STANDING: u32 = 1024;
 
-/// Room for the bodies of all `streams` at once. Those of many clients share a connection between sidecars: a window for a
-/// few would be filled by a few that read nothing, and everybody else's bodies would stand still with theirs.
-pub(super) fn connection_window(streams: usize) -> u32 {
-    STREAM_WINDOW * (u32::try_from(streams).unwrap_or(u32::MAX).min(MOST_STANDING) + 1)
+/// Room for the bodies of all `streams` at once, of `each` this window. Those of many clients share a connection between
+/// sidecars: a window for a few would be filled by a few that read nothing, and everybody else's bodies would stand still with
+/// theirs.
+pub(super) fn connection_window(each: u32, streams: usize) -> u32 {
+    each * (u32::try_from(streams).unwrap_or(u32::MAX).min(MOST_STANDING) + 1)
 }
 
 /// Which HTTP is spoken on a connection.
@@ -314,8 +318,10 @@ mod tests {
     #[test]
     fn all_bodies_of_a_connection_but_one_may_stand_still() {
         for streams in [1, 100, 1024] {
-            assert!(u64::from(connection_window(streams)) >= (streams as u64 + 1) * u64::from(STREAM_WINDOW));
+            for each in [STREAM_WINDOW, STRANGERS_WINDOW] {
+                assert!(u64::from(connection_window(each, streams)) >= (streams as u64 + 1) * u64::from(each));
+            }
         }
-        assert!(connection_window(usize::MAX) < 1 << 31, "more than HTTP/2 has");
+        assert!(connection_window(STREAM_WINDOW, usize::MAX) < 1 << 31, "more than HTTP/2 has");
     }
 }
