@@ -279,7 +279,7 @@ fn what_an_upstream_says_of_requests_that_never_come_is_warned_of() {
     let keys = "multiplex = true\nbalance = \"hash\"\nfirst_byte = \"1s\"\nejection = \"1s\"\nhealth = { path = \"/\" }\nattested =";
     let bytes = CLIENT.replace("attested =", keys);
     let warned = |text: &str| {
-        let warnings = parse(text).unwrap().warnings.iter().map(|report| report.warnings()).collect::<String>();
+        let warnings = parse(text).unwrap().warnings.iter().map(Report::warnings).collect::<String>();
         ["balance", "health", "first_byte", "ejection", "multiplex"].map(|key| warnings.contains(&format!("`{key}` does nothing")))
     };
     assert_eq!(warned(&bytes), [true, true, true, true, false]);
